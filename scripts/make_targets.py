@@ -1,0 +1,34 @@
+"""Make relevant clients, active clients and the targets of the six tasks, for a log that comes without them.
+
+    python scripts/make_targets.py                                    what is absent
+    python scripts/make_targets.py overwrite=True                     all of it again
+    python scripts/make_targets.py targets.relevant_clients=100000    a draw of that many clients
+
+The rules are those of `ubp.evaluation.tasks.make_targets`.
+"""
+
+import logging
+
+from omegaconf import DictConfig
+
+from ubp.config import Common, parse
+from ubp.evaluation.tasks import TargetRules, make_targets
+from ubp.run import AlreadyDone, closing_line, command
+from ubp.split import SplitDates
+
+logger = logging.getLogger(__name__)
+
+
+@command("scripts", "make_targets")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    data = common.data(submit=True)
+    made = make_targets(data, SplitDates.of(data), parse(TargetRules, config.targets), common.overwrite)
+    if not made:
+        raise AlreadyDone(f"targets · done before · {data.paths.target} (overwrite=True makes them again)")
+    logger.info("made %s", ", ".join(path.name for path in made))
+    closing_line("targets", data.paths.target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Merge blocks into one profile a client and write it as an entry.
+
+    python scripts/merge.py --config-name=demo submit=False
+        -> embeddings_submit/NAME or embeddings_local/NAME: client_ids.npy, embeddings.npy (float16)
+
+A config names the blocks, in the order of their columns, and for each a processor, a scaler and an imputer
+(any transformer of scikit-learn by ``_target_``); see `ubp.merge.Block`. With ``submit=True`` every relevant
+client is in the entry, once; with ``submit=False`` those with an event in the history.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ubp.config import Common, parse
+from ubp.entry import entry_files, write_entry
+from ubp.files import digest_of, fingerprint, seal, sealed
+from ubp.merge import Profile, check_histories, find_blocks, merge
+from ubp.run import AlreadyDone, closing_line, command
+
+
+def _content(block: Path) -> str:
+    """Tells one content of a block from another."""
+    return digest_of(*map(fingerprint, entry_files(block))) if block.is_dir() else fingerprint(block)
+
+
+@command("merge", "demo")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    profile = parse(Profile, config, ["blocks", "imputer"])
+    data = common.data()
+    clients = data.relevant_clients if common.submit else data.clients
+    paths = find_blocks(profile, common.paths.embeddings(common.submit))
+    check_histories(paths, data.fingerprint, data.folder)
+    entry = common.paths.embeddings(common.submit) / config.name
+    at, outputs = common.paths.seal(f"{entry.parent.name}-{entry.name}"), entry_files(entry)
+    key = digest_of(profile, data.fingerprint, *map(_content, paths.values()))
+    if sealed(at, key, outputs) and not common.overwrite:
+        raise AlreadyDone(f"{config.name} · done before · {entry} (overwrite=True makes it again)")
+    profiles = merge(profile, paths, clients)
+    write_entry(entry, clients, profiles)
+    seal(at, key, outputs)
+    closing_line(config.name, entry, *profiles.shape)
+
+
+if __name__ == "__main__":
+    main()

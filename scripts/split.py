@@ -1,0 +1,56 @@
+"""Split the events by date into a history and two target windows, for local validation (submit=False).
+
+    python scripts/split.py
+        -> raw/input/<event>.parquet, raw/target/train_target.parquet, raw/target/validation_target.parquet
+
+With E the day of the last purchase, the train window starts 27 days before E at 00:00:00, the validation
+window 14 days later; it ends with the last purchase. Where relevant clients or the targets of the six tasks
+are not there, they are made, as by scripts/make_targets.py; those that are there stay.
+"""
+
+import logging
+
+from omegaconf import DictConfig
+
+from ubp.config import Common, parse
+from ubp.data import ChallengeData
+from ubp.evaluation.tasks import TargetRules, make_targets
+from ubp.files import digest_of, seal, sealed
+from ubp.run import AlreadyDone, closing_line, command
+from ubp.split import SplitDates, split_files, write_split
+
+logger = logging.getLogger(__name__)
+
+
+def split(data: ChallengeData, dates: SplitDates, rules: TargetRules, overwrite: bool) -> None:
+    """Write what is missing or out of date.
+
+    Raises:
+        AlreadyDone: nothing is.
+    """
+    at, outputs = data.paths.seal("split"), split_files(data)
+    key = digest_of(data.files_fingerprint, data.unknown_sku)
+    fresh = sealed(at, key, outputs)
+    if overwrite or not fresh:
+        for path, rows in write_split(data, dates).items():
+            logger.info("%s: %s rows", path, f"{rows:,}")
+        seal(at, key, outputs)
+    made = make_targets(data, dates, rules, overwrite=False)
+    if made:
+        logger.info("made because absent: %s", ", ".join(path.name for path in made))
+    elif fresh and not overwrite:
+        raise AlreadyDone(f"split · done before · {data.paths.input} (overwrite=True makes it again)")
+
+
+@command("scripts", "split")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    data = common.data(submit=True)
+    dates = SplitDates.of(data)
+    logger.info("history before %s, validation window from %s to %s", dates.train_start, dates.validation_start, dates.end)
+    split(data, dates, parse(TargetRules, config.targets), common.overwrite)
+    closing_line("split", data.paths.input)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Statistics of a client's history: how much, how often, how lately, of what.
+
+    python stat_features/stat_features.py      -> stat_features
+
+39 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
+days, prices in price buckets, popularities in log(1 + events). The client's side is the relevant clients
+with an event in the history; popularities are counted over everybody.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from omegaconf import DictConfig
+
+from ubp import schema
+from ubp.data import ChallengeData, collect
+from ubp.run import command, embedding_run
+from ubp.schema import EventType
+
+# Of each event type: see `timing`.
+TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
+# What the mean popularity is taken of, and where its events are counted.
+POPULARITIES: Final = (
+    (EventType.PRODUCT_BUY, schema.SKU),
+    (EventType.PRODUCT_BUY, schema.CATEGORY),
+    (EventType.PAGE_VISIT, schema.URL),
+)
+WHOLE: Final = ("active_weeks", "active_months", "spend", "mean_price", "added_skus_bought", "added_categories_bought")
+COLUMNS: Final = (
+    *(f"{event_type}_{name}" for event_type in EventType for name in TIMING),
+    *(f"{column}_popularity" for _, column in POPULARITIES),
+    *WHOLE,
+)
+
+ABSENT_DAY: Final = -1.0  # where a client has no event: before the first day
+ABSENT_PRICE: Final = -1.0
+
+_DAY = timedelta(days=1)
+_WEEK = timedelta(days=7)
+_MONTH = timedelta(days=30)
+
+
+def timing(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
+    """A row for each client with such events; ``client_id`` and the columns of `TIMING`.
+
+    - count: events;
+    - mean_interval: days between neighbouring events; the history's length where there is only one;
+    - week_change, month_change: (a − b) / (a + b) of the events a in the last 7 (30) days before ``as_of``
+      and b in the 7 (30) days before those; 0 where both are 0;
+    - first_day, last_day: days from the history's start to the first and the last event.
+    """
+    time = pl.col(schema.TIMESTAMP)
+    events = of_relevant(data, data.events(event_type))
+    summed = events.group_by(schema.CLIENT_ID).agg(
+        count=pl.len(),
+        first=time.min(),
+        last=time.max(),
+        **{name: _between(data.as_of - n * span, data.as_of - (n - 1) * span).sum() for name, span, n in _WINDOWS},
+    )
+    gaps = pl.when(pl.col("count") > 1).then(_days("first", "last") / (pl.col("count") - 1))
+    return summed.select(
+        schema.CLIENT_ID,
+        "count",
+        gaps.otherwise(history_days(data)).alias("mean_interval"),
+        _change("this_week", "week_before").alias("week_change"),
+        _change("this_month", "month_before").alias("month_change"),
+        _since(data.start, "first").alias("first_day"),
+        _since(data.start, "last").alias("last_day"),
+    )
+
+
+_WINDOWS: Final = (
+    ("this_week", _WEEK, 1),
+    ("week_before", _WEEK, 2),
+    ("this_month", _MONTH, 1),
+    ("month_before", _MONTH, 2),
+)
+
+
+def history_days(data: ChallengeData) -> float:
+    """From the midnight before the first event to ``as_of``."""
+    return (data.as_of - data.start) / _DAY
+
+
+def of_relevant(data: ChallengeData, events: pl.LazyFrame) -> pl.LazyFrame:
+    return events.join(pl.LazyFrame({schema.CLIENT_ID: data.relevant_clients}), on=schema.CLIENT_ID, how="semi")
+
+
+def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFrame:
+    """``client_id`` and the mean over its events of log(1 + events of everybody with that value)."""
+    events = data.events(event_type)
+    if column == schema.CATEGORY:
+        events = events.join(data.properties().select(schema.SKU, schema.CATEGORY), on=schema.SKU)
+    events = events.select(schema.CLIENT_ID, column)
+    popular = events.group_by(column).agg(pl.len().log1p().alias(f"{column}_popularity"))
+    own = of_relevant(data, events).join(popular, on=column)
+    return own.group_by(schema.CLIENT_ID).agg(pl.col(f"{column}_popularity").mean())
+
+
+def activity(data: ChallengeData) -> pl.LazyFrame:
+    """``client_id``, weeks since the history's start and calendar months with an event of any type."""
+    weeks = (_since(data.start, schema.TIMESTAMP) / 7).floor().cast(pl.Int32)
+    months = pl.col(schema.TIMESTAMP).dt.year().cast(pl.Int32) * 12 + pl.col(schema.TIMESTAMP).dt.month()
+    times = [
+        of_relevant(data, data.events(event_type))
+        .select(schema.CLIENT_ID, week=weeks, month=months.cast(pl.Int32))
+        .unique()
+        for event_type in EventType
+    ]
+    distinct = [pl.col("week").n_unique().alias("active_weeks"), pl.col("month").n_unique().alias("active_months")]
+    return pl.concat(times).group_by(schema.CLIENT_ID).agg(distinct)
+
+
+def spending(data: ChallengeData) -> pl.LazyFrame:
+    """``client_id``, sum and mean of the price buckets of its purchases."""
+    prices = data.properties().select(schema.SKU, schema.PRICE)
+    bought = of_relevant(data, data.events(EventType.PRODUCT_BUY)).join(prices, on=schema.SKU)
+    price = pl.col(schema.PRICE)
+    return bought.group_by(schema.CLIENT_ID).agg(spend=price.sum(), mean_price=price.mean())
+
+
+def bought_of_added(data: ChallengeData) -> pl.LazyFrame:
+    """``client_id``, the share of the distinct skus (categories) it put into the cart that it also bought."""
+    categories = data.properties().select(schema.SKU, schema.CATEGORY)
+
+    def distinct(event_type: EventType, column: str) -> pl.LazyFrame:
+        pairs = of_relevant(data, data.events(event_type)).select(schema.CLIENT_ID, schema.SKU).unique()
+        return pairs if column == schema.SKU else pairs.join(categories, on=schema.SKU).select(key(column)).unique()
+
+    def key(column: str) -> list[str]:
+        return [schema.CLIENT_ID, column]
+
+    def share(column: str, name: str) -> pl.LazyFrame:
+        bought = distinct(EventType.PRODUCT_BUY, column).with_columns(bought=1.0)
+        added = distinct(EventType.ADD_TO_CART, column).join(bought, on=key(column), how="left")
+        return added.group_by(schema.CLIENT_ID).agg(pl.col("bought").fill_null(0.0).mean().alias(name))
+
+    skus = share(schema.SKU, "added_skus_bought")
+    return skus.join(share(schema.CATEGORY, "added_categories_bought"), on=schema.CLIENT_ID)
+
+
+def statistics(data: ChallengeData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """All columns for the relevant clients with an event in the history.
+
+    Returns:
+        client ids int64 [clients], ascending, and float32 [clients, 39] in the order of `COLUMNS`.
+    """
+    parts = [
+        activity(data),
+        *(
+            timing(data, event_type).rename({name: f"{event_type}_{name}" for name in TIMING})
+            for event_type in EventType
+        ),
+        *(popularity(data, event_type, column) for event_type, column in POPULARITIES),
+        spending(data),
+        bought_of_added(data),
+    ]
+    # Every client with any event is in the first part, the others follow it.
+    first, *others = pl.collect_all(parts, engine="streaming")
+    table = first.sort(schema.CLIENT_ID)
+    for part in others:
+        table = table.join(part, on=schema.CLIENT_ID, how="left", maintain_order="left")
+    filled = table.select(
+        pl.col(name).fill_null(_absent(name, history_days(data))).cast(pl.Float32) for name in COLUMNS
+    )
+    return table[schema.CLIENT_ID].to_numpy(), np.ascontiguousarray(filled.to_numpy())
+
+
+def _absent(column: str, days: float) -> float:
+    """What stands where a client has no such event."""
+    if column.endswith("_mean_interval"):
+        return days
+    if column.endswith(("_first_day", "_last_day")):
+        return ABSENT_DAY
+    return ABSENT_PRICE if column == "mean_price" else 0.0
+
+
+def _between(start: datetime, end: datetime) -> pl.Expr:
+    return pl.col(schema.TIMESTAMP).is_between(start, end, closed="left")
+
+
+def _days(first: str, last: str) -> pl.Expr:
+    return (pl.col(last) - pl.col(first)).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
+
+
+def _since(start: datetime, column: str) -> pl.Expr:
+    return (pl.col(column) - start).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
+
+
+def _change(now: str, before: str) -> pl.Expr:
+    a, b = pl.col(now).cast(pl.Float64), pl.col(before).cast(pl.Float64)
+    return pl.when(a + b > 0).then((a - b) / (a + b)).otherwise(0.0)
+
+
+@command("stat_features", "stat_features")
+def main(config: DictConfig) -> None:
+    with embedding_run(config) as run:
+        run.save(*statistics(run.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Configs in: one tree of YAML, unknown keys and wrong types refused with a line that names the known ones."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from ubp.data import ChallengeData
+from ubp.errors import UserError
+from ubp.paths import CONFIGS, DataPaths
+
+Settings = TypeVar("Settings")
+
+
+class _OneTree(SearchPathPlugin):
+    """Lets a config of a package's folder stand on ``configs/base.yaml`` and ``configs/preset/``.
+
+    A package's own ``preset/`` comes first in the search, so that it can give its own numbers.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("ubp", f"file://{CONFIGS}")
+
+
+Plugins.instance().register(_OneTree)
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command's config has (``configs/base.yaml``)."""
+
+    data_path: str
+    submit: bool
+    overwrite: bool
+    seed: int
+    cuda_visible_devices: str
+    unknown_sku: str
+    as_of: str | None
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Common":
+        """The common part of a command's config.
+
+        Raises:
+            UserError: a value has a wrong type.
+        """
+        return parse(cls, config, _fields(cls))
+
+    @property
+    def paths(self) -> DataPaths:
+        return DataPaths(Path(self.data_path))
+
+    def data(self, submit: bool | None = None) -> ChallengeData:
+        """The history that the config names, checked.
+
+        Args:
+            submit: instead of the config's.
+
+        Raises:
+            UserError: see `ubp.data.ChallengeData`.
+        """
+        try:
+            as_of = datetime.fromisoformat(self.as_of) if self.as_of else None
+        except ValueError as error:
+            raise UserError(f"as_of={self.as_of}: not a day or time; write it as as_of=2022-10-01") from error
+        return ChallengeData(self.paths, self.submit if submit is None else submit, self.unknown_sku, as_of)  # type: ignore[arg-type]
+
+
+def parse(settings: type[Settings], config: DictConfig, only: Sequence[str] | None = None) -> Settings:
+    """A part of the config as a dataclass, each value of the field's type.
+
+    Args:
+        settings: the dataclass.
+        config: its keys are the dataclass' fields.
+        only: look at these keys alone.
+
+    Raises:
+        UserError: an unknown key, a missing one or a value of a wrong type.
+    """
+    known = _fields(settings)
+    values = {key: value for key, value in resolved(config).items() if only is None or key in only}
+    if unknown := [key for key in values if key not in known]:
+        raise UserError(f"{unknown[0]}: unknown setting{_did_you_mean(unknown[0], known)}; known: {', '.join(known)}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(settings), values)
+        return cast("Settings", OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        known = f"; known: {', '.join(_fields(error.object_type))}" if isinstance(error, ConfigKeyError) else ""
+        raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}{known}") from error
+
+
+def _fields(settings: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings)]
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config with every interpolation filled in, as plain Python."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+
+
+def explain(error: Exception, folder: Path, config_name: str) -> str | None:
+    """One line for what Hydra refused on the command line; None where it is nothing known.
+
+    Args:
+        error: what Hydra raised.
+        folder: of the command's configs.
+        config_name: the config that was asked for.
+    """
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if config_name not in names:
+        return f"--config-name={config_name}: no such config{_did_you_mean(config_name, names)}; known: {', '.join(names)}"
+    lines = str(error).splitlines() or [type(error).__name__]
+    if not lines[0].startswith("Could not override"):
+        return " ".join(line.strip() for line in lines if line.strip())
+    key = lines[0].split("'")[1]
+    parent, _, leaf = key.rpartition(".")
+    known = _known_keys(folder, config_name, parent)
+    return f"{key}: unknown setting{_did_you_mean(leaf, known)}; known: {', '.join(known)}"
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _known_keys(folder: Path, config_name: str, parent: str) -> list[str]:
+    """The keys at the nearest level of ``parent`` that exists."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder), version_base=None):
+        level: Any = compose(config_name)
+    for part in parent.split(".") if parent else []:
+        if not isinstance(level, DictConfig) or part not in level:
+            break
+        level = OmegaConf.select(level, part)
+    return sorted(map(str, level)) if isinstance(level, DictConfig) else []

@@ -1,0 +1,140 @@
+"""The model that scores a profile, and how it is trained: shared/CHALLENGE.md, The judge's model.
+
+A loop of its own, not Lightning: its exact steps are the specification, and a light probe takes thousands
+of steps of a few milliseconds each.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ubp.evaluation.metrics import TaskMetrics, TaskScore
+from ubp.evaluation.tasks import Targets, Task
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How profiles are scored; the defaults are the judge's.
+
+    Attributes:
+        name: as it stands in tables and scores.
+        thin: width of the residual stream.
+        wide: hidden units of a block.
+        epochs: the best of them counts.
+        batch_size: rows a step, for training and for scoring.
+        learning_rate: of AdamW.
+        seeds: one run each; their mean counts.
+    """
+
+    name: str = "judge"
+    thin: int = 2048
+    wide: int = 4096
+    epochs: int = 3
+    batch_size: int = 128
+    learning_rate: float = 0.001
+    seeds: tuple[int, ...] = (1278,)
+
+
+class _Block(nn.Module):
+    """LayerNorm's output goes in, what is added to the residual stream comes out."""
+
+    def __init__(self, thin: int, wide: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(thin, wide)
+        self.down = nn.Linear(wide, thin)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down: Tensor = self.down(functional.gelu(self.up(x)))
+        return down
+
+
+class JudgeModel(nn.Module):
+    """Residual network of three inverted bottlenecks over one profile.
+
+    The order in which the modules are made decides which random numbers each gets: do not change it.
+    """
+
+    def __init__(self, columns: int, targets: int, thin: int, wide: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(columns, thin)
+        self.norm_in = nn.LayerNorm(thin)
+        self.norms = nn.ModuleList(nn.LayerNorm(thin) for _ in range(3))
+        self.blocks = nn.ModuleList(_Block(thin, wide) for _ in range(3))
+        self.norm_out = nn.LayerNorm(thin)
+        self.out = nn.Linear(thin, targets)
+
+    def forward(self, profiles: Tensor) -> Tensor:
+        """Logits [rows, targets] of profiles [rows, columns]."""
+        x = self.norm_in(self.project(profiles))
+        for norm, block in zip(self.norms, self.blocks, strict=True):
+            x = x + block(norm(x))
+        logits: Tensor = self.out(self.norm_out(x))
+        return logits
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task's data, on the device that trains.
+
+    Attributes:
+        task: the task.
+        profiles: float32 [clients, columns].
+        train: uint8 labels [clients, targets] of the train window.
+        validation: the same of the validation window.
+        targets: of a propensity task.
+    """
+
+    task: Task
+    profiles: Tensor
+    train: Tensor
+    validation: Tensor
+    targets: Targets | None
+
+
+def judge(data: TaskData, probe: Probe, seed: int, after_epoch: Callable[[], None]) -> list[TaskScore]:
+    """Train the probe's model on the train window and score it on the validation window after each epoch.
+
+    Args:
+        data: the task.
+        probe: sizes and procedure.
+        seed: of the model's first weights.
+        after_epoch: called when an epoch is scored.
+
+    Returns:
+        The scores, epoch by epoch.
+    """
+    device = data.profiles.device
+    torch.manual_seed(seed)
+    model = JudgeModel(data.profiles.shape[1], data.train.shape[1], probe.thin, probe.wide).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=probe.learning_rate)
+    metrics = TaskMetrics(data.task, data.targets, device)
+    scores = []
+    for _ in range(probe.epochs):
+        model.train()
+        for rows in _batches(data, probe):
+            loss = functional.binary_cross_entropy_with_logits(model(data.profiles[rows]), data.train[rows].float())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        scores.append(_score(model, data, probe, metrics))
+        after_epoch()
+    return scores
+
+
+def _batches(data: TaskData, probe: Probe) -> list[slice]:
+    return [slice(start, start + probe.batch_size) for start in range(0, len(data.profiles), probe.batch_size)]
+
+
+def _score(model: nn.Module, data: TaskData, probe: Probe, metrics: TaskMetrics) -> TaskScore:
+    model.eval()
+    with torch.inference_mode():
+        for rows in _batches(data, probe):
+            metrics.update(model(data.profiles[rows]), data.validation[rows])
+        with warnings.catch_warnings():
+            # A label that nobody bought counts as torchmetrics counts it; a line for each would bury the table.
+            warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
+            return metrics.compute()

@@ -1,0 +1,97 @@
+"""Files that appear whole or not at all, and their fingerprints."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# A file of up to 16 MiB is hashed whole; of a larger one, 256 blocks spread evenly over it, its first and
+# last among them. A parquet file's last block holds the footer: sizes, offsets and extremes of every chunk.
+_BLOCK = 64 * 1024
+_BLOCKS = 256
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a path to write a file or a folder to; on success it replaces ``path``, flushed to disk.
+
+    On an error or a kill ``path`` is as it was before. The name aside begins with a dot and ends like
+    ``path``, so that libraries that look at the ending are content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{os.getpid()}.{path.name}"
+    _remove(aside)
+    try:
+        yield aside
+        for file in [aside, *sorted(aside.rglob("*"))] if aside.is_dir() else [aside]:
+            _flush(file)
+        _put_in_place(aside, path)
+        _flush(path.parent)
+    finally:
+        _remove(aside)
+
+
+def _put_in_place(aside: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(aside, path)
+        return
+    # A folder that is not empty cannot be replaced in one step: move it away first.
+    old = path.parent / f".{os.getpid()}.old.{path.name}"
+    os.replace(path, old)
+    os.replace(aside, path)
+    shutil.rmtree(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint(path: Path) -> str:
+    """32 hexadecimal digits that tell one content from another, whatever the file's name and date.
+
+    Costs at most 16 MiB of reading a file (see the note on blocks above).
+    """
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with path.open("rb") as file:
+        if size <= _BLOCK * _BLOCKS:
+            digest.update(file.read())
+        else:
+            for block in range(_BLOCKS):
+                file.seek((size - _BLOCK) * block // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def digest_of(*parts: object) -> str:
+    """32 hexadecimal digits of the parts' text, for joining fingerprints and settings into one."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+
+
+def seal(at: Path, key: str, outputs: Sequence[Path]) -> None:
+    """Note at ``at`` that the outputs, as they are now, were made from what ``key`` stands for."""
+    with written_aside(at) as aside:
+        aside.write_text(_seal_text(key, outputs))
+
+
+def sealed(at: Path, key: str, outputs: Sequence[Path]) -> bool:
+    """Whether the outputs are there, unchanged, and were made from what ``key`` stands for."""
+    there = at.exists() and all(path.exists() for path in outputs)
+    return there and at.read_text() == _seal_text(key, outputs)
+
+
+def _seal_text(key: str, outputs: Sequence[Path]) -> str:
+    return digest_of(key, *(f"{path.name}:{fingerprint(path)}" for path in outputs))

@@ -1,0 +1,181 @@
+"""What each command shares: config in, embedding out, skip if done, lineage, logging, the closing line."""
+
+import functools
+import importlib.metadata
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import numpy.typing as npt
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ubp.config import Common, explain, resolved
+from ubp.data import ChallengeData
+from ubp.embeddings import EmbeddingTable, read_lineage
+from ubp.errors import UserError
+from ubp.paths import CONFIGS
+
+logger = logging.getLogger(__name__)
+
+_STARTED = time.perf_counter()
+
+# Settings that change where or how a command runs, never what comes out.
+_NOT_IN_LINEAGE = {"data_path", "overwrite", "cuda_visible_devices", "submit", "seed", "as_of", "unknown_sku", "name"}
+# Libraries whose version can change a profile, noted where they were used.
+_NOTED_VERSIONS = ("implicit", "lightning", "numpy", "polars", "scikit-learn", "torch", "transformers")
+
+
+class AlreadyDone(Exception):
+    """The result is there, made from the same history with the same settings; nothing is left to do."""
+
+
+def command(folder: str, config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Turn a function of a config into a command.
+
+    A `UserError` becomes its lines on stderr and exit code 1; `AlreadyDone` a line and exit code 0; what
+    Hydra refuses one line that names what is known.
+
+    Args:
+        folder: of the command's configs, below ``configs/``.
+        config_name: the config without ``--config-name``.
+    """
+
+    def decorate(body: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(body)
+        def run_body(config: DictConfig) -> None:
+            try:
+                os.environ["CUDA_VISIBLE_DEVICES"] = Common.of(config).cuda_visible_devices
+                body(config)
+            except AlreadyDone as done:
+                say(str(done))
+            except UserError as error:
+                _fail(error.messages)
+
+        @functools.wraps(body)
+        def main() -> None:
+            # Hydra then raises what it would otherwise print in its own words.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            try:
+                hydra.main(version_base=None, config_path=str(CONFIGS / folder), config_name=config_name)(run_body)()
+            except (HydraException, OmegaConfBaseException) as error:
+                _fail([explain(error, CONFIGS / folder, _asked_config(config_name)) or str(error)])
+            except KeyboardInterrupt:
+                _fail(["interrupted; what was finished before is kept"], code=130)
+
+        return main
+
+    return decorate
+
+
+def _asked_config(default: str) -> str:
+    """The config name on the command line."""
+    arguments = sys.argv[1:]
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--config-name="):
+            return argument.partition("=")[2].removesuffix(".yaml")
+        if argument in ("--config-name", "-cn") and position + 1 < len(arguments):
+            return arguments[position + 1].removesuffix(".yaml")
+    return default
+
+
+def _fail(messages: list[str], code: int = 1) -> None:
+    for message in messages:
+        sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(code)
+
+
+def say(line: str) -> None:
+    """A line of the command's own on stdout, apart from the log."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def closing_line(what: str, path: Path, clients: int | None = None, columns: int | None = None) -> None:
+    """Print a command's last line: what, clients × columns, seconds, peak memory, where it lies."""
+    size = f" · {clients:,} clients × {columns:,} columns" if clients is not None else ""
+    seconds = time.perf_counter() - _STARTED
+    say(f"{what}{size} · {seconds:.1f} s · {peak_megabytes():,.0f} MB · {path}")
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process held so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+@dataclass(frozen=True)
+class EmbeddingRun:
+    """One run of an embedding command.
+
+    Attributes:
+        name: of the embedding.
+        data: the history, checked.
+        seed: for everything random.
+        path: the parquet to write.
+        lineage: settings, seed and history; `save` adds the versions.
+    """
+
+    name: str
+    data: ChallengeData
+    seed: int
+    path: Path
+    lineage: dict[str, Any]
+
+    def save(self, client_ids: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> None:
+        """Write the embedding and print the closing line.
+
+        Args:
+            client_ids: int64 [clients], each once.
+            vectors: float32 [clients, columns], finite.
+        """
+        EmbeddingTable(client_ids, vectors, self.lineage | {"versions": _versions()}).write(self.path)
+        closing_line(self.name, self.path, *vectors.shape)
+
+
+@contextmanager
+def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
+    """Open the history that the config names, for making its embedding.
+
+    Raises:
+        UserError: a fault in config or data.
+        AlreadyDone: the embedding is there, from the same history and settings, and ``overwrite`` is off.
+    """
+    common = Common.of(config)
+    data = common.data()
+    path = common.paths.block(config.name, common.submit)
+    settings = {key: value for key, value in resolved(config).items() if key not in _NOT_IN_LINEAGE}
+    lineage = {
+        "name": config.name,
+        "config": settings,
+        "seed": common.seed,
+        "fingerprint": data.fingerprint,
+        "as_of": data.as_of.isoformat(sep=" "),
+    }
+    if path.exists() and not common.overwrite:
+        _skip_if_same(path, lineage)
+    yield EmbeddingRun(config.name, data, common.seed, path, lineage)
+
+
+def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:
+    existing = read_lineage(path)
+    changed = [key for key in lineage if existing.get(key) != lineage[key]]
+    if not changed:
+        raise AlreadyDone(f"{lineage['name']} · done before · {path} (overwrite=True makes it again)")
+    logger.info("%s was made with another %s: making it again", path, " and ".join(changed))
+
+
+def _versions() -> dict[str, str]:
+    used = [name for name in _NOTED_VERSIONS if name.replace("scikit-learn", "sklearn") in sys.modules]
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in used}
