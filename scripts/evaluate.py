@@ -56,7 +56,7 @@ def asked_embeddings(config: DictConfig) -> list[str]:
 def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> str:
     """Tells one evaluation from another: vectors, clients, labels, probe."""
     targets = [fingerprint(file) for file in sorted(paths.target.glob("*")) if not file.name.startswith(".")]
-    ids, vectors = (hashlib.blake2b(array).hexdigest() for array in (profiles.client_ids, profiles.vectors))
+    ids, vectors = (hashlib.blake2b(array.data).hexdigest() for array in (profiles.client_ids, profiles.vectors))
     return digest_of(ids, vectors, probe, *targets)
 
 

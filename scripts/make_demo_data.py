@@ -134,7 +134,7 @@ class NameCodes:
     """A product quantiser of texts: 16 codes, each from a code book of its own."""
 
     def __init__(self, texts: list[str], seed: int) -> None:
-        self._words = TfidfVectorizer(token_pattern=r"[a-z0-9.]+", sublinear_tf=True)
+        self._words = TfidfVectorizer(token_pattern=r"[a-z0-9.]+", sublinear_tf=True)  # noqa: S106 (words)
         self._svd = TruncatedSVD(COMPONENTS, random_state=seed)
         vectors = self._svd.fit_transform(self._words.fit_transform(texts))
         self._width = COMPONENTS // schema.CODES
@@ -180,7 +180,9 @@ def searches_of(tables: dict[str, pl.DataFrame], texts: pl.DataFrame, codes: Nam
     )
 
 
-def properties_of(lines: pl.DataFrame, tables: dict[str, pl.DataFrame], texts: pl.DataFrame, codes: NameCodes) -> pl.DataFrame:
+def properties_of(
+    lines: pl.DataFrame, tables: dict[str, pl.DataFrame], texts: pl.DataFrame, codes: NameCodes
+) -> pl.DataFrame:
     """``sku``, ``category``, ``price``, ``name`` of every product in the lines."""
     shelf_price = (pl.col("sales_value") + pl.col("retail_disc") + pl.col("coupon_match_disc")) / pl.col("quantity")
     prices = lines.group_by(schema.SKU).agg(shelf_price.filter(pl.col("quantity") > 0).median().alias("unit"))

@@ -47,7 +47,9 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     data = common.data(submit=True)
     dates = SplitDates.of(data)
-    logger.info("history before %s, validation window from %s to %s", dates.train_start, dates.validation_start, dates.end)
+    logger.info(
+        "history before %s, validation window from %s to %s", dates.train_start, dates.validation_start, dates.end
+    )
     split(data, dates, parse(TargetRules, config.targets), common.overwrite)
     closing_line("split", data.paths.input)
 

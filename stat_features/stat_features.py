@@ -16,7 +16,7 @@ import polars as pl
 from omegaconf import DictConfig
 
 from ubp import schema
-from ubp.data import ChallengeData, collect
+from ubp.data import ChallengeData
 from ubp.run import command, embedding_run
 from ubp.schema import EventType
 

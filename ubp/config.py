@@ -96,11 +96,11 @@ def parse(settings: type[Settings], config: DictConfig, only: Sequence[str] | No
         merged = OmegaConf.merge(OmegaConf.structured(settings), values)
         return cast("Settings", OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        known = f"; known: {', '.join(_fields(error.object_type))}" if isinstance(error, ConfigKeyError) else ""
-        raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}{known}") from error
+        fields = f"; known: {', '.join(_fields(error.object_type))}" if isinstance(error, ConfigKeyError) else ""
+        raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}{fields}") from error
 
 
-def _fields(settings: Any) -> list[str]:
+def _fields(settings: Any) -> list[str]:  # noqa: ANN401 (a dataclass of any kind)
     return [field.name for field in dataclasses.fields(settings)]
 
 
@@ -119,7 +119,9 @@ def explain(error: Exception, folder: Path, config_name: str) -> str | None:
     """
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if config_name not in names:
-        return f"--config-name={config_name}: no such config{_did_you_mean(config_name, names)}; known: {', '.join(names)}"
+        return (
+            f"--config-name={config_name}: no such config{_did_you_mean(config_name, names)}; known: {', '.join(names)}"
+        )
     lines = str(error).splitlines() or [type(error).__name__]
     if not lines[0].startswith("Could not override"):
         return " ".join(line.strip() for line in lines if line.strip())

@@ -170,7 +170,8 @@ class ChallengeData:
         relevant = pl.LazyFrame({schema.CLIENT_ID: self.relevant_clients})
         seen = pl.concat([self.events(event_type).select(schema.CLIENT_ID) for event_type in EventType])
         known = collect(relevant.join(seen.unique(), on=schema.CLIENT_ID, how="semi"))
-        return np.sort(known[schema.CLIENT_ID].to_numpy())
+        clients: npt.NDArray[np.int64] = np.sort(known[schema.CLIENT_ID].to_numpy())
+        return clients
 
     @cached_property
     def fingerprint(self) -> str:
@@ -193,7 +194,7 @@ def load_clients(path: Path) -> npt.NDArray[np.int64]:
     if not path.exists():
         raise UserError(f"{path}: file missing; put it there, or make it with: python scripts/make_targets.py")
     try:
-        clients = np.load(path, allow_pickle=False)
+        clients: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: not a readable .npy file of client ids ({error})") from error
     if clients.dtype != np.int64 or clients.ndim != 1:
@@ -218,7 +219,9 @@ def check(data: ChallengeData) -> dict[EventType, FileSummary]:
             ids, codes that are not 16 numbers in 0..255, a sku twice in the properties, events whose sku
             has no properties (unless they are to be dropped), no purchases at all.
     """
-    wanted = {data.file(event_type): schema.event_columns(event_type) for event_type in EventType}
+    wanted: dict[Path, tuple[str, ...]] = {
+        data.file(event_type): schema.event_columns(event_type) for event_type in EventType
+    }
     wanted[data.paths.properties] = schema.PROPERTY_COLUMNS
     _raise_all(_type_faults(wanted))
     _raise_all(fault for file, columns in wanted.items() for fault in _value_faults(file, columns))
@@ -356,9 +359,7 @@ def _without_properties(data: ChallengeData, event_type: EventType) -> pl.LazyFr
 
 def _summarise(data: ChallengeData, event_type: EventType) -> FileSummary:
     time = pl.col(schema.TIMESTAMP)
-    extremes = _times_parsed(_scan(data.file(event_type))).select(
-        rows=pl.len(), first=time.min(), last=time.max()
-    )
+    extremes = _times_parsed(_scan(data.file(event_type))).select(rows=pl.len(), first=time.min(), last=time.max())
     unknown = 0
     if event_type.has_sku:
         unknown = int(collect(_without_properties(data, event_type).select(pl.len())).item())

@@ -38,7 +38,9 @@ class EmbeddingTable:
             ValueError: shapes or dtypes do not fit, a client occurs twice, or a value is not finite.
         """
         if self.client_ids.dtype != np.int64 or self.vectors.dtype != np.float32:
-            raise ValueError(f"ids must be int64 and vectors float32, not {self.client_ids.dtype}, {self.vectors.dtype}")
+            raise ValueError(
+                f"ids must be int64 and vectors float32, not {self.client_ids.dtype}, {self.vectors.dtype}"
+            )
         if self.vectors.ndim != 2 or self.client_ids.shape != (len(self.vectors),):
             raise ValueError(f"{self.client_ids.shape} ids and {self.vectors.shape} vectors do not fit")
         repeated = len(self.client_ids) - len(np.unique(self.client_ids))

@@ -35,12 +35,12 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 def _put_in_place(aside: Path, path: Path) -> None:
     if not path.is_dir():
-        os.replace(aside, path)
+        aside.replace(path)
         return
     # A folder that is not empty cannot be replaced in one step: move it away first.
     old = path.parent / f".{os.getpid()}.old.{path.name}"
-    os.replace(path, old)
-    os.replace(aside, path)
+    path.replace(old)
+    aside.replace(path)
     shutil.rmtree(old)
 
 

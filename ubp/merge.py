@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from hydra.errors import HydraException
+from sklearn.base import TransformerMixin
 
 from ubp import schema
 from ubp.embeddings import EmbeddingTable, read_lineage
@@ -64,7 +65,9 @@ def find_blocks(profile: Profile, folder: Path) -> dict[str, Path]:
     if not profile.blocks:
         raise UserError("blocks: a merge needs at least one")
     there = sorted(path.stem for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    paths = {name: Path(block.path) if block.path else folder / f"{name}.parquet" for name, block in profile.blocks.items()}
+    paths = {
+        name: Path(block.path) if block.path else folder / f"{name}.parquet" for name, block in profile.blocks.items()
+    }
     missing = [
         f"{path}: no such block ({name}); there are: {name_some(there, 50) or 'none'}; make it, or leave it out with "
         f"~blocks.{name}"
@@ -202,8 +205,9 @@ def _transformed(values: Matrix, transformer: Transformer | None) -> Matrix:
     return np.asarray(_instance(transformer).fit_transform(values), dtype=np.float32)
 
 
-def _instance(transformer: Transformer) -> Any:
+def _instance(transformer: Transformer) -> TransformerMixin:
     try:
-        return hydra.utils.instantiate(transformer)
+        made: TransformerMixin = hydra.utils.instantiate(transformer)
+        return made
     except HydraException as error:
         raise UserError(f"{transformer.get('_target_')}: {' '.join(str(error).split())}") from error

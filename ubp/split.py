@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -44,10 +45,10 @@ class SplitDates:
         Raises:
             UserError: nothing lies before the train-target start, so that no history would be left.
         """
-        dates = cls.from_end(data.last(EventType.PRODUCT_BUY))
-        if data.first(EventType.PRODUCT_BUY) >= dates.train_start:
+        first, dates = data.first(EventType.PRODUCT_BUY), cls.from_end(data.last(EventType.PRODUCT_BUY))
+        if first >= dates.train_start:
             raise UserError(
-                f"{data.file(EventType.PRODUCT_BUY)}: purchases from {data.first(EventType.PRODUCT_BUY)} to {dates.end} "
+                f"{data.file(EventType.PRODUCT_BUY)}: purchases from {first} to {dates.end} "
                 f"leave no history before the train window ({dates.train_start}); the log must reach further back "
                 f"than {2 * DAYS_IN_TARGET} days"
             )
@@ -85,7 +86,7 @@ def write_split(data: ChallengeData, dates: SplitDates) -> dict[Path, int]:
         frames[path] = data.as_filed(event_type).filter(dates.in_history())
     bought = data.as_filed(EventType.PRODUCT_BUY)
     # Events of unknown skus are only here if they are to be dropped: an inner join does so.
-    how = "inner" if data.unknown_sku == "drop" else "left"
+    how: Literal["inner", "left"] = "inner" if data.unknown_sku == "drop" else "left"
     properties = data.properties_as_filed().select(schema.PROPERTY_COLUMNS)
     for path, window in ((train, dates.in_train_window()), (validation, dates.in_validation_window())):
         frames[path] = bought.filter(window).join(properties, on=schema.SKU, how=how, maintain_order="left")

@@ -4,7 +4,7 @@ A loop of its own, not Lightning: its exact steps are the specification, and a l
 of steps of a few milliseconds each.
 """
 
-import warnings
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ class Probe:
         batch_size: rows a step, for training and for scoring.
         learning_rate: of AdamW.
         seeds: one run each; their mean counts.
+        side_by_side: on a CPU, one run a core instead of all cores on one run: faster for small models.
     """
 
     name: str = "judge"
@@ -37,6 +38,11 @@ class Probe:
     batch_size: int = 128
     learning_rate: float = 0.001
     seeds: tuple[int, ...] = (1278,)
+    side_by_side: bool = False
+
+
+# torch's seed is the whole process's: nobody else may draw while a model draws its first weights.
+_SEEDING = threading.Lock()
 
 
 class _Block(nn.Module):
@@ -108,9 +114,12 @@ def judge(data: TaskData, probe: Probe, seed: int, after_epoch: Callable[[], Non
         The scores, epoch by epoch.
     """
     device = data.profiles.device
-    torch.manual_seed(seed)
-    model = JudgeModel(data.profiles.shape[1], data.train.shape[1], probe.thin, probe.wide).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=probe.learning_rate)
+    with _SEEDING:
+        torch.manual_seed(seed)
+        model = JudgeModel(data.profiles.shape[1], data.train.shape[1], probe.thin, probe.wide)
+    model.to(device)
+    # The fused form does the same sums in one pass over the weights: a third off the judge's time on a CPU.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=probe.learning_rate, fused=True)
     metrics = TaskMetrics(data.task, data.targets, device)
     scores = []
     for _ in range(probe.epochs):
@@ -134,7 +143,4 @@ def _score(model: nn.Module, data: TaskData, probe: Probe, metrics: TaskMetrics)
     with torch.inference_mode():
         for rows in _batches(data, probe):
             metrics.update(model(data.profiles[rows]), data.validation[rows])
-        with warnings.catch_warnings():
-            # A label that nobody bought counts as torchmetrics counts it; a line for each would bury the table.
-            warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
-            return metrics.compute()
+        return metrics.compute()

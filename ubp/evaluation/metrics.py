@@ -76,6 +76,7 @@ class TaskMetrics:
 
     def __init__(self, task: Task, targets: Targets | None, device: torch.device) -> None:
         self._popularity: Tensor | None = None
+        self._auroc: MultilabelAUROC | BinaryAUROC
         if task.is_propensity and targets is not None:
             self._auroc = MultilabelAUROC(len(targets.values), validate_args=False).to(device)
             # MPS has no float64; the sums below are float32 as the organisers' are.

@@ -3,6 +3,9 @@
 import json
 import logging
 import statistics
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,7 @@ class Profiles:
     vectors: npt.NDArray[np.float32]
 
     def scores_file(self, probe: Probe) -> Path:
-        """Beside the entry's files: ``scores.json`` (the judge's) or ``scores_light.json``; a block's carries its name."""
+        """``scores.json`` (the judge's) or ``scores_light.json`` beside the entry's files, a block's by its name."""
         kind = "scores" if probe.name == "judge" else f"scores_{probe.name}"
         return self.path / f"{kind}.json" if self.path.is_dir() else self.path.with_suffix(f".{kind}.json")
 
@@ -170,18 +173,33 @@ def score(profiles: Profiles, probe: Probe, paths: DataPaths, device: torch.devi
         For each task the best epoch's score, the mean over the probe's seeds.
     """
     details: dict[str, list[dict[str, Any]]] = {}
-    with _progress() as progress:
+    with _progress() as progress, warnings.catch_warnings():
+        # A label that nobody bought counts as torchmetrics counts it; a line for each would bury the table.
+        warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
         epochs = progress.add_task(profiles.name, total=len(TASKS) * len(probe.seeds) * probe.epochs)
         for task in TASKS:
             progress.update(epochs, description=f"{profiles.name} · {task.name}")
             data = task_data(task, profiles, paths, device)
-            runs = [judge(data, probe, seed, lambda: progress.advance(epochs)) for seed in probe.seeds]
+            runs = _runs(data, probe, lambda: progress.advance(epochs))
             details[task.name] = [_best(run, seed) for run, seed in zip(runs, probe.seeds, strict=True)]
     tasks = {name: round(statistics.fmean(run["score"] for run in runs), _PLACES) for name, runs in details.items()}
     sums = [sum(runs[number]["score"] for runs in details.values()) for number in range(len(probe.seeds))]
     spread = round(statistics.stdev(sums), _PLACES) if len(sums) > 1 else 0.0
     total = round(sum(tasks.values()), _PLACES)
     return Scores(profiles.name, profiles.vectors.shape[1], probe.name, tasks, total, spread, details)
+
+
+def _runs(data: TaskData, probe: Probe, after_epoch: Callable[[], None]) -> list[list[TaskScore]]:
+    """The scores of each seed's run, epoch by epoch."""
+    cores = torch.get_num_threads()
+    if not probe.side_by_side or data.profiles.device.type != "cpu" or cores == 1:
+        return [judge(data, probe, seed, after_epoch) for seed in probe.seeds]
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            return list(pool.map(lambda seed: judge(data, probe, seed, after_epoch), probe.seeds))
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _best(epochs: list[TaskScore], seed: int) -> dict[str, Any]:

@@ -204,9 +204,7 @@ def _relevant_clients(data: ChallengeData, rules: TargetRules) -> Ids:
 
 def _purchases(data: ChallengeData, dates: SplitDates, relevant: Ids) -> pl.DataFrame:
     """Purchases of relevant clients: ``client_id``, ``sku``, ``category``, ``price``, ``timestamp``, ``when``."""
-    when = (
-        pl.when(dates.in_history()).then(_HISTORY).when(dates.in_train_window()).then(_TRAIN).otherwise(_VALIDATION)
-    )
+    when = pl.when(dates.in_history()).then(_HISTORY).when(dates.in_train_window()).then(_TRAIN).otherwise(_VALIDATION)
     return collect(
         data.with_properties(EventType.PRODUCT_BUY)
         .select(schema.CLIENT_ID, schema.SKU, schema.CATEGORY, schema.PRICE, schema.TIMESTAMP, when.alias("when"))
@@ -218,11 +216,15 @@ def _choose_targets(task: Task, purchases: pl.DataFrame, dates: SplitDates, rule
     value, client, when = pl.col(str(task.column)), pl.col(schema.CLIENT_ID), pl.col("when")
     is_new_sku = task.name == "propensity_new_sku"
     counted = when >= _TRAIN if is_new_sku else when == _HISTORY
-    values = purchases.lazy().group_by(value).agg(
-        buyers=client.filter(counted).n_unique(),
-        in_both=(when == _TRAIN).any() & (when == _VALIDATION).any(),
-        first=pl.col(schema.TIMESTAMP).min(),
-        popularity=(when < _VALIDATION).sum().cast(pl.Float64),
+    values = (
+        purchases.lazy()
+        .group_by(value)
+        .agg(
+            buyers=client.filter(counted).n_unique(),
+            in_both=(when == _TRAIN).any() & (when == _VALIDATION).any(),
+            first=pl.col(schema.TIMESTAMP).min(),
+            popularity=(when < _VALIDATION).sum().cast(pl.Float64),
+        )
     )
     if is_new_sku:
         values = values.filter(pl.col("first") >= dates.train_start - pl.duration(days=rules.new_sku_days))
