@@ -19,7 +19,7 @@ from ubp.config import Common, parse
 from ubp.data import ChallengeData
 from ubp.errors import UserError
 from ubp.evaluation.judge import Probe
-from ubp.evaluation.scoring import Profiles, Scores, load_profiles, probe_title, score, scores_table, show
+from ubp.evaluation.scoring import Profiles, Scores, load_profiles, probe_title, score, scores_file, scores_table, show
 from ubp.files import digest_of, fingerprint
 from ubp.paths import DataPaths
 from ubp.run import closing_line, command
@@ -71,12 +71,12 @@ def main(config: DictConfig) -> None:
     rows = [evaluate(profiles, probe, data, device, common.overwrite) for profiles in loaded]
     show(scores_table(rows, probe_title(probe)))
     for profiles in loaded:
-        closing_line(f"{profiles.name} scored", profiles.scores_file(probe), *profiles.vectors.shape)
+        closing_line(f"{profiles.name} scored", scores_file(profiles.path, probe.name), *profiles.vectors.shape)
 
 
 def evaluate(profiles: Profiles, probe: Probe, data: ChallengeData, device: torch.device, overwrite: bool) -> Scores:
     """Score it, unless that was done before."""
-    made_from, file = what_counts(profiles, probe, data.paths), profiles.scores_file(probe)
+    made_from, file = what_counts(profiles, probe, data.paths), scores_file(profiles.path, probe.name)
     before = None if overwrite else Scores.read(file, made_from)
     if before is not None:
         logger.info("%s: scored before (overwrite=True scores it again)", profiles.name)

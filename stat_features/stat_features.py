@@ -102,16 +102,15 @@ def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.La
 
 def activity(data: ChallengeData) -> pl.LazyFrame:
     """``client_id``, weeks since the history's start and calendar months with an event of any type."""
-    weeks = (_since(data.start, schema.TIMESTAMP) / 7).floor().cast(pl.Int32)
-    months = pl.col(schema.TIMESTAMP).dt.year().cast(pl.Int32) * 12 + pl.col(schema.TIMESTAMP).dt.month()
-    times = [
-        of_relevant(data, data.events(event_type))
-        .select(schema.CLIENT_ID, week=weeks, month=months.cast(pl.Int32))
-        .unique()
-        for event_type in EventType
-    ]
-    distinct = [pl.col("week").n_unique().alias("active_weeks"), pl.col("month").n_unique().alias("active_months")]
-    return pl.concat(times).group_by(schema.CLIENT_ID).agg(distinct)
+    day = pl.col(schema.TIMESTAMP).dt.date().alias("day")
+    # Days first: a client has far fewer of them than events.
+    days = pl.concat(
+        [of_relevant(data, data.events(event_type)).select(schema.CLIENT_ID, day).unique() for event_type in EventType]
+    )
+    week = (pl.col("day") - data.start.date()).dt.total_days() // 7
+    month = pl.col("day").dt.year().cast(pl.Int32) * 12 + pl.col("day").dt.month()
+    distinct = [week.n_unique().alias("active_weeks"), month.n_unique().alias("active_months")]
+    return days.unique().group_by(schema.CLIENT_ID).agg(distinct)
 
 
 def spending(data: ChallengeData) -> pl.LazyFrame:
@@ -124,22 +123,22 @@ def spending(data: ChallengeData) -> pl.LazyFrame:
 
 def bought_of_added(data: ChallengeData) -> pl.LazyFrame:
     """``client_id``, the share of the distinct skus (categories) it put into the cart that it also bought."""
+
+    def pairs(event_type: EventType) -> pl.LazyFrame:
+        events = of_relevant(data, data.events(event_type)).select(schema.CLIENT_ID, schema.SKU)
+        flags = {"bought": event_type == EventType.PRODUCT_BUY, "added": event_type == EventType.ADD_TO_CART}
+        return events.with_columns(**{name: pl.lit(flag) for name, flag in flags.items()})
+
+    def marked(events: pl.LazyFrame, column: str) -> pl.LazyFrame:
+        return events.group_by(schema.CLIENT_ID, column).agg(pl.col("bought").any(), pl.col("added").any())
+
+    def shares(events: pl.LazyFrame, name: str) -> pl.LazyFrame:
+        return events.filter("added").group_by(schema.CLIENT_ID).agg(pl.col("bought").mean().alias(name))
+
+    skus = marked(pl.concat([pairs(EventType.PRODUCT_BUY), pairs(EventType.ADD_TO_CART)]), schema.SKU)
     categories = data.properties().select(schema.SKU, schema.CATEGORY)
-
-    def distinct(event_type: EventType, column: str) -> pl.LazyFrame:
-        pairs = of_relevant(data, data.events(event_type)).select(schema.CLIENT_ID, schema.SKU).unique()
-        return pairs if column == schema.SKU else pairs.join(categories, on=schema.SKU).select(key(column)).unique()
-
-    def key(column: str) -> list[str]:
-        return [schema.CLIENT_ID, column]
-
-    def share(column: str, name: str) -> pl.LazyFrame:
-        bought = distinct(EventType.PRODUCT_BUY, column).with_columns(bought=1.0)
-        added = distinct(EventType.ADD_TO_CART, column).join(bought, on=key(column), how="left")
-        return added.group_by(schema.CLIENT_ID).agg(pl.col("bought").fill_null(0.0).mean().alias(name))
-
-    skus = share(schema.SKU, "added_skus_bought")
-    return skus.join(share(schema.CATEGORY, "added_categories_bought"), on=schema.CLIENT_ID)
+    by_category = marked(skus.join(categories, on=schema.SKU), schema.CATEGORY)
+    return shares(skus, "added_skus_bought").join(shares(by_category, "added_categories_bought"), on=schema.CLIENT_ID)
 
 
 def statistics(data: ChallengeData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 UnknownSku = Literal["error", "drop"]
 
-_CODES_PATTERN = rf"^\s*\[\s*\d{{1,3}}(\s+\d{{1,3}}){{{schema.CODES - 1}}}\s*\]\s*$"
+_CODES_PATTERN = rf"^\s*\[\s*[0-9]{{1,3}}(\s+[0-9]{{1,3}}){{{schema.CODES - 1}}}\s*\]\s*$"
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:
@@ -288,7 +288,7 @@ def _expected(column: str, dtype: pl.DataType) -> str | None:
 
 def _numbers(column: str) -> pl.Expr:
     """The numbers in a text of codes, as a list of texts."""
-    return pl.col(column).cast(pl.String).str.extract_all(r"\d{1,18}")
+    return pl.col(column).cast(pl.String).str.extract_all(r"[0-9]{1,18}")
 
 
 def _faulty(column: str) -> pl.Expr:

@@ -3,6 +3,7 @@
 import json
 import logging
 import statistics
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from ubp.paths import DataPaths
 logger = logging.getLogger(__name__)
 
 _PLACES = 4  # scores are rounded to
+_LONG = 10.0  # seconds after which a task gets a line of its own
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class Profiles:
     client_ids: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float32]
 
-    def scores_file(self, probe: Probe) -> Path:
-        """``scores.json`` (the judge's) or ``scores_light.json`` beside the entry's files, a block's by its name."""
-        kind = "scores" if probe.name == "judge" else f"scores_{probe.name}"
-        return self.path / f"{kind}.json" if self.path.is_dir() else self.path.with_suffix(f".{kind}.json")
+
+def scores_file(path: Path, probe: str) -> Path:
+    """``scores.json`` (the judge's) or ``scores_light.json`` beside an entry's files, a block's by its name."""
+    kind = "scores" if probe == "judge" else f"scores_{probe}"
+    return path.with_suffix(f".{kind}.json") if path.suffix == ".parquet" else path / f"{kind}.json"
 
 
 def load_profiles(name_or_path: str, folder: Path, data: ChallengeData) -> Profiles:
@@ -151,11 +154,13 @@ class Scores:
     @classmethod
     def read(cls, path: Path, made_from: str) -> "Scores | None":
         """Scores made before from the same things; None where there are none."""
-        if not path.exists():
-            return None
+        made = path.exists() and json.loads(path.read_text()).get("made_from") == made_from
+        return cls.load(path) if made else None
+
+    @classmethod
+    def load(cls, path: Path) -> "Scores":
+        """The scores in a file that `write` wrote."""
         file = json.loads(path.read_text())
-        if file.get("made_from") != made_from:
-            return None
         tasks = {task.name: file[task.name] for task in TASKS}
         return cls(file["name"], file["columns"], file["probe"], tasks, file["sum"], file["spread"], file["details"])
 
@@ -180,8 +185,11 @@ def score(profiles: Profiles, probe: Probe, paths: DataPaths, device: torch.devi
         for task in TASKS:
             progress.update(epochs, description=f"{profiles.name} · {task.name}")
             data = task_data(task, profiles, paths, device)
+            started = time.perf_counter()
             runs = _runs(data, probe, lambda: progress.advance(epochs))
-            details[task.name] = [_best(run, seed) for run, seed in zip(runs, probe.seeds, strict=True)]
+            details[task.name] = best = [_best(run, seed) for run, seed in zip(runs, probe.seeds, strict=True)]
+            if (seconds := time.perf_counter() - started) > _LONG:
+                logger.info("%s · %s: %.4f after %.0f s", profiles.name, task.name, best[0]["score"], seconds)
     tasks = {name: round(statistics.fmean(run["score"] for run in runs), _PLACES) for name, runs in details.items()}
     sums = [sum(runs[number]["score"] for runs in details.values()) for number in range(len(probe.seeds))]
     spread = round(statistics.stdev(sums), _PLACES) if len(sums) > 1 else 0.0
@@ -217,6 +225,7 @@ def scores_table(scores: list[Scores], title: str) -> Table:
     """A row a block or entry, a column a task, the sum last."""
     table = Table(title=title, title_justify="left")
     table.add_column("block or entry")
+    table.add_column("probe")
     table.add_column("columns", justify="right")
     for task in TASKS:
         table.add_column(task.name.removeprefix("propensity_").replace("_", " "), justify="right")
@@ -224,7 +233,7 @@ def scores_table(scores: list[Scores], title: str) -> Table:
     for row in scores:
         spread = f" ±{row.spread:.3f}" if row.spread else ""
         figures = [f"{row.tasks[task.name]:.4f}" for task in TASKS]
-        table.add_row(row.name, f"{row.columns:,}", *figures, f"{row.total:.4f}{spread}")
+        table.add_row(row.name, row.probe, f"{row.columns:,}", *figures, f"{row.total:.4f}{spread}")
     return table
 
 
@@ -237,8 +246,8 @@ def show(table: Table) -> None:
 def probe_title(probe: Probe) -> str:
     """What stands above a table: which probe it shows."""
     if probe.name == "judge":
-        return "by the judge (the organisers' model; higher is better)"
+        return "by the judge: the organisers' model, higher is better"
     return (
-        f"by the {probe.name} probe ({probe.thin} hidden units, {probe.epochs} epochs, mean of {len(probe.seeds)} "
-        "seeds ± spread of the sum; not the judge's figures)"
+        f"by the {probe.name} probe: {probe.thin} hidden units, {probe.epochs} epochs, mean of {len(probe.seeds)} "
+        "seeds ± the sum's spread; not the judge's figures"
     )

@@ -1,0 +1,89 @@
+"""The whole journey on real data: fetch, split, every block, merge, validate, evaluate, one table.
+
+    make demo                              or: python scripts/demo.py
+    python scripts/demo.py overwrite=True  everything again
+
+Each stage is a command of its own and stands in the output as one would type it. What is done is skipped;
+the first stage that fails ends the journey with its exit code.
+"""
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ubp.config import Common
+from ubp.errors import UserError
+from ubp.evaluation.scoring import Scores, scores_file, scores_table, show
+from ubp.paths import REPOSITORY
+from ubp.run import closing_line, command, say
+
+logger = logging.getLogger(__name__)
+
+LIGHT, JUDGE = "light", "judge"
+
+
+def stages(config: DictConfig, overwrite: bool) -> list[list[str]]:
+    """The command lines of the journey, in order, each as a list of words."""
+    folder = Common.of(config).paths.embeddings(submit=False)
+    again = ["overwrite=True"] if overwrite else []
+    local = ["submit=False", *again]
+    names = ",".join([*config.blocks, *config.merges])
+    return [
+        ["scripts/make_demo_data.py", *again],
+        ["scripts/split.py", *again],
+        *([*shlex.split(line), "preset=demo", *local] for line in config.blocks.values()),
+        *(["scripts/merge.py", f"--config-name={name}", *local] for name in config.merges),
+        *(["scripts/validate.py", f"entry={folder / name}"] for name in config.merges),
+        ["scripts/evaluate.py", f"embeddings=[{names}]", f"probe={LIGHT}", *again],
+        *(["scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in config.judged),
+    ]
+
+
+def run_stage(words: list[str], data_path: str) -> None:
+    """Run one command of the repository, its output below the line that a user would type.
+
+    Raises:
+        UserError: it failed.
+    """
+    line = f"python {shlex.join(words)}"
+    say(f"\n$ {line}")
+    program, *arguments = words
+    started = time.perf_counter()
+    environment = os.environ | {"CHALLENGE_DATA_PATH": data_path}
+    command_line = [sys.executable, str(REPOSITORY / program), *arguments]
+    code = subprocess.run(command_line, env=environment, check=False).returncode  # noqa: S603
+    if code:
+        raise UserError(f"{line}: failed with exit code {code}, see above; mend it and start the demo again")
+    logger.info("%.1f s", time.perf_counter() - started)
+
+
+def all_scores(config: DictConfig, folder: Path) -> list[Scores]:
+    """Every block and merge by the light probe, then the judged ones by the judge."""
+    light = [scores_file(folder / f"{name}.parquet", LIGHT) for name in config.blocks]
+    light += [scores_file(folder / name, LIGHT) for name in config.merges]
+    return [Scores.load(file) for file in [*light, *(scores_file(folder / name, JUDGE) for name in config.judged)]]
+
+
+@command("scripts", "demo")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    for words in stages(config, common.overwrite):
+        run_stage(words, common.data_path)
+    folder = common.paths.embeddings(submit=False)
+    say("")
+    show(
+        scores_table(
+            all_scores(config, folder), "the demo's blocks alone and merged: local validation, higher is better"
+        )
+    )
+    closing_line("demo", folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Files appear whole or not at all; fingerprints tell contents apart."""
+
+import os
+
+import pytest
+
+from ubp import files
+from ubp.files import digest_of, fingerprint, seal, sealed, written_aside
+
+
+class Halfway(Exception):
+    """Stands for a crash while a file is written."""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_on_success(tmp_path):
+    path = tmp_path / "made" / "here" / "a.txt"
+    for text in ("old", "new"):
+        with written_aside(path) as aside:
+            assert aside.parent == path.parent
+            assert aside.suffix == path.suffix
+            aside.write_text(text)
+        assert path.read_text() == text
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_a_file_stays_as_it_was_on_an_error(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(Halfway), written_aside(path) as aside:
+        aside.write_text("half of the n")
+        raise Halfway
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_new_file_does_not_appear_on_an_error(tmp_path):
+    with pytest.raises(Halfway), written_aside(tmp_path / "a.txt") as aside:
+        aside.write_text("half")
+        raise Halfway
+    assert names(tmp_path) == []
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "entry"
+    for name in ("old.npy", "new.npy"):
+        with written_aside(folder) as aside:
+            aside.mkdir()
+            (aside / name).write_text(name)
+    assert names(folder) == ["new.npy"]
+    assert names(tmp_path) == ["entry"]
+
+
+def test_a_folder_stays_as_it_was_on_an_error(tmp_path):
+    folder = tmp_path / "entry"
+    folder.mkdir()
+    (folder / "old.npy").write_text("old")
+    with pytest.raises(Halfway), written_aside(folder) as aside:
+        aside.mkdir()
+        (aside / "new.npy").write_text("half")
+        raise Halfway
+    assert names(folder) == ["old.npy"]
+    assert names(tmp_path) == ["entry"]
+
+
+def test_what_a_killed_run_left_aside_does_not_get_in_the_way(tmp_path):
+    path = tmp_path / "a.txt"
+    left = tmp_path / f".{os.getpid()}.a.txt"
+    left.mkdir()
+    (left / "junk").write_text("junk")
+    with written_aside(path) as aside:
+        aside.write_text("new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_fingerprint_is_of_the_content_not_of_name_or_date(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"1234")
+    b.write_bytes(b"1234")
+    os.utime(b, (1, 1))
+    assert fingerprint(a) == fingerprint(b)
+    b.write_bytes(b"1235")
+    assert fingerprint(a) != fingerprint(b)
+
+
+@pytest.mark.parametrize("at", [0, 40, 99])
+def test_fingerprint_of_a_large_file_samples_its_blocks(tmp_path, monkeypatch, at):
+    monkeypatch.setattr(files, "_BLOCK", 10)
+    monkeypatch.setattr(files, "_BLOCKS", 4)  # of 100 bytes: 0..9, 30..39, 60..69, 90..99
+    path = tmp_path / "large"
+    content = bytearray(range(100))
+    path.write_bytes(content)
+    before = fingerprint(path)
+    assert fingerprint(path) == before
+    content[at] ^= 255
+    path.write_bytes(content)
+    assert (fingerprint(path) != before) == (at != 40)  # 40 lies between the blocks
+    path.write_bytes(content + b"x")
+    assert fingerprint(path) != before
+
+
+def test_digest_tells_parts_apart():
+    assert digest_of("ab", "c") != digest_of("a", "bc")
+    assert digest_of(1, None) == digest_of(1, None)
+
+
+def test_sealed_only_while_key_and_outputs_are_the_same(tmp_path):
+    at, outputs = tmp_path / "done" / "x", [tmp_path / "a", tmp_path / "b"]
+    for path in outputs:
+        path.write_text(path.name)
+    assert not sealed(at, "key", outputs)
+    seal(at, "key", outputs)
+    assert sealed(at, "key", outputs)
+    assert not sealed(at, "other key", outputs)
+    outputs[1].write_text("changed")
+    assert not sealed(at, "key", outputs)
+    outputs[1].unlink()
+    assert not sealed(at, "key", outputs)
