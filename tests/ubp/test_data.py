@@ -117,7 +117,9 @@ def test_unreadable_timestamp(history, text):
     table = set_rows(pl.read_parquet(file), "timestamp", [3, 7, 11], text)
     table.write_parquet(file)
     message = fault(history)
-    assert says(message, file, "column timestamp", f"3 of {len(table)} rows", "YYYY-MM-DD HH:mm:ss", "row 3", repr(text))
+    assert says(
+        message, file, "column timestamp", f"3 of {len(table)} rows", "YYYY-MM-DD HH:mm:ss", "row 3", repr(text)
+    )
     assert "mend or remove" in message
 
 
@@ -156,7 +158,9 @@ def test_codes_that_are_not_16_numbers(history, column, text):
     table = set_rows(pl.read_parquet(file), column, [6, 9], text)
     table.write_parquet(file)
     message = fault(history)
-    assert says(message, file, f"column {column}", f"2 of {len(table)} rows", "16 numbers in 0..255", "row 6", repr(text))
+    assert says(
+        message, file, f"column {column}", f"2 of {len(table)} rows", "16 numbers in 0..255", "row 6", repr(text)
+    )
 
 
 def test_sku_without_properties(history):
@@ -349,7 +353,10 @@ def test_fingerprint_changes_with_what_a_profile_depends_on(make_history, tmp_pa
     paths = history.write(tmp_path)
     paths.input.mkdir()
     np.save(paths.relevant_clients, np.arange(5))
-    prints = [ChallengeData(paths, True).fingerprint, ChallengeData(paths, True, as_of=datetime(2023, 1, 1)).fingerprint]
+    prints = [
+        ChallengeData(paths, True).fingerprint,
+        ChallengeData(paths, True, as_of=datetime(2023, 1, 1)).fingerprint,
+    ]
     np.save(paths.relevant_clients, np.arange(6))
     prints.append(ChallengeData(paths, True).fingerprint)
     history.events[VISIT] = history.events[VISIT][1:]

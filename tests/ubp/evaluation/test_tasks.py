@@ -1,0 +1,205 @@
+"""Labels against a slow loop over clients; the rules by which targets are made."""
+
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ubp.data import ChallengeData
+from ubp.errors import UserError
+from ubp.evaluation.tasks import TASKS, TargetRules, Targets, Task, labels, load_targets, load_window, make_targets
+from ubp.paths import DataPaths
+from ubp.schema import EventType
+from ubp.split import SplitDates, write_split
+
+BUY = EventType.PRODUCT_BUY
+OF = {task.name: task for task in TASKS}
+
+
+def slow_labels(task: Task, clients: list[int], window: list[dict], targets: list[int]) -> list[list[int]]:
+    rows = []
+    for client in clients:
+        bought = [purchase for purchase in window if purchase["client_id"] == client]
+        if task.column is None:
+            rows.append([0 if bought else 1])
+        else:
+            rows.append([int(any(purchase[task.column] == target for purchase in bought)) for target in targets])
+    return rows
+
+
+small = st.integers(0, 6)
+purchases = st.lists(st.fixed_dictionaries(dict.fromkeys(("client_id", "sku", "category", "price"), small)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(TASKS),
+    st.lists(st.integers(0, 9), unique=True, min_size=1),
+    purchases,
+    st.lists(st.integers(0, 9), unique=True, min_size=1),
+)
+def test_labels_are_those_of_a_loop_over_clients(task, clients, window, values):
+    frame = pl.DataFrame(window, schema=dict.fromkeys(("client_id", "sku", "category", "price"), pl.Int64))
+    targets = Targets(np.array(values), np.ones(len(values))) if task.is_propensity else None
+    found = labels(task, np.array(clients), frame, targets)
+    assert found.dtype == np.uint8
+    assert found.tolist() == slow_labels(task, clients, window, values)
+
+
+def test_the_six_tasks():
+    assert [task.name for task in TASKS] == [
+        "churn", "conversion", "propensity_category", "propensity_sku", "propensity_new_sku", "propensity_price",
+    ]  # fmt: skip
+    assert [task.name for task in TASKS if task.active_only] == ["churn"]
+    assert {task.name: task.column for task in TASKS if task.is_propensity} == {
+        "propensity_category": "category", "propensity_sku": "sku", "propensity_new_sku": "sku",
+        "propensity_price": "price",
+    }  # fmt: skip
+
+
+# By hand: (client, sku, day); the history ends at TRAIN, the windows are 14 days each, End is the last purchase.
+TRAIN, VALIDATION, END = datetime(2022, 11, 12), datetime(2022, 11, 26), datetime(2022, 12, 9, 12)
+PURCHASES = [
+    (1, 10, datetime(2022, 8, 1)),
+    (2, 10, datetime(2022, 8, 2)),
+    (3, 10, datetime(2022, 8, 2)),
+    (1, 20, datetime(2022, 11, 1)),
+    (2, 20, datetime(2022, 11, 2)),
+    (4, 30, datetime(2022, 9, 17)),  # the 56th day before the train window
+    (4, 30, datetime(2022, 9, 18)),
+    (4, 40, datetime(2022, 9, 16, 23, 59, 59)),  # the second before: not new
+    (1, 20, TRAIN),
+    (1, 30, datetime(2022, 11, 13)),
+    (3, 30, datetime(2022, 11, 14)),
+    (3, 40, datetime(2022, 11, 14)),
+    (2, 20, VALIDATION),
+    (2, 30, datetime(2022, 12, 1)),
+    (5, 50, END),
+    (9, 10, datetime(2022, 8, 1)),
+    (9, 10, TRAIN),
+    (9, 10, VALIDATION),
+]
+CATEGORY_OF = {10: 1, 20: 2, 30: 3, 40: 1, 50: 2}
+
+
+@pytest.fixture
+def by_hand(make_history, tmp_path) -> DataPaths:
+    history = make_history(empty=list(EventType))
+    clients, skus, times = zip(*PURCHASES, strict=True)
+    history.events[BUY] = pl.DataFrame({"client_id": clients, "timestamp": times, "sku": skus})
+    history.events[EventType.PAGE_VISIT] = pl.DataFrame({"client_id": [6], "timestamp": [TRAIN], "url": [1]})
+    history.properties = pl.DataFrame(
+        {
+            "sku": list(CATEGORY_OF),
+            "category": list(CATEGORY_OF.values()),
+            "price": [7, 7, 8, 9, 9],
+            "name": history.properties["name"][:5],
+        }
+    )
+    paths = history.write(tmp_path)
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.array([1, 2, 3, 4, 5, 6]))  # client 9 is none of them
+    return paths
+
+
+def made(paths: DataPaths, rules: TargetRules | None = None, overwrite: bool = False) -> list[str]:
+    data = ChallengeData(paths, True)
+    return [path.name for path in make_targets(data, SplitDates.of(data), rules or TargetRules(), overwrite)]
+
+
+def test_targets_by_hand(by_hand):
+    made(by_hand)
+    assert np.load(by_hand.active_clients).tolist() == [1, 2, 3, 4]
+    # Bought in both windows first (20, 30), then by relevant buyers in the history (10: three), then by value.
+    found = {name: load_targets(by_hand, OF[name]) for name in OF if OF[name].is_propensity}
+    assert found["propensity_sku"].values.tolist() == [20, 30, 10, 40, 50]
+    assert found["propensity_sku"].popularity.tolist() == [3, 4, 3, 2, 0]
+    # New: first sold at most 56 days before the train window; ranked by buyers in the windows.
+    assert found["propensity_new_sku"].values.tolist() == [30, 20, 50]
+    assert found["propensity_new_sku"].popularity.tolist() == [4, 3, 0]
+    assert found["propensity_category"].values.tolist() == [2, 3, 1]
+    assert found["propensity_category"].popularity.tolist() == [3, 4, 5]
+    assert found["propensity_price"].values.tolist() == [7, 8, 9]
+
+
+def test_fewer_targets_where_asked(by_hand):
+    made(by_hand, TargetRules(per_task=2, new_sku_days=20))
+    assert load_targets(by_hand, OF["propensity_sku"]).values.tolist() == [20, 30]
+    assert load_targets(by_hand, OF["propensity_new_sku"]).values.tolist() == [20, 50]
+
+
+def test_relevant_clients_are_all_that_occur_or_a_seeded_draw(by_hand):
+    by_hand.relevant_clients.unlink()
+    made(by_hand)
+    assert np.load(by_hand.relevant_clients).tolist() == [1, 2, 3, 4, 5, 6, 9]
+    draws = []
+    for seed in (0, 0, 1, 2, 3):
+        made(by_hand, TargetRules(relevant_clients=3, seed=seed), overwrite=True)
+        draws.append(np.load(by_hand.relevant_clients))
+        assert set(np.load(by_hand.active_clients)) <= set(draws[-1])
+        assert np.all(np.diff(draws[-1]) > 0)
+        assert draws[-1].dtype == np.int64
+    assert draws[0].tolist() == draws[1].tolist()
+    assert len({tuple(draw) for draw in draws}) > 1
+    made(by_hand, TargetRules(relevant_clients=100), overwrite=True)
+    assert len(np.load(by_hand.relevant_clients)) == 7
+
+
+def test_files_that_are_there_stay_unless_overwrite(by_hand):
+    by_hand.target.mkdir()
+    np.save(by_hand.target / "propensity_sku.npy", np.array([10]))
+    np.save(by_hand.target / "popularity_propensity_sku.npy", np.array([0.5]))
+    np.save(by_hand.active_clients, np.array([1]))
+    written = made(by_hand)
+    assert len(written) == 6
+    assert not {"propensity_sku.npy", "active_clients.npy", "relevant_clients.npy"} & set(written)
+    assert load_targets(by_hand, OF["propensity_sku"]).values.tolist() == [10]
+    assert np.load(by_hand.active_clients).tolist() == [1]
+    assert made(by_hand) == []
+    assert len(made(by_hand, overwrite=True)) == 10
+    # Now client 9 is relevant too, who bought sku 10 in both windows.
+    assert load_targets(by_hand, OF["propensity_sku"]).values.tolist() == [10, 20, 30, 40, 50]
+
+
+def test_targets_may_be_files_with_python_objects(tmp_path):
+    paths = DataPaths(tmp_path)
+    paths.target.mkdir(parents=True)
+    np.save(paths.target / "propensity_sku.npy", np.array([3, 1], dtype=object))
+    np.save(paths.target / "popularity_propensity_sku.npy", np.array([0.5, 2], dtype=object))
+    targets = load_targets(paths, OF["propensity_sku"])
+    assert (targets.values.dtype, targets.values.tolist()) == (np.int64, [3, 1])
+    assert (targets.popularity.dtype, targets.popularity.tolist()) == (np.float64, [0.5, 2.0])
+
+
+def test_targets_and_popularity_must_fit(tmp_path):
+    paths = DataPaths(tmp_path)
+    paths.target.mkdir(parents=True)
+    with pytest.raises(UserError, match="propensity_sku.npy: file missing.*make_targets"):
+        load_targets(paths, OF["propensity_sku"])
+    np.save(paths.target / "propensity_sku.npy", np.arange(3))
+    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(2))
+    with pytest.raises(UserError, match=r"\(3,\) targets but \(2,\) popularities"):
+        load_targets(paths, OF["propensity_sku"])
+
+
+def test_window_missing_names_the_split(tmp_path):
+    with pytest.raises(UserError, match=r"train_target.parquet: file missing.*scripts/split.py"):
+        load_window(DataPaths(tmp_path), "train_target.parquet")
+
+
+def test_labels_of_the_split(by_hand):
+    made(by_hand)
+    data = ChallengeData(by_hand, True)
+    write_split(data, SplitDates.of(data))
+    clients = np.array([6, 5, 4, 3, 2, 1])
+    train, validation = (load_window(by_hand, f"{name}_target.parquet") for name in ("train", "validation"))
+    assert labels(OF["conversion"], clients, train, None).ravel().tolist() == [1, 1, 1, 0, 1, 0]
+    assert labels(OF["conversion"], clients, validation, None).ravel().tolist() == [1, 0, 1, 1, 0, 1]
+    targets = load_targets(by_hand, OF["propensity_category"])
+    assert targets.values.tolist() == [2, 3, 1]
+    assert labels(OF["propensity_category"], clients, train, targets).tolist() == [
+        [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0],
+    ]  # fmt: skip
