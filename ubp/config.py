@@ -109,6 +109,19 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
 
+def composed(folder: Path, config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A config as its command would see it.
+
+    Args:
+        folder: of the command's configs, below ``configs/``.
+        config_name: the config.
+        overrides: as on the command line.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder), version_base=None):
+        return compose(config_name, list(overrides))
+
+
 def explain(error: Exception, folder: Path, config_name: str) -> str | None:
     """One line for what Hydra refused on the command line; None where it is nothing known.
 
@@ -138,9 +151,7 @@ def _did_you_mean(name: str, known: list[str]) -> str:
 
 def _known_keys(folder: Path, config_name: str, parent: str) -> list[str]:
     """The keys at the nearest level of ``parent`` that exists."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder), version_base=None):
-        level: Any = compose(config_name)
+    level: Any = composed(folder, config_name)
     for part in parent.split(".") if parent else []:
         if not isinstance(level, DictConfig) or part not in level:
             break
