@@ -117,10 +117,8 @@ def test_unreadable_timestamp(history, text):
     table = set_rows(pl.read_parquet(file), "timestamp", [3, 7, 11], text)
     table.write_parquet(file)
     message = fault(history)
-    assert says(
-        message, file, "column timestamp", f"3 of {len(table)} rows", "YYYY-MM-DD HH:mm:ss", "row 3", repr(text)
-    )
-    assert "mend or remove" in message
+    assert says(message, file, "column timestamp", f"3 of {len(table)} rows", "YYYY-MM-DD HH:mm:ss")
+    assert says(message, "the first: row 3", repr(text), "mend or remove")
 
 
 def test_null_timestamp_among_datetimes(make_history, tmp_path):
@@ -158,9 +156,8 @@ def test_codes_that_are_not_16_numbers(history, column, text):
     table = set_rows(pl.read_parquet(file), column, [6, 9], text)
     table.write_parquet(file)
     message = fault(history)
-    assert says(
-        message, file, f"column {column}", f"2 of {len(table)} rows", "16 numbers in 0..255", "row 6", repr(text)
-    )
+    assert says(message, file, f"column {column}", f"2 of {len(table)} rows", "16 numbers in 0..255")
+    assert says(message, "the first: row 6", repr(text), "mend or remove")
 
 
 def test_sku_without_properties(history):
@@ -240,7 +237,7 @@ def test_relevant_clients(history, ids, parts):
 
 
 def test_relevant_clients_absent(history):
-    with pytest.raises(UserError, match="file missing.*make_targets"):
+    with pytest.raises(UserError, match=r"file missing.*make_targets"):
         _ = ChallengeData(history, True).relevant_clients
 
 
@@ -248,7 +245,7 @@ def test_relevant_clients_unreadable(tmp_path):
     file = tmp_path / "relevant_clients.npy"
     for content in (b"5\n6\n", b""):
         file.write_bytes(content)
-        with pytest.raises(UserError, match="not a readable .npy file"):
+        with pytest.raises(UserError, match="not a readable"):
             load_clients(file)
 
 

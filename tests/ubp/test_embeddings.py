@@ -49,16 +49,23 @@ def test_what_no_block_may_be(ids, vectors, says):
         EmbeddingTable(ids, vectors, {})
 
 
+def block(ids, vectors, inner=pl.Float32, width=1):
+    return pl.DataFrame(
+        {"client_id": ids, "embedding": vectors},
+        schema={"client_id": pl.Int64, "embedding": pl.Array(inner, width)},
+    )
+
+
 NO_FILES = {
     "no parquet": "text",
     "other columns": pl.DataFrame({"client_id": [1], "vector": [[1.0]]}),
     "lists": pl.DataFrame({"client_id": [1], "embedding": [[1.0]]}),
-    "float64": pl.DataFrame({"client_id": [1], "embedding": [[1.0]]}, schema_overrides={"embedding": pl.Array(pl.Float64, 1)}),
-    "null vector": pl.DataFrame({"client_id": [1], "embedding": [None]}, schema_overrides={"embedding": pl.Array(pl.Float32, 1)}),
-    "null id": pl.DataFrame({"client_id": [None, 1], "embedding": [[1.0]] * 2}, schema_overrides={"client_id": pl.Int64, "embedding": pl.Array(pl.Float32, 1)}),
-    "null in a vector": pl.DataFrame({"client_id": [1], "embedding": [[1.0, None]]}, schema_overrides={"embedding": pl.Array(pl.Float32, 2)}),
-    "a client twice": pl.DataFrame({"client_id": [1, 1], "embedding": [[1.0]] * 2}, schema_overrides={"embedding": pl.Array(pl.Float32, 1)}),
-}  # fmt: skip
+    "float64": block([1], [[1.0]], pl.Float64),
+    "null vector": block([1], [None]),
+    "null id": block([None, 1], [[1.0], [2.0]]),
+    "null in a vector": block([1], [[1.0, None]], width=2),
+    "a client twice": block([1, 1], [[1.0], [2.0]]),
+}
 
 
 @pytest.mark.parametrize("content", NO_FILES.values(), ids=NO_FILES.keys())

@@ -12,6 +12,16 @@ class Halfway(Exception):
     """Stands for a crash while a file is written."""
 
 
+def crash_while_writing(path, file=None):
+    """Begin to write a file, or a file of a folder, and fail."""
+    with written_aside(path) as aside:
+        if file is not None:
+            aside.mkdir()
+            aside = aside / file
+        aside.write_text("half of the n")
+        raise Halfway
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -30,17 +40,15 @@ def test_a_file_is_replaced_on_success(tmp_path):
 def test_a_file_stays_as_it_was_on_an_error(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(Halfway), written_aside(path) as aside:
-        aside.write_text("half of the n")
-        raise Halfway
+    with pytest.raises(Halfway):
+        crash_while_writing(path)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
 
 def test_a_new_file_does_not_appear_on_an_error(tmp_path):
-    with pytest.raises(Halfway), written_aside(tmp_path / "a.txt") as aside:
-        aside.write_text("half")
-        raise Halfway
+    with pytest.raises(Halfway):
+        crash_while_writing(tmp_path / "a.txt")
     assert names(tmp_path) == []
 
 
@@ -58,10 +66,8 @@ def test_a_folder_stays_as_it_was_on_an_error(tmp_path):
     folder = tmp_path / "entry"
     folder.mkdir()
     (folder / "old.npy").write_text("old")
-    with pytest.raises(Halfway), written_aside(folder) as aside:
-        aside.mkdir()
-        (aside / "new.npy").write_text("half")
-        raise Halfway
+    with pytest.raises(Halfway):
+        crash_while_writing(folder, "new.npy")
     assert names(folder) == ["old.npy"]
     assert names(tmp_path) == ["entry"]
 

@@ -210,7 +210,8 @@ def test_a_block_of_none_of_the_clients(tmp_path):
 
 def test_values_that_a_scaler_makes_infinite(tmp_path):
     write(tmp_path / "a.parquet", CLIENTS, np.full((6, 2), 0.0))
-    log = {"_target_": "sklearn.preprocessing.FunctionTransformer", "func": {"_target_": "hydra.utils.get_method", "path": "numpy.log"}}  # fmt: skip
+    logarithm = {"_target_": "hydra.utils.get_method", "path": "numpy.log"}
+    log = {"_target_": "sklearn.preprocessing.FunctionTransformer", "func": logarithm}
     with np.errstate(divide="ignore"), pytest.raises(UserError, match="block a: values that are not finite after"):
         merged(tmp_path, {"a": Block(scaler=log)})
 

@@ -42,7 +42,7 @@ def test_borders_are_the_organisers(end):
 def on_borders(make_history, tmp_path) -> DataPaths:
     """Purchases and visits on both sides of every border, client n at the n-th moment; visits go on after End."""
     history = make_history()
-    moments = sum(ON_BORDERS.values(), [])
+    moments = [moment for part in ON_BORDERS.values() for moment in part]
     sku = history.properties["sku"][0]
     history.events[BUY] = pl.DataFrame(
         {"client_id": range(len(moments)), "timestamp": moments, "sku": [sku] * len(moments)}

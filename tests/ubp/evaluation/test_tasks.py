@@ -177,7 +177,7 @@ def test_targets_may_be_files_with_python_objects(tmp_path):
 def test_targets_and_popularity_must_fit(tmp_path):
     paths = DataPaths(tmp_path)
     paths.target.mkdir(parents=True)
-    with pytest.raises(UserError, match="propensity_sku.npy: file missing.*make_targets"):
+    with pytest.raises(UserError, match=r"propensity_sku\.npy: file missing.*make_targets"):
         load_targets(paths, OF["propensity_sku"])
     np.save(paths.target / "propensity_sku.npy", np.arange(3))
     np.save(paths.target / "popularity_propensity_sku.npy", np.ones(2))

@@ -1,0 +1,134 @@
+"""Every column against a reference in plain Python: loops over clients and events, no Polars."""
+
+import math
+from collections import Counter
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from stat_features.stat_features import COLUMNS, statistics
+from ubp.data import ChallengeData
+from ubp.schema import EventType
+
+BUY, ADD, REMOVE, VISIT, SEARCH = EventType
+DAY = timedelta(days=1)
+
+
+def midnight(moment: datetime) -> datetime:
+    return datetime(moment.year, moment.month, moment.day)
+
+
+def change(times: list[datetime], end: datetime, days: int) -> float:
+    a = sum(end - days * DAY <= time < end for time in times)
+    b = sum(end - 2 * days * DAY <= time < end - days * DAY for time in times)
+    return (a - b) / (a + b) if a + b else 0.0
+
+
+def mean(values: list[float], absent: float = 0.0) -> float:
+    return sum(values) / len(values) if values else absent
+
+
+def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], as_of: datetime | None) -> dict:
+    """``{client: {column: value}}`` of the relevant clients with an event.
+
+    Args:
+        tables: event type to its events as (client, time, sku, url or query).
+        properties: rows of the product properties.
+        relevant: clients.
+        as_of: events from then on do not count.
+    """
+    everything = [event for events in tables.values() for event in events]
+    start = midnight(min(time for _, time, _ in everything))
+    end = as_of or midnight(max(time for _, time, _ in everything)) + DAY
+    tables = {kind: [event for event in events if event[1] < end] for kind, events in tables.items()}
+    everything = [event for events in tables.values() for event in events]
+    whole = (end - start) / DAY
+    category = {row["sku"]: row["category"] for row in properties}
+    price = {row["sku"]: row["price"] for row in properties}
+    sales = Counter(sku for _, _, sku in tables[BUY])
+    category_sales = Counter(category[sku] for _, _, sku in tables[BUY])
+    visits = Counter(url for _, _, url in tables[VISIT])
+
+    result = {}
+    for client in relevant:
+        own_times = [time for owner, time, _ in everything if owner == client]
+        if not own_times:
+            continue
+        own = {}
+        things = {}
+        for kind, events in tables.items():
+            times = sorted(time for owner, time, _ in events if owner == client)
+            things[kind] = [thing for owner, _, thing in events if owner == client]
+            gaps = [(b - a) / DAY for a, b in pairwise(times)]
+            own[f"{kind}_count"] = len(times)
+            own[f"{kind}_mean_interval"] = mean(gaps, whole)
+            own[f"{kind}_week_change"] = change(times, end, 7)
+            own[f"{kind}_month_change"] = change(times, end, 30)
+            own[f"{kind}_first_day"] = (times[0] - start) / DAY if times else -1
+            own[f"{kind}_last_day"] = (times[-1] - start) / DAY if times else -1
+        bought, added = things[BUY], things[ADD]
+        own["sku_popularity"] = mean([math.log(1 + sales[sku]) for sku in bought])
+        own["category_popularity"] = mean([math.log(1 + category_sales[category[sku]]) for sku in bought])
+        own["url_popularity"] = mean([math.log(1 + visits[url]) for url in things[VISIT]])
+        own["active_weeks"] = len({(time - start).days // 7 for time in own_times})
+        own["active_months"] = len({(time.year, time.month) for time in own_times})
+        own["spend"] = sum(price[sku] for sku in bought)
+        own["mean_price"] = mean([price[sku] for sku in bought], -1)
+        own["added_skus_bought"] = mean([sku in bought for sku in set(added)])
+        categories = {category[sku] for sku in bought}
+        own["added_categories_bought"] = mean([value in categories for value in {category[sku] for sku in added}])
+        result[client] = own
+    return result
+
+
+@pytest.mark.parametrize(
+    ("seed", "empty", "as_of"),
+    [
+        (0, [], None),
+        (1, [SEARCH], None),
+        (2, [ADD, VISIT], None),
+        (3, [], datetime(2023, 1, 20, 13, 30, 5)),
+        (4, [REMOVE], datetime(2022, 12, 4)),
+    ],
+)
+def test_statistics_are_those_of_a_loop(make_history, tmp_path, seed, empty, as_of):
+    history = make_history(seed, empty, clients=40)
+    paths = history.write(tmp_path, null_typed=True)
+    tables = {kind: list(table.iter_rows()) for kind, table in history.events.items()}
+    seen = sorted({client for events in tables.values() for client, _, _ in events})
+    relevant = [*seen[::-2], 123_456]  # half of the clients, unsorted, and one that never was there
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.array(relevant))
+
+    clients, values = statistics(ChallengeData(paths, True, as_of=as_of))
+
+    wanted = slow_statistics(tables, history.properties.to_dicts(), relevant, as_of)
+    assert clients.tolist() == sorted(wanted)
+    assert (clients.dtype, values.dtype) == (np.int64, np.float32)
+    assert values.shape == (len(wanted), len(COLUMNS)) == (len(wanted), 39)
+    assert values.flags.c_contiguous
+    for client, row in zip(clients.tolist(), values.tolist(), strict=True):
+        assert dict(zip(COLUMNS, row, strict=True)) == pytest.approx(wanted[client], rel=1e-5, abs=1e-5), client
+
+
+def test_a_client_with_a_single_event(make_history, tmp_path):
+    history = make_history()
+    paths = history.write(tmp_path)
+    counts = Counter(client for table in history.events.values() for client in table["client_id"])
+    single = [client for client, count in counts.items() if count == 1]
+    assert single  # the history holds some
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.array(single))
+    clients, values = statistics(ChallengeData(paths, True))
+    assert sorted(clients.tolist()) == sorted(single)
+    column = dict(zip(COLUMNS, values.T, strict=True))
+    assert (sum(column[f"{kind}_count"] for kind in EventType) == 1).all()
+    assert (column["product_buy_mean_interval"] == 70).all()  # the history's length in days
+    assert (column["active_weeks"] == 1).all()
+    assert (column["active_months"] == 1).all()
+
+
+def test_every_column_has_its_own_name():
+    assert len(set(COLUMNS)) == len(COLUMNS) == 39
