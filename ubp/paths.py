@@ -50,6 +50,10 @@ class DataPaths:
         """Where it is noted that ``what`` was made, and from what (`ubp.files.seal`)."""
         return self.cache / "done" / what
 
+    def sequences(self, fingerprint: str) -> Path:
+        """The sequence store of the history with this fingerprint (`ubp.sequences`)."""
+        return self.cache / "sequences" / fingerprint
+
     def history(self, submit: bool) -> Path:
         return self.raw if submit else self.input
 

@@ -1,6 +1,6 @@
 """Event types, columns, dtypes and file names: each written once, here."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 import polars as pl
@@ -35,12 +35,39 @@ class EventType(StrEnum):
         return self in ITEM_EVENTS
 
     @property
+    def code(self) -> int:
+        """The event type as a number: its place in `EVENT_ORDER`."""
+        return EVENT_ORDER.index(self)
+
+    @property
     def subject(self) -> str:
         """The column that says what the event is about: ``sku``, ``url`` or ``query``."""
         return {EventType.PAGE_VISIT: URL, EventType.SEARCH_QUERY: QUERY}.get(self, SKU)
 
 
 ITEM_EVENTS: Final = (EventType.PRODUCT_BUY, EventType.ADD_TO_CART, EventType.REMOVE_FROM_CART)
+
+# Events of one client in the same second are put in the order in which a visit to a shop goes.
+EVENT_ORDER: Final = (
+    EventType.SEARCH_QUERY,
+    EventType.PAGE_VISIT,
+    EventType.ADD_TO_CART,
+    EventType.REMOVE_FROM_CART,
+    EventType.PRODUCT_BUY,
+)
+
+
+class Token(IntEnum):
+    """The ids in a sequence of tokens that stand for no value; values begin at `FIRST_TOKEN`."""
+
+    PADDING = 0  # after a sequence's end, never read
+    START = 1
+    END = 2
+    OTHER = 3  # a value that is not in the vocabulary
+    NONE = 4  # the event has no such value: a page visit's sku
+
+
+FIRST_TOKEN: Final = len(Token)
 
 PRODUCT_PROPERTIES: Final = "product_properties.parquet"
 RELEVANT_CLIENTS: Final = "relevant_clients.npy"
