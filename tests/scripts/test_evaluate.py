@@ -1,0 +1,79 @@
+"""The evaluate command's own parts: what it is asked for, what it has done before."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from scripts import evaluate as command
+from ubp.data import ChallengeData
+from ubp.errors import UserError
+from ubp.evaluation.judge import Probe
+from ubp.evaluation.scoring import Profiles, Scores
+from ubp.evaluation.tasks import TASKS
+
+PROBE = Probe("light", 16, 32, epochs=1, seeds=(0,))
+
+
+@pytest.fixture
+def scored(history, monkeypatch):
+    """Profiles, their data, and a list that grows whenever they are really scored."""
+    data = ChallengeData(history, True)
+    history.target.mkdir()
+    (history.target / "train_target.parquet").write_text("windows")
+    calls = []
+
+    def score(profiles, probe, *_):
+        calls.append(probe)
+        return Scores(profiles.name, 2, probe.name, {task.name: 0.5 for task in TASKS}, 3.0, 0.0, {})
+
+    monkeypatch.setattr(command, "score", score)
+    profiles = Profiles("a", history.root / "a.parquet", np.arange(3), np.ones((3, 2), np.float32))
+    return profiles, data, calls
+
+
+def evaluate(profiles, data, probe=PROBE, overwrite=False) -> Scores:
+    return command.evaluate(profiles, probe, data, torch.device("cpu"), overwrite)
+
+
+def test_the_same_is_scored_once(scored):
+    profiles, data, calls = scored
+    assert evaluate(profiles, data) == evaluate(profiles, data)
+    assert len(calls) == 1
+    evaluate(profiles, data, overwrite=True)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("change", ["vectors", "clients", "labels", "probe"])
+def test_anything_else_is_scored_again(scored, change):
+    profiles, data, calls = scored
+    evaluate(profiles, data)
+    probe = PROBE
+    if change == "vectors":
+        profiles.vectors[0, 0] = 2
+    elif change == "clients":
+        profiles = dataclasses.replace(profiles, client_ids=np.array([0, 2, 1]))
+    elif change == "labels":
+        (data.paths.target / "train_target.parquet").write_text("other windows")
+    else:
+        probe = dataclasses.replace(PROBE, epochs=2)
+    evaluate(profiles, data, probe)
+    assert len(calls) == 2
+
+
+def test_a_device_that_is_not_there_is_one_line():
+    assert command.choose_device("cpu").type == "cpu"
+    assert command.choose_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "meta:x"):
+        with pytest.raises(UserError, match=f"device={name}: .*try device=cpu"):
+            command.choose_device(name)
+
+
+def test_what_is_asked_for():
+    assert command.asked_embeddings(OmegaConf.create({"embeddings": "a"})) == ["a"]
+    assert command.asked_embeddings(OmegaConf.create({"embeddings": ["a", 1]})) == ["a", "1"]
+    for nothing in ("???", None, "", []):
+        with pytest.raises(UserError, match="embeddings=NAME_OR_PATH"):
+            command.asked_embeddings(OmegaConf.create({"embeddings": nothing}))
