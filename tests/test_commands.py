@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ALS import als_embeddings as als
 from ubp.data import ChallengeData
 from ubp.embeddings import EmbeddingTable
 from ubp.entry import read_entry, violations
@@ -271,6 +272,16 @@ def test_contract_the_closing_line(journey, first_blocks, name):
     assert int(found["clients"].replace(",", "")) == len(first_blocks[name])
     assert int(found["columns"].replace(",", "")) == first_blocks[name].columns
     assert found["path"] == str(journey.paths.block(name, submit=False))
+
+
+def test_als_vectors_are_those_of_their_clients(journey, first_blocks):
+    data = ChallengeData(journey.paths, submit=False)
+    config = first_blocks["als_64_buy_add_categories"].lineage["config"]
+    interactions = als.weighted_interactions(data, als.Interactions(**config["interactions"]))
+    factors = als.factorise(interactions, als.AlsSettings(**config["als"]), seed=0)
+    wanted = dict(zip(interactions.clients.tolist(), factors.tolist(), strict=True))
+    block = first_blocks["als_64_buy_add_categories"]
+    assert dict(zip(block.client_ids.tolist(), block.vectors.tolist(), strict=True)) == wanted
 
 
 # --- faults ------------------------------------------------------------------------------------------

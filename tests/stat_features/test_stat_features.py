@@ -91,11 +91,17 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
         (2, [ADD, VISIT], None),
         (3, [], datetime(2023, 1, 20, 13, 30, 5)),
         (4, [REMOVE], datetime(2022, 12, 4)),
+        # a purchase on the very border of a week or a month before the end
+        (5, [], 7 * DAY),
+        (6, [], 14 * DAY),
+        (7, [], 30 * DAY),
     ],
 )
 def test_statistics_are_those_of_a_loop(make_history, tmp_path, seed, empty, as_of):
     history = make_history(seed, empty, clients=40)
     paths = history.write(tmp_path, null_typed=True)
+    if isinstance(as_of, timedelta):
+        as_of = history.events[BUY]["timestamp"].sort()[200] + as_of
     tables = {kind: list(table.iter_rows()) for kind, table in history.events.items()}
     seen = sorted({client for events in tables.values() for client, _, _ in events})
     relevant = [*seen[::-2], 123_456]  # half of the clients, unsorted, and one that never was there

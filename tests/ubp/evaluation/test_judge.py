@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
+from ubp.evaluation import judge as judge_module
 from ubp.evaluation import scoring
 from ubp.evaluation.judge import JudgeModel, Probe, TaskData, judge
 from ubp.evaluation.tasks import TASKS, Targets
@@ -50,7 +51,8 @@ class Reference(nn.Module):
         return out(norm_out(x))
 
 
-def reference_epochs(data: TaskData, probe: Probe, seed: int) -> list[dict[str, float]]:
+def reference_epochs(data: TaskData, probe: Probe, seed: int) -> tuple[list[dict[str, float]], Reference]:
+    """Each epoch's metrics, and the model as it is after the last."""
     torch.manual_seed(seed)
     targets = data.train.shape[1]
     model = Reference(data.profiles.shape[1], targets, probe.thin, probe.wide)
@@ -78,7 +80,7 @@ def reference_epochs(data: TaskData, probe: Probe, seed: int) -> list[dict[str, 
             epoch["novelty"] = float((1 - mean) ** 100)
             epoch["diversity"] = float((-(shares * (shares + 1e-9).log2()).sum(1) / np.log2(targets)).mean())
         epochs.append(epoch)
-    return epochs
+    return epochs, model
 
 
 def task_data(name: str, rows: int = 300, seed: int = 0) -> TaskData:
@@ -127,11 +129,27 @@ def test_the_model_computes_what_the_reference_computes():
 @pytest.mark.parametrize("name", ["churn", "conversion", "propensity_category", "propensity_sku"])
 def test_every_epochs_scores_are_the_references(name):
     data = task_data(name)
-    found, wanted = run(data), reference_epochs(data, TINY, 1278)
+    found, (wanted, _) = run(data), reference_epochs(data, TINY, 1278)
     assert len(found) == len(wanted) == 3
     for ours, reference in zip(found, wanted, strict=True):
         for metric, value in reference.items():
             assert getattr(ours, metric) == pytest.approx(value, abs=1e-4), metric
+
+
+def test_the_last_weights_are_the_references(monkeypatch):
+    """Scores alone would not show another weight decay."""
+    made = []
+
+    def keep(*sizes):
+        made.append(JudgeModel(*sizes))
+        return made[-1]
+
+    monkeypatch.setattr(judge_module, "JudgeModel", keep)
+    data = task_data("propensity_category")
+    run(data)
+    _, reference = reference_epochs(data, TINY, 1278)
+    for ours, theirs in zip(made[0].parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
 
 
 def test_the_profile_learns():

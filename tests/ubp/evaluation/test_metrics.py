@@ -138,6 +138,12 @@ def test_fewer_than_ten_targets():
     assert found.novelty == pytest.approx(slow_novelty(logits.tolist(), popularity.tolist()), rel=1e-3, abs=1e-9)
 
 
+def test_a_single_target_has_no_diversity():
+    logits, labels = draw(20, 1, seed=2)
+    found = in_batches(TaskMetrics(OF["propensity_category"], Targets(np.arange(1), np.ones(1)), CPU), logits, labels)
+    assert found.diversity == 0
+
+
 def test_popularity_is_divided_by_its_ten_largest():
     popularity = np.arange(20.0)
     found = normalised_popularity(Targets(np.arange(20), popularity))
