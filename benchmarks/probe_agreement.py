@@ -18,10 +18,10 @@ from scipy.stats import spearmanr
 from ubp.config import Common, composed, parse
 from ubp.data import ChallengeData
 from ubp.evaluation.judge import Probe
-from ubp.evaluation.scoring import Profiles, load_profiles, score, show
+from ubp.evaluation.scoring import Profiles, load_profiles, score
 from ubp.merge import Profile, find_blocks, merge
 from ubp.paths import CONFIGS
-from ubp.run import closing_line, command
+from ubp.run import closing_line, command, show
 
 
 def candidates(config: DictConfig, data: ChallengeData, folder: Path) -> Iterator[Profiles]:
@@ -48,10 +48,10 @@ def main(config: DictConfig) -> None:
     data, folder = common.data(), common.paths.embeddings(common.submit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judge, light = probes()
-    rows = [
-        (profiles.name, *(score(profiles, probe, common.paths, device).total for probe in (judge, light)))
-        for profiles in candidates(config, data, folder)
-    ]
+    rows: list[tuple[str, float, float]] = []
+    for profiles in candidates(config, data, folder):
+        by_judge, by_light = (score(profiles, probe, common.paths, device).total for probe in (judge, light))
+        rows.append((profiles.name, by_judge, by_light))
     rows.sort(key=lambda row: -row[1])
     table = Table("block or entry", "judge", "light")
     for name, by_judge, by_light in rows:

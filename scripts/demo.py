@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 
 from ubp.config import Common
 from ubp.errors import UserError
-from ubp.evaluation.scoring import Scores, scores_file, scores_table, show
+from ubp.evaluation.scoring import Scores, scores_file, scores_table
 from ubp.paths import REPOSITORY
-from ubp.run import closing_line, command, say
+from ubp.run import closing_line, command, say, show
 
 logger = logging.getLogger(__name__)
 

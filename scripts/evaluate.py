@@ -19,10 +19,10 @@ from ubp.config import Common, parse
 from ubp.data import ChallengeData
 from ubp.errors import UserError
 from ubp.evaluation.judge import Probe
-from ubp.evaluation.scoring import Profiles, Scores, load_profiles, probe_title, score, scores_file, scores_table, show
+from ubp.evaluation.scoring import Profiles, Scores, load_profiles, probe_title, score, scores_file, scores_table
 from ubp.files import digest_of, fingerprint
 from ubp.paths import DataPaths
-from ubp.run import closing_line, command
+from ubp.run import closing_line, command, show
 
 logger = logging.getLogger(__name__)
 

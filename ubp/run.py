@@ -2,13 +2,14 @@
 
 import functools
 import importlib.metadata
+import json
 import logging
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,14 @@ import numpy.typing as npt
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
 
 from ubp.config import Common, explain, resolved
 from ubp.data import ChallengeData
 from ubp.embeddings import EmbeddingTable, read_lineage
 from ubp.errors import UserError
+from ubp.files import digest_of
 from ubp.paths import CONFIGS
 
 logger = logging.getLogger(__name__)
@@ -32,7 +36,10 @@ logger = logging.getLogger(__name__)
 _STARTED = time.perf_counter()
 
 # Settings that change where or how a command runs, never what comes out.
-_NOT_IN_LINEAGE = {"data_path", "overwrite", "cuda_visible_devices", "submit", "seed", "as_of", "unknown_sku", "name"}
+_NOT_IN_LINEAGE = (
+    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger"),
+    *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
+)
 # Libraries whose version can change a profile, noted where they were used.
 _NOTED_VERSIONS = ("implicit", "lightning", "numpy", "polars", "scikit-learn", "torch", "transformers")
 
@@ -109,6 +116,12 @@ def closing_line(what: str, path: Path, clients: int | None = None, columns: int
     say(f"{what}{size} · {seconds:.1f} s · {peak_megabytes():,.0f} MB · {path}")
 
 
+def show(table: Table) -> None:
+    """Print a table on stdout, as wide as it needs to be where nobody's screen limits it."""
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
+
+
 def peak_megabytes() -> float:
     """The most memory that this process held so far, in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -124,6 +137,7 @@ class EmbeddingRun:
         data: the history, checked.
         seed: for everything random.
         path: the parquet to write.
+        folder: for what a run keeps to be taken up again (checkpoints); one for each lineage.
         lineage: settings, seed and history; `save` adds the versions.
     """
 
@@ -131,16 +145,29 @@ class EmbeddingRun:
     data: ChallengeData
     seed: int
     path: Path
+    folder: Path
     lineage: dict[str, Any]
 
-    def save(self, client_ids: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> None:
+    @property
+    def is_first_process(self) -> bool:
+        """False in the processes that Lightning starts for further devices: they save and report nothing."""
+        return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+    def save(
+        self,
+        client_ids: npt.NDArray[np.int64],
+        vectors: npt.NDArray[np.float32],
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the embedding and print the closing line.
 
         Args:
             client_ids: int64 [clients], each once.
             vectors: float32 [clients, columns], finite.
+            report: what the run says of its quality, kept beside the lineage.
         """
-        EmbeddingTable(client_ids, vectors, self.lineage | {"versions": _versions()}).write(self.path)
+        lineage = self.lineage | {"versions": _versions(), "report": dict(report or {})}
+        EmbeddingTable(client_ids, vectors, lineage).write(self.path)
         closing_line(self.name, self.path, *vectors.shape)
 
 
@@ -165,7 +192,8 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
     }
     if path.exists() and not common.overwrite:
         _skip_if_same(path, lineage)
-    yield EmbeddingRun(config.name, data, common.seed, path, lineage)
+    folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
+    yield EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
 
 
 def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:

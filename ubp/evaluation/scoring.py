@@ -237,12 +237,6 @@ def scores_table(scores: list[Scores], title: str) -> Table:
     return table
 
 
-def show(table: Table) -> None:
-    """Print a table on stdout, as wide as it needs to be where nobody's screen limits it."""
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
-
-
 def probe_title(probe: Probe) -> str:
     """What stands above a table: which probe it shows."""
     if probe.name == "judge":

@@ -1,0 +1,22 @@
+"""GRU autoencoder over event type, category, price, sku and url of a client's last events, with or without the week.
+
+    python gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_event_cat_price_sku_url
+    python gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_week_event_cat_price_sku_url
+
+The profile is the encoder's state after the last event. The command ends with how well held-out sequences
+come back from that state.
+"""
+
+from omegaconf import DictConfig
+
+from gru_autoencoder.recipe import make_embedding
+from ubp.run import command
+
+
+@command("gru_autoencoder", "gru_ae_event_cat_price_sku_url")
+def main(config: DictConfig) -> None:
+    make_embedding(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""GRU autoencoder over the names of the skus that a client met, each sku its 16 codes.
+
+    python gru_autoencoder/gru_ae_sku_text_embeddings.py      -> gru_ae_sku_text
+
+The profile is the encoder's state after the newest sku. The command ends with how well held-out sequences
+come back from that state.
+"""
+
+from omegaconf import DictConfig
+
+from gru_autoencoder.recipe import make_embedding
+from ubp.run import command
+
+
+@command("gru_autoencoder", "gru_ae_sku_text")
+def main(config: DictConfig) -> None:
+    make_embedding(config)
+
+
+if __name__ == "__main__":
+    main()

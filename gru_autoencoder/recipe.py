@@ -1,0 +1,275 @@
+"""What the GRU autoencoders' commands have in common: read, prepare, learn, report, save."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+from torch import Tensor
+
+from gru_autoencoder.model import LENGTHS, GruAutoencoder
+from ubp import schema
+from ubp.config import parse, resolved
+from ubp.data import ChallengeData
+from ubp.errors import UserError
+from ubp.nn import Feature
+from ubp.run import embedding_run, show
+from ubp.schema import FIRST_TOKEN, EventType, Token
+from ubp.sequences import EVENT_TOKENS, Selection, Sequences, gather
+from ubp.training import Batch, Rows, Trained, TrainerSettings, device_batches, encode, fit, make_loggers
+
+logger = logging.getLogger(__name__)
+
+Columns = dict[str, npt.NDArray[Any]]
+CODES = "codes"  # the feature that stands for the 16 codes of a sku's name
+
+
+@dataclass
+class SequenceSettings:
+    """Which events a sequence is made of.
+
+    Attributes:
+        event_types: None for all five.
+        clients: who trains: ``relevant`` or ``all``.
+        distinct: ``sku`` keeps each client's distinct skus, at their first event; None all events.
+        newest: events a client at the most, the latest ones.
+    """
+
+    event_types: list[str] | None
+    clients: str
+    distinct: str | None
+    newest: int
+
+
+@dataclass
+class FeatureSettings:
+    """A token's feature: the width of its embedding, and how many of its values have an id (None: all)."""
+
+    width: int
+    top: int | None = None
+
+
+@dataclass
+class ModelSettings:
+    """Numbers of `GruAutoencoder`; features by name: day, week, event, category, price, sku, url, codes."""
+
+    combine: str
+    hidden: int
+    layers: int
+    dropout: float
+    features: dict[str, FeatureSettings] = field(default_factory=dict)
+
+
+@dataclass
+class ReportSettings:
+    """How many held-out sequences are written without teacher forcing, and how many of them are shown."""
+
+    written: int
+    shown: int
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """Sequences of tokens, gathered by row with start and end tokens.
+
+    Attributes:
+        clients: int64 [rows].
+        starts: int64 [rows], each sequence's first event in the columns.
+        lengths: int64 [rows], its events.
+        columns: feature to tokens, integers [events].
+        features: what the tokens' columns are.
+        names: feature to a function that says in words what a token means.
+    """
+
+    clients: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    columns: Columns
+    features: list[Feature]
+    names: dict[str, Callable[[int], str]]
+
+    def batch(self, rows: Rows) -> Batch:
+        """For each feature int64 [rows, 1 + time + 1], and ``lengths``: see `GruAutoencoder`."""
+        columns, full = gather(self.columns, self.starts[rows], self.lengths[rows], start=True, end=True).tensors()
+        return {**columns, LENGTHS: full - 2}
+
+    def of_clients(self, clients: npt.NDArray[np.int64]) -> "TokenSource":
+        """The rows of some clients."""
+        keep = np.isin(self.clients, clients)
+        kept = (self.clients[keep], self.starts[keep], self.lengths[keep])
+        return TokenSource(*kept, self.columns, self.features, self.names)
+
+
+def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
+    """The events that the sequences are made of; clients without any are left out.
+
+    Raises:
+        UserError: an unknown event type or choice, or fewer clients than training needs.
+    """
+    known = [event_type.value for event_type in EventType]
+    if unknown := [name for name in settings.event_types or [] if name not in known]:
+        raise UserError(f"sequences.event_types: no event type {unknown[0]}; known: {', '.join(known)}")
+    if settings.clients not in ("relevant", "all") or settings.distinct not in (None, schema.SKU):
+        raise UserError("sequences: clients must be relevant or all, distinct sku or null")
+    event_types = [EventType(name) for name in settings.event_types or known]
+    clients = data.relevant_clients if settings.clients == "relevant" else None
+    chosen = Sequences.build_or_open(data).select(event_types, clients=clients)
+    if settings.distinct:
+        chosen = chosen.distinct(chosen.subject)
+    return chosen.newest(settings.newest).at_least(1)
+
+
+def tokenise(chosen: Selection, features: Mapping[str, FeatureSettings]) -> TokenSource:
+    """The events' tokens.
+
+    Raises:
+        UserError: an unknown feature.
+    """
+    source = TokenSource(chosen.clients, chosen.starts, chosen.lengths, {}, [], {})
+    for name, settings in features.items():
+        _add_feature(source, chosen, name, settings)
+    return source
+
+
+def _add_feature(source: TokenSource, chosen: Selection, name: str, settings: FeatureSettings) -> None:
+    def add(feature: str, ids: int, column: npt.NDArray[Any], word: Callable[[int], str]) -> None:
+        source.columns[feature] = column
+        source.features.append(Feature(feature, ids, settings.width))
+        source.names[feature] = word
+
+    sequences = chosen.sequences
+    if name == "event":
+        by_code = {event_type.code: event_type.value for event_type in EventType}
+        add(name, EVENT_TOKENS, chosen.event_tokens(), lambda token: by_code[token - FIRST_TOKEN])
+    elif name == "day":
+        add(name, FIRST_TOKEN + sequences.days, chosen.day_tokens(), lambda token: f"day {token - FIRST_TOKEN}")
+    elif name == "week":
+        add(name, FIRST_TOKEN + sequences.weeks, chosen.week_tokens(), lambda token: f"week {token - FIRST_TOKEN}")
+    elif name == CODES:
+        codes = sequences.names[chosen.references(schema.SKU)]
+        for position in range(schema.CODES):
+            column = codes[:, position].astype(np.uint16) + FIRST_TOKEN
+            add(f"code_{position}", FIRST_TOKEN + schema.CODE_BOOK, column, lambda token: str(token - FIRST_TOKEN))
+    elif name in (schema.CATEGORY, schema.PRICE, schema.SKU, schema.URL):
+        vocabulary = chosen.vocabulary(name, top=settings.top)
+        column = chosen.tokens(name, vocabulary)
+        add(name, vocabulary.size, column, lambda token: f"{name} {vocabulary.values[token - FIRST_TOKEN]}")
+    else:
+        known = ("day", "week", "event", schema.CATEGORY, schema.PRICE, schema.SKU, schema.URL, CODES)
+        raise UserError(f"model.features.{name}: no such feature; known: {', '.join(known)}")
+
+
+def build_model(source: TokenSource, settings: ModelSettings, seed: int) -> GruAutoencoder:
+    """The autoencoder with its first weights.
+
+    Raises:
+        UserError: features that cannot be combined so.
+    """
+    torch.manual_seed(seed)
+    combine = settings.combine
+    if combine != "concat" and combine != "sum":
+        raise UserError(f"model.combine={combine}: must be concat or sum")
+    try:
+        return GruAutoencoder(source.features, combine, settings.hidden, settings.layers, settings.dropout)
+    except ValueError as error:
+        raise UserError(f"model.features: {error}") from error
+
+
+def teacher_forced(trained: Trained, source: TokenSource, rows: Rows) -> dict[str, float]:
+    """The share of held-out tokens that come back, the decoder seeing the true ones before them."""
+    model = _autoencoder(trained)
+    hits: dict[str, list[Tensor]] = {feature.name: [] for feature in source.features}
+    batches = np.array_split(rows, -(-len(rows) // trained.settings.batch_size))
+    for _, batch in device_batches(trained, source, batches):
+        for name, right in model.teacher_forced_hits(batch).items():
+            hits[name].append(right.float().cpu())
+    return {name: float(torch.cat(rights).mean()) for name, rights in hits.items()}
+
+
+def written_back(trained: Trained, source: TokenSource, rows: Rows) -> tuple[Batch, dict[str, Tensor]]:
+    """True sequences and what the decoder writes from their states alone: int64 [rows, time] a feature."""
+    model = _autoencoder(trained)
+    ((_, batch),) = list(device_batches(trained, source, [rows]))
+    steps = int(batch[LENGTHS].max()) + 1
+    with torch.inference_mode():
+        model.to(batch[LENGTHS].device)
+        written = model.write(batch, steps)
+        model.cpu()
+    return {name: ids.cpu() for name, ids in batch.items()}, {name: ids.cpu() for name, ids in written.items()}
+
+
+def free_running(batch: Batch, written: Mapping[str, Tensor]) -> dict[str, float]:
+    """The share of true tokens that come back, the decoder reading its own words."""
+    steps = next(iter(written.values())).shape[1]
+    real = torch.arange(steps) <= batch[LENGTHS][:, None]  # the events and the end token
+    return {name: float((ids == batch[name][:, 1:])[real].float().mean()) for name, ids in written.items()}
+
+
+def _autoencoder(trained: Trained) -> GruAutoencoder:
+    model = trained.model
+    if not isinstance(model, GruAutoencoder):
+        raise TypeError(f"{type(model).__name__} is no GruAutoencoder")
+    return model
+
+
+def report(trained: Trained, source: TokenSource, settings: ReportSettings) -> dict[str, dict[str, float]]:
+    """Print how well held-out sequences come back, some of them in words; return the accuracies."""
+    rows = trained.parts.held_out
+    forced = teacher_forced(trained, source, rows)
+    batch, written = written_back(trained, source, rows[: settings.written])
+    free = free_running(batch, written)
+    table = Table("feature", "teacher-forced", "free-running", title=f"accuracy on {len(rows):,} held-out clients")
+    for name in forced:
+        table.add_row(name, f"{forced[name]:.3f}", f"{free[name]:.3f}")
+    show(table)
+    show(_examples(batch, written, source, settings.shown))
+    return {"teacher_forced": forced, "free_running": free}
+
+
+_WORDS = 6  # tokens of a sequence that are shown, and features of a token
+
+
+def _examples(batch: Batch, written: Mapping[str, Tensor], source: TokenSource, shown: int) -> Table:
+    table = Table("", "first events", "last events", title="held-out sequences, true and written back")
+    for row in range(min(shown, len(batch[LENGTHS]))):
+        length = int(batch[LENGTHS][row])
+        true = {name: ids[row, 1 : length + 1] for name, ids in batch.items() if name != LENGTHS}
+        back = {name: ids[row, :length] for name, ids in written.items()}
+        for what, tokens in (("true", true), ("written", back)):
+            words = _words(tokens, source)
+            table.add_row(what, "\n".join(words[: _WORDS // 2]), "\n".join(words[-_WORDS // 2 :]))
+        table.add_section()
+    return table
+
+
+def _words(tokens: Mapping[str, Tensor], source: TokenSource) -> list[str]:
+    """Each token in words, its first features."""
+    names = list(tokens)[:_WORDS]
+    columns = [[_word(int(token), source.names[name]) for token in tokens[name]] for name in names]
+    return [", ".join(words) for words in zip(*columns, strict=True)]
+
+
+def _word(token: int, name: Callable[[int], str]) -> str:
+    return name(token) if token >= FIRST_TOKEN else Token(token).name.lower()
+
+
+def make_embedding(config: DictConfig) -> None:
+    """The command: sequences of tokens in, the encoder's last states out."""
+    events, model = parse(SequenceSettings, config.sequences), parse(ModelSettings, config.model)
+    trainer, reporting = parse(TrainerSettings, config.trainer), parse(ReportSettings, config.report)
+    loggers = resolved(config)["logger"]
+    with embedding_run(config) as run:
+        source = tokenise(select_events(run.data, events), model.features)
+        logger.info("%s sequences, %s events", f"{len(source.lengths):,}", f"{source.lengths.sum():,}")
+        autoencoder = build_model(source, model, run.seed)
+        trained = fit(autoencoder, source, trainer, run.folder, run.seed, make_loggers(loggers))
+        relevant = source.of_clients(run.data.relevant_clients)
+        vectors = encode(trained, relevant, run.folder)
+        if run.is_first_process:
+            quality = report(trained, source, reporting)
+            run.save(relevant.clients, vectors, quality | {"epochs": trained.epochs, "loss": trained.best_loss})

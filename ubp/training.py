@@ -1,0 +1,350 @@
+"""The training loop of every neural model, on Lightning: `fit` and `encode`.
+
+A model is a `SequenceModel`, its data a `Source`. What a run does depends on seed, data and settings alone:
+each step draws from a generator seeded by (seed, epoch, step), and which clients share a batch is a function
+of (seed, epoch). So a run that was killed and taken up again at its last epoch gives what an undisturbed run
+gives, bit for bit on a CPU.
+"""
+
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import hydra.utils
+import lightning as lit
+import numpy as np
+import numpy.typing as npt
+import torch
+from hydra.errors import HydraException
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ubp.errors import UserError
+from ubp.files import written_aside
+from ubp.sequences import length_buckets
+
+logger = logging.getLogger(__name__)
+
+Batch = Mapping[str, Tensor]
+Rows = npt.NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Sequences that can be gathered by row."""
+
+    @property
+    def lengths(self) -> Rows:
+        """Tokens of each sequence: int64 [rows]."""
+
+    def batch(self, rows: Rows) -> Batch:
+        """The sequences of some rows as tensors; the first dimension is the rows in their order."""
+
+
+class SequenceModel(nn.Module, ABC):
+    """A model of sequences that gives each one a vector."""
+
+    width: int  # of the vector
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean loss over the batch's real positions: a scalar."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """The vectors: float [rows, width]."""
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How a model is trained.
+
+    Attributes:
+        max_epochs: at the most.
+        patience: epochs without a lower validation loss before training stops.
+        batch_size: sequences a step, on each device.
+        learning_rate: of Adam.
+        gradient_clip: largest norm of the gradient; 0 for no limit.
+        devices: how many; with several, ``strategy=ddp``.
+        strategy: Lightning's.
+        accelerator: Lightning's; ``auto`` takes the GPU where there is one.
+        precision: Lightning's; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
+        workers: processes that gather batches; 0: the training process.
+        held_out: share of the sequences kept apart, to report quality on.
+        validation: share of the rest that drives early stopping.
+        progress: show a bar on a terminal.
+    """
+
+    max_epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float = 0.001
+    gradient_clip: float = 1.0
+    devices: int = 1
+    strategy: str = "auto"
+    accelerator: str = "auto"
+    precision: str = "auto"
+    workers: int = 0
+    held_out: float = 0.02
+    validation: float = 0.01
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows by what they are for: int64, ascending, together every row once."""
+
+    train: Rows
+    validation: Rows
+    held_out: Rows
+
+
+def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
+    """Draw the held-out and the validation rows; each gets at least one.
+
+    Raises:
+        UserError: fewer than three rows.
+    """
+    if rows < 3:
+        raise UserError(f"only {rows} clients have such events; training needs at least 3")
+    order = np.random.default_rng(seed).permutation(rows).astype(np.int64)
+    held_out = max(1, round(rows * settings.held_out))
+    validation = max(1, round((rows - held_out) * settings.validation))
+    cuts = np.split(order, [held_out, held_out + validation])
+    return Parts(np.sort(cuts[2]), np.sort(cuts[1]), np.sort(cuts[0]))
+
+
+class _Plan(Sampler[Rows]):
+    """Batches of rows of similar length for one rank; Lightning tells it the epoch."""
+
+    def __init__(self, rows: Rows, lengths: Rows, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self._rows = rows
+        self._plan = partial(length_buckets, lengths[rows], batch_size, seed=seed, rank=rank, world=world)
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (self._rows[places] for places in self._plan(epoch=self._epoch))
+
+    def __len__(self) -> int:
+        return len(self._plan())
+
+
+class _Batches(Dataset[Batch]):
+    """Rows in, their batch out."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, rows: Rows) -> Batch:
+        return self._source.batch(rows)
+
+
+class _Training(lit.LightningModule):
+    """What Lightning calls of a `SequenceModel`."""
+
+    def __init__(
+        self, model: SequenceModel, source: Source, parts: Parts, settings: TrainerSettings, seed: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._source, self._parts, self._settings, self._seed = source, parts, settings, seed
+
+    def _loader(self, rows: Rows, shuffled: bool) -> DataLoader[Batch]:
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        plan = _Plan(rows, self._source.lengths, self._settings.batch_size, self._seed, rank, world)
+        return DataLoader(
+            _Batches(self._source),
+            batch_size=None,
+            sampler=plan if shuffled else list(plan),  # validation batches are the same in each epoch
+            num_workers=self._settings.workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=self._settings.workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self._parts.train, shuffled=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self._parts.validation, shuffled=False)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (Lightning's signature)
+        torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        loss = self.model.loss(batch)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        loss = self.model.loss(batch)
+        self.log("validation_loss", loss, prog_bar=True, batch_size=len(next(iter(batch.values()))), sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self._settings.learning_rate, fused=True)
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """A checkpoint appears whole or not at all: a kill while it is written costs no run."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ANN401
+        with written_aside(Path(path)) as aside:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+
+
+def make_loggers(configs: Mapping[str, dict[str, Any]]) -> list[Logger]:
+    """Lightning's loggers from their configs (``configs/logger``).
+
+    Raises:
+        UserError: a logger's package is not installed, or its settings are wrong.
+    """
+    try:
+        return [hydra.utils.instantiate(config) for config in configs.values()]
+    except HydraException as error:
+        raise UserError(f"logger: {' '.join(str(error).split())}; install its package or choose logger=csv") from error
+
+
+BEST, LAST = "best", "last"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `fit` gives: the model with its best weights, and how the run went."""
+
+    model: SequenceModel
+    parts: Parts
+    trainer: lit.Trainer
+    best_checkpoint: Path
+    best_loss: float
+    epochs: int
+    settings: TrainerSettings
+
+
+def fit(
+    model: SequenceModel,
+    source: Source,
+    settings: TrainerSettings,
+    folder: Path,
+    seed: int,
+    loggers: list[Logger] | None = None,
+) -> Trained:
+    """Train a model and load the weights of its best epoch.
+
+    Args:
+        model: its first weights are the caller's to seed.
+        source: the sequences.
+        settings: numbers.
+        folder: of this run's checkpoints; a run that was killed is taken up where its last epoch ended.
+        seed: of everything random.
+        loggers: Lightning's.
+
+    Returns:
+        The model, its rows by purpose, and the trainer for `encode`.
+
+    Raises:
+        UserError: too few sequences, or the loss is no number.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    parts = split_rows(len(source.lengths), settings, seed)
+    # Both after validation and early stopping have had their say on the epoch.
+    best = ModelCheckpoint(folder, BEST, "validation_loss", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = ModelCheckpoint(folder, LAST, save_on_train_epoch_end=True, enable_version_counter=False)
+    stop = EarlyStopping("validation_loss", patience=settings.patience, check_finite=True)
+    trainer = _trainer(settings, [best, last, stop], loggers or [])
+    training = _Training(model, source, parts, settings, seed)
+    checkpoint = folder / f"{LAST}.ckpt"
+    if checkpoint.exists():
+        logger.info("taking up the run in %s", folder)
+    trainer.fit(training, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=False)
+    if not best.best_model_path:
+        raise UserError(
+            "training: the validation loss is no number from the start; try a smaller trainer.learning_rate"
+        )
+    path = Path(best.best_model_path)
+    training.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    return Trained(
+        model, parts, trainer, path, float(cast("Tensor", best.best_model_score)), trainer.current_epoch, settings
+    )
+
+
+def _trainer(settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger]) -> lit.Trainer:
+    cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    precision = ("bf16-mixed" if cuda else "32-true") if settings.precision == "auto" else settings.precision
+    progress = settings.progress and _on_terminal()
+    if progress:
+        callbacks = [*callbacks, RichProgressBar(leave=False)]
+    return lit.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=cast("Any", precision),
+        max_epochs=settings.max_epochs,
+        gradient_clip_val=settings.gradient_clip or None,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[_AtomicCheckpoints()],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def device_batches(trained: Trained, source: Source, batches: Sequence[Rows]) -> Iterator[tuple[Rows, Batch]]:
+    """Rows and their batch on the model's device, the model ready to be asked: no gradients, no dropout."""
+    device = trained.trainer.strategy.root_device
+    model = trained.model.to(device).eval()
+    precision = trained.trainer.precision_plugin
+    with torch.inference_mode(), precision.forward_context():
+        for rows in batches:
+            yield rows, {name: values.to(device) for name, values in source.batch(rows).items()}
+    model.cpu()
+
+
+def encode(trained: Trained, source: Source, folder: Path) -> npt.NDArray[np.float32]:
+    """The vectors of all sequences, by the best weights.
+
+    Sequences are batched by length, so that padding is small; a vector depends on its own sequence alone.
+    With several devices each rank encodes a part of the sequences, each sequence once.
+
+    Args:
+        trained: what `fit` gave.
+        source: the sequences.
+        folder: where ranks leave their parts.
+
+    Returns:
+        float32 [rows, width] in the order of the rows; on ranks other than the first an empty one.
+    """
+    trainer, model = trained.trainer, trained.model
+    rank, world = trainer.global_rank, trainer.world_size
+    batches = length_buckets(source.lengths, trained.settings.batch_size, shuffle=False, rank=rank, world=world)
+    vectors = np.empty((len(source.lengths), model.width), np.float32)
+    for rows, batch in device_batches(trained, source, batches):
+        vectors[rows] = model.encode(batch).float().cpu().numpy()
+    if world == 1:
+        return vectors
+    mine = np.sort(np.concatenate(batches)) if batches else np.empty(0, np.int64)
+    np.savez(folder / f"part-{rank}.npz", rows=mine, vectors=vectors[mine])
+    trainer.strategy.barrier("encoded")
+    if rank > 0:
+        return np.empty((0, model.width), np.float32)
+    for number in range(world):
+        part_file = folder / f"part-{number}.npz"
+        with np.load(part_file) as part:
+            vectors[part["rows"]] = part["vectors"]
+        part_file.unlink()
+    return vectors
