@@ -138,7 +138,7 @@ def factorise(interactions: WeightedInteractions, settings: AlsSettings, seed: i
 
 @command("ALS", "als_buy_add_categories")
 def main(config: DictConfig) -> None:
-    settings, als = parse(Interactions, config.interactions), parse(AlsSettings, config.als)
+    settings, als = parse(Interactions, config, at="interactions"), parse(AlsSettings, config, at="als")
     with embedding_run(config) as run:
         interactions = weighted_interactions(run.data, settings)
         factors = factorise(interactions, als, run.seed)

@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from ubp.nn import Feature, TokenEmbedding, linear_cross_entropy
 from ubp.training import Batch, SequenceModel
@@ -13,14 +12,49 @@ from ubp.training import Batch, SequenceModel
 LENGTHS = "lengths"  # key of a batch: int64 [rows], events of each sequence
 
 
+class _StackedGru(nn.Module):
+    """Recurrent layers over padded sequences that gives every layer's output, not only the last one's.
+
+    A recurrent layer that runs forward sees no padding before a sequence's end, so the state at the last real
+    step is that of the sequence alone. nn.GRU on packed sequences says the same, but on a CPU its backward
+    step fills a tensor of the whole batch for each time step: 20 s a batch instead of one (docs/performance.md).
+
+    Args:
+        inputs: width of the input.
+        hidden: units of each layer.
+        layers: how many.
+        dropout: between layers.
+    """
+
+    def __init__(self, inputs: int, hidden: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        widths = [inputs, *[hidden] * (layers - 1)]
+        self.layers = nn.ModuleList(nn.GRU(width, hidden) for width in widths)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, states: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Each layer's outputs, float [time, rows, hidden], of inputs [time, rows, width].
+
+        Args:
+            x: the inputs.
+            states: for each layer the state to begin with, float [rows, hidden]; zeros if None.
+        """
+        outputs = []
+        for number, layer in enumerate(self.layers):
+            begin = None if states is None else states[number][None].contiguous()
+            x, _ = layer(self.dropout(x) if number else x, begin)
+            outputs.append(x)
+        return outputs
+
+
 class GruAutoencoder(SequenceModel):
     """Reads a sequence into a state and writes it again from that state.
 
     A batch holds, for each feature, int64 [rows, 1 + time + 1]: the start token, the events, the end token at
     the place after the last event, padding behind it; and ``lengths``, the number of events. The encoder
-    reads the events alone, packed, so that its state is that after a client's true last event. The decoder
-    starts from that state and is taught by forcing: it sees the start token and the events, and is to say the
-    events and the end token.
+    reads the events alone; its state is that after a client's true last event, whatever the padding. The
+    decoder starts from that state and is taught by forcing: it sees the start token and the events, and is to
+    say the events and the end token.
 
     Args:
         features: what a token is made of; each has a softmax of its own.
@@ -37,29 +71,22 @@ class GruAutoencoder(SequenceModel):
         self.width = hidden
         self.features = tuple(features)
         self.embedding = TokenEmbedding(features, combine)
-        between = dropout if layers > 1 else 0.0
-        self.encoder = nn.GRU(self.embedding.width, hidden, layers, dropout=between, batch_first=True)
-        self.decoder = nn.GRU(self.embedding.width, hidden, layers, dropout=between, batch_first=True)
+        self.encoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
+        self.decoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleDict({feature.name: nn.Linear(hidden, feature.ids) for feature in features})
 
-    def _packed(self, batch: Batch, start: int, lengths: Tensor) -> dict[str, PackedSequence]:
-        """Each feature's ids from ``start`` on, real positions only, in the order that the layers want."""
-        counts = lengths.cpu()
-        return {
-            feature.name: pack_padded_sequence(batch[feature.name][:, start:], counts, True, enforce_sorted=False)
-            for feature in self.features
-        }
+    def _embedded(self, batch: Batch, start: int, stop: int) -> Tensor:
+        """Vectors of the tokens from ``start`` to before ``stop``: float [time, rows, width]."""
+        vectors: Tensor = self.embedding({f.name: batch[f.name][:, start:stop].t() for f in self.features})
+        return vectors
 
-    def _embedded(self, packed: dict[str, PackedSequence]) -> PackedSequence:
-        layout = next(iter(packed.values()))
-        vectors = self.embedding({name: ids.data for name, ids in packed.items()})
-        return PackedSequence(vectors, layout.batch_sizes, layout.sorted_indices, layout.unsorted_indices)
-
-    def states(self, batch: Batch) -> Tensor:
-        """The encoder's state after each sequence's last event: float [layers, rows, hidden]."""
-        _, state = self.encoder(self._embedded(self._packed(batch, 1, batch[LENGTHS])))
-        return state  # type: ignore[no-any-return]
+    def states(self, batch: Batch) -> list[Tensor]:
+        """Each encoder layer's state after each sequence's last event: float [rows, hidden]."""
+        lengths = batch[LENGTHS]
+        time = batch[self.features[0].name].shape[1]
+        rows = torch.arange(len(lengths), device=lengths.device)
+        return [output[lengths - 1, rows] for output in self.encoder(self._embedded(batch, 1, time - 1))]
 
     def encode(self, batch: Batch) -> Tensor:
         return self.states(batch)[-1]
@@ -70,11 +97,12 @@ class GruAutoencoder(SequenceModel):
         Returns:
             float [positions, hidden], and for each feature int64 [positions].
         """
-        steps = batch[LENGTHS] + 1
-        seen = self._embedded(self._packed(batch, 0, steps))
-        wanted = {name: ids.data for name, ids in self._packed(batch, 1, steps).items()}
-        output, _ = self.decoder(seen, self.states(batch))
-        return self.dropout(output.data), wanted
+        time = batch[self.features[0].name].shape[1]
+        output = self.decoder(self._embedded(batch, 0, time - 1), self.states(batch))[-1]
+        steps = torch.arange(time - 1, device=output.device)
+        real = steps[:, None] <= batch[LENGTHS]  # the events and the end token: [time, rows]
+        wanted = {feature.name: batch[feature.name][:, 1:].t()[real] for feature in self.features}
+        return self.dropout(output[real]), wanted
 
     def loss(self, batch: Batch) -> Tensor:
         """The features' cross-entropies, added up; each the mean over real positions."""
@@ -102,12 +130,13 @@ class GruAutoencoder(SequenceModel):
         Returns:
             For each feature int64 [rows, steps]; what follows an end token means nothing.
         """
-        state = self.states(batch)
-        said = {feature.name: batch[feature.name][:, :1] for feature in self.features}
+        states = self.states(batch)
+        said = {feature.name: batch[feature.name][:, 0] for feature in self.features}
         written: dict[str, list[Tensor]] = {feature.name: [] for feature in self.features}
         for _ in range(steps):
-            output, state = self.decoder(self.embedding(said), state)
-            said = {feature.name: self._head(feature.name)(output).argmax(dim=-1) for feature in self.features}
+            outputs = self.decoder(self.embedding(said)[None], states)
+            states = [output[0] for output in outputs]
+            said = {feature.name: self._head(feature.name)(states[-1]).argmax(dim=-1) for feature in self.features}
             for name, ids in said.items():
                 written[name].append(ids)
-        return {name: torch.cat(ids, dim=1) for name, ids in written.items()}
+        return {name: torch.stack(ids, dim=1) for name, ids in written.items()}

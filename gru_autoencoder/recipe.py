@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -171,9 +171,9 @@ def build_model(source: TokenSource, settings: ModelSettings, seed: int) -> GruA
         UserError: features that cannot be combined so.
     """
     torch.manual_seed(seed)
-    combine = settings.combine
-    if combine != "concat" and combine != "sum":
-        raise UserError(f"model.combine={combine}: must be concat or sum")
+    if settings.combine not in ("concat", "sum"):
+        raise UserError(f"model.combine={settings.combine}: must be concat or sum")
+    combine = cast("Literal['concat', 'sum']", settings.combine)
     try:
         return GruAutoencoder(source.features, combine, settings.hidden, settings.layers, settings.dropout)
     except ValueError as error:
@@ -260,8 +260,8 @@ def _word(token: int, name: Callable[[int], str]) -> str:
 
 def make_embedding(config: DictConfig) -> None:
     """The command: sequences of tokens in, the encoder's last states out."""
-    events, model = parse(SequenceSettings, config.sequences), parse(ModelSettings, config.model)
-    trainer, reporting = parse(TrainerSettings, config.trainer), parse(ReportSettings, config.report)
+    events, model = parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model")
+    trainer, reporting = parse(TrainerSettings, config, at="trainer"), parse(ReportSettings, config, at="report")
     loggers = resolved(config)["logger"]
     with embedding_run(config) as run:
         source = tokenise(select_events(run.data, events), model.features)

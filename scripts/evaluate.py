@@ -62,7 +62,7 @@ def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> str:
 
 @command("scripts", "evaluate")
 def main(config: DictConfig) -> None:
-    common, probe = Common.of(config), parse(Probe, config.probe)
+    common, probe = Common.of(config), parse(Probe, config, at="probe")
     asked = asked_embeddings(config)
     data = common.data(submit=False)
     device = choose_device(config.device)

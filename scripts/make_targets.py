@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     data = common.data(submit=True)
-    made = make_targets(data, SplitDates.of(data), parse(TargetRules, config.targets), common.overwrite)
+    made = make_targets(data, SplitDates.of(data), parse(TargetRules, config, at="targets"), common.overwrite)
     if not made:
         raise AlreadyDone(f"targets · done before · {data.paths.target} (overwrite=True makes them again)")
     logger.info("made %s", ", ".join(path.name for path in made))

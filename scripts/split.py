@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
     logger.info(
         "history before %s, validation window from %s to %s", dates.train_start, dates.validation_start, dates.end
     )
-    split(data, dates, parse(TargetRules, config.targets), common.overwrite)
+    split(data, dates, parse(TargetRules, config, at="targets"), common.overwrite)
     closing_line("split", data.paths.input)
 
 

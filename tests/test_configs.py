@@ -51,7 +51,7 @@ def test_every_config_composes(path, preset):
     assert common.data_path == "/some/where"
     assert common.unknown_sku == "error"
     if "targets" in config:
-        assert parse(TargetRules, config.targets).per_task == 100
+        assert parse(TargetRules, config, at="targets").per_task == 100
 
 
 def test_the_data_path_is_the_environments(monkeypatch):
@@ -78,8 +78,8 @@ def test_no_two_embeddings_have_one_name():
 @named([path for path in MODELS if path.parent.name == "ALS"])
 def test_als_configs_fill_their_settings(path):
     config = composed(path)
-    assert parse(Interactions, config.interactions).weights
-    assert parse(AlsSettings, config.als).factors == 64
+    assert parse(Interactions, config, at="interactions").weights
+    assert parse(AlsSettings, config, at="als").factors == 64
 
 
 @named(MERGES)

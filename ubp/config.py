@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -77,27 +78,36 @@ class Common:
         return ChallengeData(self.paths, self.submit if submit is None else submit, self.unknown_sku, as_of)  # type: ignore[arg-type]
 
 
-def parse(settings: type[Settings], config: DictConfig, only: Sequence[str] | None = None) -> Settings:
+def parse(
+    settings: type[Settings], config: DictConfig, only: Sequence[str] | None = None, at: str | None = None
+) -> Settings:
     """A part of the config as a dataclass, each value of the field's type.
 
     Args:
         settings: the dataclass.
         config: its keys are the dataclass' fields.
         only: look at these keys alone.
+        at: the part of the config that is meant; None for all of it.
 
     Raises:
         UserError: an unknown key, a missing one or a value of a wrong type.
     """
-    known = _fields(settings)
-    values = {key: value for key, value in resolved(config).items() if only is None or key in only}
+    known, prefix = _fields(settings), f"{at}." if at else ""
+    values = {
+        key: value
+        for key, value in (resolved(config)[at] if at else resolved(config)).items()
+        if only is None or key in only
+    }
     if unknown := [key for key in values if key not in known]:
-        raise UserError(f"{unknown[0]}: unknown setting{_did_you_mean(unknown[0], known)}; known: {', '.join(known)}")
+        raise UserError(
+            f"{prefix}{unknown[0]}: unknown setting{_did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
+        )
     try:
         merged = OmegaConf.merge(OmegaConf.structured(settings), values)
         return cast("Settings", OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         fields = f"; known: {', '.join(_fields(error.object_type))}" if isinstance(error, ConfigKeyError) else ""
-        raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}{fields}") from error
+        raise UserError(f"{prefix}{error.full_key}: {str(error.msg or error).splitlines()[0]}{fields}") from error
 
 
 def _fields(settings: Any) -> list[str]:  # noqa: ANN401 (a dataclass of any kind)
@@ -137,11 +147,15 @@ def explain(error: Exception, folder: Path, config_name: str) -> str | None:
         )
     lines = str(error).splitlines() or [type(error).__name__]
     if not lines[0].startswith("Could not override"):
+        # What follows the search path's heading is a list of folders that says nothing to a user.
+        lines = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines))
         return " ".join(line.strip() for line in lines if line.strip())
     key = lines[0].split("'")[1]
     parent, _, leaf = key.rpartition(".")
     known = _known_keys(folder, config_name, parent)
-    return f"{key}: unknown setting{_did_you_mean(leaf, known)}; known: {', '.join(known)}"
+    # Mappings such as a merge's blocks take keys that their YAML does not have.
+    new = f" (+{key}=... adds one)" if parent else ""
+    return f"{key}: unknown setting{_did_you_mean(leaf, known)}; known: {', '.join(known)}{new}"
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

@@ -279,7 +279,7 @@ def _expected(column: str, dtype: pl.DataType) -> str | None:
     if dtype == pl.Null:  # what some writers make of a column without rows
         return None
     if column in schema.INTEGER_COLUMNS:
-        return None if dtype.is_integer() else "an integer (int64)"
+        return None if dtype.is_integer() and dtype != pl.UInt64 else "an integer (int64)"
     if column == schema.TIMESTAMP:
         without_zone = isinstance(dtype, pl.Datetime) and dtype.time_zone is None
         return None if without_zone or dtype == pl.String else "text YYYY-MM-DD HH:mm:ss or a datetime without a zone"

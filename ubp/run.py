@@ -33,7 +33,16 @@ from ubp.paths import CONFIGS
 
 logger = logging.getLogger(__name__)
 
-_STARTED = time.perf_counter()
+
+def _process_started() -> float:
+    """When this process began, on `time.time`'s clock; imports come before any line of ours."""
+    try:
+        return Path("/proc/self").stat().st_ctime
+    except OSError:  # no Linux: the time from here on
+        return time.time()
+
+
+_STARTED = _process_started()
 
 # Settings that change where or how a command runs, never what comes out.
 _NOT_IN_LINEAGE = (
@@ -112,7 +121,7 @@ def say(line: str) -> None:
 def closing_line(what: str, path: Path, clients: int | None = None, columns: int | None = None) -> None:
     """Print a command's last line: what, clients × columns, seconds, peak memory, where it lies."""
     size = f" · {clients:,} clients × {columns:,} columns" if clients is not None else ""
-    seconds = time.perf_counter() - _STARTED
+    seconds = time.time() - _STARTED
     say(f"{what}{size} · {seconds:.1f} s · {peak_megabytes():,.0f} MB · {path}")
 
 
