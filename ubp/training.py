@@ -7,7 +7,10 @@ gives, bit for bit on a CPU.
 """
 
 import logging
+import math
 import sys
+import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +35,12 @@ from ubp.files import written_aside
 from ubp.sequences import length_buckets
 
 logger = logging.getLogger(__name__)
+
+# Lightning says much that is no news: which devices there are not, what else one could subscribe to.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 Batch = Mapping[str, Tensor]
 Rows = npt.NDArray[np.int64]
@@ -107,27 +116,32 @@ class Parts:
 
 
 def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
-    """Draw the held-out and the validation rows; each gets at least one.
+    """Draw the held-out and the validation rows: at least one each, and one a device to validate on.
 
     Raises:
-        UserError: fewer than three rows.
+        UserError: too few rows for that.
     """
-    if rows < 3:
-        raise UserError(f"only {rows} clients have such events; training needs at least 3")
+    if rows < 2 * settings.devices + 1:
+        raise UserError(f"only {rows} clients have such events; training needs at least {2 * settings.devices + 1}")
     order = np.random.default_rng(seed).permutation(rows).astype(np.int64)
     held_out = max(1, round(rows * settings.held_out))
-    validation = max(1, round((rows - held_out) * settings.validation))
+    validation = max(settings.devices, round((rows - held_out) * settings.validation))
     cuts = np.split(order, [held_out, held_out + validation])
     return Parts(np.sort(cuts[2]), np.sort(cuts[1]), np.sort(cuts[0]))
 
 
 class _Plan(Sampler[Rows]):
-    """Batches of rows of similar length for one rank; Lightning tells it the epoch."""
+    """Batches of rows of similar length for one rank.
 
-    def __init__(self, rows: Rows, lengths: Rows, batch_size: int, seed: int, rank: int, world: int) -> None:
+    Lightning tells it each further epoch, but begins to read the first one of a resumed run before it does so.
+    """
+
+    def __init__(
+        self, rows: Rows, lengths: Rows, batch_size: int, seed: int, epoch: int, rank: int, world: int
+    ) -> None:
         self._rows = rows
         self._plan = partial(length_buckets, lengths[rows], batch_size, seed=seed, rank=rank, world=world)
-        self._epoch = 0
+        self._epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -153,15 +167,17 @@ class _Training(lit.LightningModule):
     """What Lightning calls of a `SequenceModel`."""
 
     def __init__(
-        self, model: SequenceModel, source: Source, parts: Parts, settings: TrainerSettings, seed: int
+        self, model: SequenceModel, source: Source, parts: Parts, settings: TrainerSettings, seed: int, first_epoch: int
     ) -> None:
         super().__init__()
         self.model = model
-        self._source, self._parts, self._settings, self._seed = source, parts, settings, seed
+        self._source, self._parts, self._settings = source, parts, settings
+        self._seed, self._first_epoch = seed, first_epoch
 
     def _loader(self, rows: Rows, shuffled: bool) -> DataLoader[Batch]:
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        plan = _Plan(rows, self._source.lengths, self._settings.batch_size, self._seed, rank, world)
+        first = self._first_epoch if shuffled else 0
+        plan = _Plan(rows, self._source.lengths, self._settings.batch_size, self._seed, first, rank, world)
         return DataLoader(
             _Batches(self._source),
             batch_size=None,
@@ -213,6 +229,23 @@ def make_loggers(configs: Mapping[str, dict[str, Any]]) -> list[Logger]:
         raise UserError(f"logger: {' '.join(str(error).split())}; install its package or choose logger=csv") from error
 
 
+class _EpochLines(Callback):
+    """A line in the log for each epoch, for those who read it later or without a terminal."""
+
+    def on_train_epoch_start(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
+        if trainer.is_global_zero:
+            losses = [
+                f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in ("train_loss", "validation_loss")
+            ]
+            seconds = time.perf_counter() - self._started
+            logger.info(
+                "epoch %d of %s: %s, %.1f s", trainer.current_epoch + 1, trainer.max_epochs, ", ".join(losses), seconds
+            )
+
+
 BEST, LAST = "best", "last"
 
 
@@ -259,13 +292,15 @@ def fit(
     best = ModelCheckpoint(folder, BEST, "validation_loss", save_on_train_epoch_end=True, enable_version_counter=False)
     last = ModelCheckpoint(folder, LAST, save_on_train_epoch_end=True, enable_version_counter=False)
     stop = EarlyStopping("validation_loss", patience=settings.patience, check_finite=True)
-    trainer = _trainer(settings, [best, last, stop], loggers or [])
-    training = _Training(model, source, parts, settings, seed)
+    trainer = _trainer(settings, [best, last, stop, _EpochLines()], loggers or [])
     checkpoint = folder / f"{LAST}.ckpt"
+    first_epoch = 0
     if checkpoint.exists():
-        logger.info("taking up the run in %s", folder)
-    trainer.fit(training, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=False)
-    if not best.best_model_path:
+        first_epoch = torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"] + 1
+        logger.info("taking up the run in %s after %d epochs", folder, first_epoch)
+    training = _Training(model, source, parts, settings, seed, first_epoch)
+    trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
+    if not best.best_model_path or not math.isfinite(float(cast("Tensor", best.best_model_score))):
         raise UserError(
             "training: the validation loss is no number from the start; try a smaller trainer.learning_rate"
         )

@@ -1,0 +1,99 @@
+"""Seconds an epoch, events a second and peak memory of training each sequence model.
+
+    python benchmarks/sequence_models.py                 at full size
+    python benchmarks/sequence_models.py sizes=demo      at the demo's
+
+Each model runs in a process of its own, on the GPU where there is one: a few steps as in training (forward,
+backward, Adam) on batches spread over the lengths; the epoch is their median times the number of batches.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, open_dict
+from rich.table import Table
+
+from gru_autoencoder.recipe import ModelSettings, SequenceSettings, TokenSource, build_model, select_events, tokenise
+from ubp.config import Common, composed, parse
+from ubp.errors import UserError
+from ubp.paths import CONFIGS
+from ubp.run import closing_line, command, peak_megabytes, say, show
+from ubp.sequences import length_buckets
+from ubp.training import SequenceModel, TrainerSettings
+
+
+def load(config: DictConfig) -> tuple[SequenceModel, TokenSource, TrainerSettings]:
+    """The model that ``config.model`` names, its sequences and how it is trained."""
+    folder, name = str(config.model).split("/")
+    own = composed(CONFIGS / folder, name, [f"preset={config.sizes}"])
+    with open_dict(own):
+        own.logger = {}
+    settings = parse(ModelSettings, own, at="model")
+    chosen = select_events(Common.of(config).data(), parse(SequenceSettings, own, at="sequences"))
+    source = tokenise(chosen, settings.features)
+    return build_model(source, settings, seed=0), source, parse(TrainerSettings, own, at="trainer")
+
+
+def measure(config: DictConfig) -> dict[str, float]:
+    """Seconds and events of an epoch, and the process's or the GPU's peak memory in MB."""
+    model, source, trainer = load(config)
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    model.to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    batches = length_buckets(source.lengths, trainer.batch_size, seed=0)
+    seconds = []
+    for number in range(config.steps + 1):
+        rows = batches[number * len(batches) // (config.steps + 1)]
+        started = time.perf_counter()
+        batch = {name: values.to(device) for name, values in source.batch(rows).items()}
+        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+            loss = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - started) / len(rows))
+    epoch = statistics.median(seconds[1:]) * len(source.lengths)
+    memory = torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_megabytes()
+    return {"epoch": epoch, "events": float(source.lengths.sum()), "memory": memory}
+
+
+def measure_apart(name: str, config: DictConfig) -> dict[str, float]:
+    """The same in a process of its own.
+
+    Raises:
+        UserError: it failed.
+    """
+    words = [f"model={name}", f"steps={config.steps}", f"sizes={config.sizes}", f"data_path={config.data_path}"]
+    line = [sys.executable, str(Path(__file__).resolve()), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise UserError(f"{name}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+@command("scripts", "sequence_models")
+def main(config: DictConfig) -> None:
+    if config.model:
+        say(json.dumps(measure(config)))
+        return
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    table = Table("model", "s an epoch", "events/s", "peak MB", title=f"training, {config.sizes} size, {where}")
+    for name in config.models:
+        figures = measure_apart(name, config)
+        speed = figures["events"] / figures["epoch"]
+        table.add_row(name.split("/")[1], f"{figures['epoch']:.1f}", f"{speed:,.0f}", f"{figures['memory']:,.0f}")
+    show(table)
+    closing_line("sequence models measured", Common.of(config).paths.root)
+
+
+if __name__ == "__main__":
+    main()

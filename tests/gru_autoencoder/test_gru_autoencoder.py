@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+import torch
+
+from gru_autoencoder.model import LENGTHS, GruAutoencoder
+from gru_autoencoder.recipe import (
+    FeatureSettings,
+    ModelSettings,
+    SequenceSettings,
+    TokenSource,
+    build_model,
+    free_running,
+    select_events,
+    tokenise,
+)
+from ubp.data import ChallengeData
+from ubp.errors import UserError
+from ubp.nn import Feature
+from ubp.schema import FIRST_TOKEN, EventType, Token
+from ubp.sequences import gather
+
+FEATURES = [Feature("event", FIRST_TOKEN + 4, 6), Feature("price", FIRST_TOKEN + 9, 6)]
+
+
+def source_of(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = np.asarray(lengths, np.int64)
+    total = int(lengths.sum())
+    columns = {feature.name: rng.integers(FIRST_TOKEN, feature.ids, total) for feature in FEATURES}
+    starts = np.cumsum(lengths) - lengths
+    names = {feature.name: str for feature in FEATURES}
+    return TokenSource(np.arange(len(lengths)), starts, lengths, columns, FEATURES, names)
+
+
+def model_of(combine="sum", layers=2, dropout=0.0, hidden=12):
+    torch.manual_seed(0)
+    return GruAutoencoder(FEATURES, combine, hidden, layers, dropout).eval()
+
+
+@pytest.fixture(scope="module")
+def source():
+    return source_of([5, 1, 9, 3, 7, 2])
+
+
+@pytest.mark.parametrize(("combine", "layers"), [("sum", 1), ("sum", 3), ("concat", 2)])
+def test_a_profile_depends_on_its_own_sequence_alone(source, combine, layers):
+    model = model_of(combine, layers, dropout=0.4)
+    together = model.encode(source.batch(np.arange(6)))
+    for row in range(6):
+        torch.testing.assert_close(model.encode(source.batch(np.array([row])))[0], together[row])
+    order = np.array([3, 5, 0])
+    torch.testing.assert_close(model.encode(source.batch(order)), together[order])
+
+
+def test_padding_changes_neither_profile_nor_loss(source):
+    model, rows = model_of(), np.array([0, 3])
+    batch = source.batch(rows)
+    columns, full = gather(
+        source.columns, source.starts[rows], source.lengths[rows], start=True, end=True, pad_to=40
+    ).tensors()
+    padded = {**columns, LENGTHS: full - 2}
+    torch.testing.assert_close(model.encode(padded), model.encode(batch))
+    torch.testing.assert_close(model.loss(padded), model.loss(batch))
+
+
+def test_the_state_is_that_of_a_plain_recurrent_layer_at_the_last_event(source):
+    model = model_of(layers=1)
+    for row in range(6):
+        batch = source.batch(np.array([row]))
+        events = {feature.name: batch[feature.name][:, 1:-1].t() for feature in FEATURES}
+        _, state = model.encoder.layers[0](model.embedding(events))
+        torch.testing.assert_close(model.encode(batch)[0], state[0, 0])
+
+
+def test_the_loss_is_the_mean_over_real_positions(source):
+    """Against a loop over clients and steps that knows no padding."""
+    model = model_of()
+    batch = source.batch(np.arange(6))
+    losses = {feature.name: [] for feature in FEATURES}
+    for row in range(6):
+        alone = source.batch(np.array([row]))
+        hidden, wanted = model.decoded(alone)
+        assert len(hidden) == source.lengths[row] + 1  # the events and the end token
+        for name, classes in wanted.items():
+            assert classes[-1] == Token.END
+            assert Token.PADDING not in classes
+            shares = model.heads[name](hidden).log_softmax(-1)
+            losses[name] += [-shares[step, classes[step]] for step in range(len(classes))]
+    wanted_loss = sum(torch.stack(values).mean() for values in losses.values())
+    torch.testing.assert_close(model.loss(batch), wanted_loss)
+
+
+def test_ten_sequences_are_learnt_by_heart():
+    """They come back from the state alone, the decoder reading its own words."""
+    source = source_of([6, 4, 8, 5, 7, 3, 6, 8, 1, 5], seed=1)
+    model = model_of(layers=1, hidden=64).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    batch = source.batch(np.arange(10))
+    for _ in range(250):
+        optimizer.zero_grad()
+        model.loss(batch).backward()
+        optimizer.step()
+    model.eval()
+    with torch.inference_mode():
+        written = model.write(batch, int(batch[LENGTHS].max()) + 1)
+        forced = model.teacher_forced_hits(batch)
+    assert min(float(hits.float().mean()) for hits in forced.values()) > 0.99
+    assert min(free_running(batch, written).values()) > 0.99
+
+
+def settings(**changes):
+    base = {"event_types": None, "clients": "relevant", "distinct": None, "newest": 10}
+    return SequenceSettings(**(base | changes))
+
+
+class TestRecipe:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def data(make_history, tmp_path_factory):
+        return ChallengeData(make_history().write(tmp_path_factory.mktemp("gru")), submit=True, unknown_sku="drop")
+
+    @pytest.fixture(autouse=True, scope="class")
+    @staticmethod
+    def relevant(data):
+        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EventType]))
+        data.paths.relevant_clients.parent.mkdir(parents=True, exist_ok=True)
+        np.save(data.paths.relevant_clients, clients[::2])
+
+    def test_the_newest_events_are_kept(self, data):
+        chosen = select_events(data, settings(newest=3))
+        assert chosen.lengths.max() == 3
+        times = {}
+        for event_type in EventType:
+            for client, time in data.events(event_type).select("client_id", "timestamp").collect().iter_rows():
+                times.setdefault(client, []).append(int((time - data.start).total_seconds()))
+        for client, start, length in zip(chosen.clients, chosen.starts, chosen.lengths, strict=True):
+            assert list(chosen.time[start : start + length]) == sorted(times[client])[-3:]
+
+    def test_only_relevant_clients_or_all(self, data):
+        assert set(select_events(data, settings()).clients) <= set(data.relevant_clients)
+        assert len(select_events(data, settings(clients="all")).clients) > len(data.relevant_clients)
+
+    def test_weeks_go_on_over_new_year(self, data):
+        source = tokenise(
+            select_events(data, settings(newest=1000)), {"week": FeatureSettings(4), "day": FeatureSettings(4)}
+        )
+        weeks, days = source.columns["week"].astype(int), source.columns["day"].astype(int)
+        np.testing.assert_array_equal(weeks - FIRST_TOKEN, (days - FIRST_TOKEN) // 7)
+        assert weeks.max() - FIRST_TOKEN >= 9  # seventy days
+
+    def test_a_sku_is_its_sixteen_codes(self, data):
+        chosen = select_events(data, settings(event_types=["product_buy"], distinct="sku"))
+        source = tokenise(chosen, {"codes": FeatureSettings(2)})
+        assert [feature.name for feature in source.features] == [f"code_{n}" for n in range(16)]
+        names = dict(data.properties().select("sku", "name").collect().iter_rows())
+        skus = chosen.sequences.skus[chosen.references("sku")]
+        codes = np.stack([source.columns[f"code_{n}"] for n in range(16)], axis=1) - FIRST_TOKEN
+        np.testing.assert_array_equal(codes, [list(names[sku]) for sku in skus])
+        for start, length in zip(chosen.starts, chosen.lengths, strict=True):
+            assert len(set(skus[start : start + length])) == length
+
+    @pytest.mark.parametrize(
+        ("change", "line"),
+        [
+            ({"event_types": ["buy"]}, "no event type buy; known: product_buy"),
+            ({"clients": "some"}, "clients must be relevant or all"),
+            ({"distinct": "url"}, "distinct sku or null"),
+        ],
+    )
+    def test_wrong_choices_say_what_is_right(self, data, change, line):
+        with pytest.raises(UserError, match=line):
+            select_events(data, settings(**change))
+
+    def test_wrong_features_say_what_is_right(self, data):
+        chosen = select_events(data, settings())
+        with pytest.raises(UserError, match="no such feature; known: day, week"):
+            tokenise(chosen, {"colour": FeatureSettings(4)})
+        source = tokenise(chosen, {"event": FeatureSettings(4), "day": FeatureSettings(5)})
+        with pytest.raises(UserError, match="one width"):
+            build_model(source, ModelSettings("sum", 4, 1, 0.0), seed=0)
+        with pytest.raises(UserError, match="concat or sum"):
+            build_model(source, ModelSettings("mean", 4, 1, 0.0), seed=0)

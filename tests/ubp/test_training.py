@@ -1,0 +1,96 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ubp.training_toy import Copier, Numbers, settings
+from ubp.errors import UserError
+from ubp.training import encode, fit, make_loggers, split_rows
+
+
+def weights(trained):
+    return torch.cat([values.flatten() for values in trained.model.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return fit(Copier(), Numbers(), settings(), folder, seed=1), folder
+
+
+def test_rows_are_split_by_purpose_each_once():
+    parts = split_rows(1000, settings(), seed=0)
+    assert (len(parts.held_out), len(parts.validation), len(parts.train)) == (20, 10, 970)
+    together = np.concatenate([parts.train, parts.validation, parts.held_out])
+    np.testing.assert_array_equal(np.sort(together), np.arange(1000))
+    assert len(split_rows(3, settings(), seed=0).train) == 1
+    with pytest.raises(UserError, match="at least 3"):
+        split_rows(2, settings(), seed=0)
+
+
+@pytest.mark.parametrize("fail_at", [2, 9, 17, 26])
+def test_a_killed_run_taken_up_again_gives_the_undisturbed_result(fail_at, undisturbed, tmp_path):
+    """Seven steps an epoch: the kills fall into each of the four epochs."""
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(Copier(fail_at), Numbers(), settings(), tmp_path, seed=1)
+    resumed = fit(Copier(), Numbers(), settings(), tmp_path, seed=1)
+    assert torch.equal(weights(resumed), weights(undisturbed[0]))
+    assert resumed.best_loss == undisturbed[0].best_loss
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(undisturbed, tmp_path):
+    same = fit(Copier(), Numbers(), settings(), tmp_path / "same", seed=1)
+    other = fit(Copier(), Numbers(), settings(), tmp_path / "other", seed=2)
+    assert torch.equal(weights(same), weights(undisturbed[0]))
+    assert not torch.equal(weights(other), weights(undisturbed[0]))
+
+
+def test_the_best_epoch_is_the_one_that_is_used(tmp_path):
+    """With a huge learning rate the first epoch is the best; its weights come back, not the last ones."""
+    trained = fit(Copier(), Numbers(), settings(learning_rate=0.5, max_epochs=6, patience=6), tmp_path, seed=1)
+    batch = Numbers().batch(trained.parts.validation)
+    with torch.inference_mode():
+        assert float(trained.model.eval().loss(batch)) == pytest.approx(trained.best_loss, rel=1e-5)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert not torch.equal(last["model.down.weight"], trained.model.down.weight)
+
+
+def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path):
+    trained = fit(Copier(), Numbers(), settings(learning_rate=0.0, max_epochs=50, patience=2), tmp_path, seed=1)
+    assert trained.epochs == 3
+
+
+def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed, tmp_path):
+    trained, _ = undisturbed
+    vectors = encode(trained, Numbers(41), tmp_path)
+    np.testing.assert_array_equal(vectors[:, 0], np.arange(41))
+    with torch.inference_mode():
+        alone = [trained.model.eval().encode(Numbers().batch(np.array([row])))[0].numpy() for row in range(41)]
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+
+
+def test_two_processes_train_and_encode_every_row_once(tmp_path):
+    script = Path(__file__).with_name("training_toy.py")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    vectors = np.load(tmp_path / "vectors.npy")
+    np.testing.assert_array_equal(vectors[:, 0], np.arange(53))
+    assert np.isfinite(vectors).all()
+    assert not list(tmp_path.glob("part-*"))
+
+
+def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
+    class Broken(Copier):
+        def loss(self, batch):
+            return super().loss(batch) * float("nan")
+
+    with pytest.raises(UserError, match=r"trainer\.learning_rate"):
+        fit(Broken(), Numbers(), settings(), tmp_path, seed=1)
+
+
+def test_a_logger_that_is_not_installed_says_what_to_do():
+    with pytest.raises(UserError, match="install its package or choose logger=csv"):
+        make_loggers({"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger"}})
