@@ -1,45 +1,28 @@
-"""How alike do the light probe and the judge rank things? Half an hour on two cores.
+"""How alike do the light probe and the judge rank things? Some three minutes a thing on two cores.
 
-    python scripts/demo.py && python benchmarks/svd_baseline.py submit=False
+    make demo && python benchmarks/svd_baseline.py submit=False
     python benchmarks/probe_agreement.py
 
-Scores by both probes: the blocks of a merge, the merge, the merge without each of its blocks, and others that
-the config names. Prints both rankings and their Spearman correlation.
+Scores the demo's blocks, its merge and the trivial baseline by both probes (what was scored before is not
+scored again) and prints both rankings and their Spearman correlation.
 """
-
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from scripts.evaluate import evaluate
 from ubp.config import Common, composed, parse
-from ubp.data import ChallengeData
 from ubp.evaluation.judge import Probe
-from ubp.evaluation.scoring import Profiles, load_profiles, score
-from ubp.merge import Profile, find_blocks, merge
+from ubp.evaluation.scoring import load_profiles
 from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, show
 
 
-def candidates(config: DictConfig, data: ChallengeData, folder: Path) -> Iterator[Profiles]:
-    """What is ranked."""
-    merged = parse(Profile, composed(CONFIGS / "merge", config.entry), ["blocks", "imputer"])
-    for name in [*merged.blocks, config.entry, *config.others]:
-        yield load_profiles(name, folder, data)
-    for left_out in merged.blocks:
-        rest = Profile({name: block for name, block in merged.blocks.items() if name != left_out}, merged.imputer)
-        vectors = merge(rest, find_blocks(rest, folder), data.clients)
-        yield Profiles(f"{config.entry} without {left_out}", folder, data.clients, vectors)
-
-
-def probes() -> list[Probe]:
-    """The judge's and the light one, as in configs/scripts/probe."""
-    return [
-        parse(Probe, composed(CONFIGS / "scripts", "evaluate", [f"probe={name}"]).probe) for name in ("judge", "light")
-    ]
+def probe(name: str) -> Probe:
+    """A probe of configs/scripts/probe."""
+    return parse(Probe, composed(CONFIGS / "scripts", "evaluate", [f"probe={name}"]), at="probe")
 
 
 @command("scripts", "probe_agreement")
@@ -47,11 +30,12 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     data, folder = common.data(), common.paths.embeddings(common.submit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judge, light = probes()
+    judge, light = probe("judge"), probe("light")
     rows: list[tuple[str, float, float]] = []
-    for profiles in candidates(config, data, folder):
-        by_judge, by_light = (score(profiles, probe, common.paths, device).total for probe in (judge, light))
-        rows.append((profiles.name, by_judge, by_light))
+    for name in config.things:
+        profiles = load_profiles(name, folder, data)
+        by_judge, by_light = (evaluate(profiles, by, data, device, common.overwrite).total for by in (judge, light))
+        rows.append((name, by_judge, by_light))
     rows.sort(key=lambda row: -row[1])
     table = Table("block or entry", "judge", "light")
     for name, by_judge, by_light in rows:

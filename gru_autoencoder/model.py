@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ubp.nn import Feature, TokenEmbedding, linear_cross_entropy
+from ubp.schema import Token
 from ubp.training import Batch, SequenceModel
 
 LENGTHS = "lengths"  # key of a batch: int64 [rows], events of each sequence
@@ -62,12 +63,21 @@ class GruAutoencoder(SequenceModel):
         hidden: units of each recurrent layer; the last layer's state is the profile.
         layers: recurrent layers, in the encoder as in the decoder.
         dropout: between layers, and on what the heads see.
+        word_dropout: share of the tokens that are hidden from the taught decoder (Bowman et al., "Generating
+            Sentences from a Continuous Space", 2016): what it cannot see before it, it must get from the state.
     """
 
     def __init__(
-        self, features: Sequence[Feature], combine: Literal["concat", "sum"], hidden: int, layers: int, dropout: float
+        self,
+        features: Sequence[Feature],
+        combine: Literal["concat", "sum"],
+        hidden: int,
+        layers: int,
+        dropout: float,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.word_dropout = word_dropout
         self.width = hidden
         self.features = tuple(features)
         self.embedding = TokenEmbedding(features, combine)
@@ -98,11 +108,20 @@ class GruAutoencoder(SequenceModel):
             float [positions, hidden], and for each feature int64 [positions].
         """
         time = batch[self.features[0].name].shape[1]
-        output = self.decoder(self._embedded(batch, 0, time - 1), self.states(batch))[-1]
+        output = self.decoder(self._embedded(self._with_gaps(batch), 0, time - 1), self.states(batch))[-1]
         steps = torch.arange(time - 1, device=output.device)
         real = steps[:, None] <= batch[LENGTHS]  # the events and the end token: [time, rows]
         wanted = {feature.name: batch[feature.name][:, 1:].t()[real] for feature in self.features}
         return self.dropout(output[real]), wanted
+
+    def _with_gaps(self, batch: Batch) -> Batch:
+        """The batch as the decoder sees it: in training some events are hidden, in all features at once."""
+        if not self.training or self.word_dropout == 0:
+            return batch
+        shape = batch[self.features[0].name].shape
+        hidden = torch.rand(shape, device=batch[LENGTHS].device) < self.word_dropout
+        hidden[:, 0] = False
+        return {f.name: batch[f.name].masked_fill(hidden, Token.OTHER) for f in self.features}
 
     def loss(self, batch: Batch) -> Tensor:
         """The features' cross-entropies, added up; each the mean over real positions."""

@@ -62,6 +62,7 @@ class ModelSettings:
     hidden: int
     layers: int
     dropout: float
+    word_dropout: float
     features: dict[str, FeatureSettings] = field(default_factory=dict)
 
 
@@ -175,7 +176,9 @@ def build_model(source: TokenSource, settings: ModelSettings, seed: int) -> GruA
         raise UserError(f"model.combine={settings.combine}: must be concat or sum")
     combine = cast("Literal['concat', 'sum']", settings.combine)
     try:
-        return GruAutoencoder(source.features, combine, settings.hidden, settings.layers, settings.dropout)
+        return GruAutoencoder(
+            source.features, combine, settings.hidden, settings.layers, settings.dropout, settings.word_dropout
+        )
     except ValueError as error:
         raise UserError(f"model.features: {error}") from error
 

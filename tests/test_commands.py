@@ -29,8 +29,21 @@ EMBEDDINGS = {
     "als_64_buy_add_categories": ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"],
     "als_64_visits_relevant": ["ALS/als_embeddings.py", "--config-name=als_visits_relevant"],
 }
+# A GRU autoencoder small enough for a test.
+TINY_GRU = [
+    *("preset=demo", "logger=none", "model.hidden=64", "width=4", "sequences.newest=8"),
+    *("trainer.max_epochs=1", "report.written=4", "report.shown=1"),
+]
+EMBEDDINGS |= {
+    "gru_ae_day_event": ["gru_autoencoder/gru_ae_day_event_embeddings.py", *TINY_GRU],
+    "gru_ae_sku_text": ["gru_autoencoder/gru_ae_sku_text_embeddings.py", *TINY_GRU],
+    **{
+        name: ["gru_autoencoder/gru_ae_embeddings.py", f"--config-name={name}", *TINY_GRU]
+        for name in ("gru_ae_event_cat_price_sku_url", "gru_ae_week_event_cat_price_sku_url")
+    },
+}
 SPLIT = ["scripts/split.py"]
-MERGE = ["scripts/merge.py", "--config-name=demo"]
+MERGE = ["scripts/merge.py", "--config-name=demo", "pca_64.n_components=8"]  # the tiny history has 60 clients
 TINY_PROBE = ["probe=light", "probe.thin=16", "probe.wide=32", "probe.epochs=1", "probe.seeds=[0]"]
 EVALUATE = ["scripts/evaluate.py", "embeddings=[demo,stat_features]", *TINY_PROBE]
 ALL = {
@@ -161,7 +174,9 @@ def test_the_local_entry_holds_the_clients_with_history(journey):
     data = ChallengeData(journey.paths, submit=False)
     ids, profiles = read_entry(journey.paths.embeddings(submit=False) / "demo")
     assert ids.tolist() == data.clients.tolist()
-    columns = sum(EmbeddingTable.read(journey.paths.block(name, submit=False)).columns for name in EMBEDDINGS)
+    widths = {name: EmbeddingTable.read(journey.paths.block(name, submit=False)).columns for name in EMBEDDINGS}
+    # Three autoencoders go through the merge's PCA, of 8 components here.
+    columns = sum(8 if name.startswith("gru_ae") and "day" not in name else width for name, width in widths.items())
     assert profiles.shape == (len(ids), columns)
     found = CLOSING.fullmatch(journey.runs["merge"].last)
     assert found["what"] == "demo"

@@ -177,6 +177,6 @@ class TestRecipe:
             tokenise(chosen, {"colour": FeatureSettings(4)})
         source = tokenise(chosen, {"event": FeatureSettings(4), "day": FeatureSettings(5)})
         with pytest.raises(UserError, match="one width"):
-            build_model(source, ModelSettings("sum", 4, 1, 0.0), seed=0)
+            build_model(source, ModelSettings("sum", 4, 1, 0.0, 0.0), seed=0)
         with pytest.raises(UserError, match="concat or sum"):
-            build_model(source, ModelSettings("mean", 4, 1, 0.0), seed=0)
+            build_model(source, ModelSettings("mean", 4, 1, 0.0, 0.0), seed=0)

@@ -1,0 +1,53 @@
+"""What each block adds to a merge: the merge without it, by the light probe. Some 20 s a block on two cores.
+
+    make demo
+    python benchmarks/leave_one_out.py
+
+Beside each block the first blocks of the merge (``base``) with only that one added.
+"""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+
+from benchmarks.probe_agreement import probe
+from ubp.config import Common, composed, parse
+from ubp.data import ChallengeData
+from ubp.evaluation.scoring import Profiles, Scores, score
+from ubp.merge import Profile, find_blocks, merge
+from ubp.paths import CONFIGS
+from ubp.run import closing_line, command, show
+
+
+def merged_scores(names: list[str], whole: Profile, data: ChallengeData, folder: Path) -> Scores:
+    """The merge of some of the blocks, by the light probe."""
+    part = Profile({name: whole.blocks[name] for name in names}, whole.imputer)
+    vectors = merge(part, find_blocks(part, folder), data.clients)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return score(Profiles("+".join(names), folder, data.clients, vectors), probe("light"), data.paths, device)
+
+
+@command("scripts", "leave_one_out")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    data, folder = common.data(), common.paths.embeddings(common.submit)
+    whole = parse(Profile, composed(CONFIGS / "merge", config.entry), ["blocks", "imputer"])
+    base, names = list(config.base), list(whole.blocks)
+
+    def cell(chosen: list[str]) -> str:
+        scores = merged_scores(chosen, whole, data, folder)
+        return f"{scores.total:.4f} ±{scores.spread:.3f}"
+
+    table = Table("block", "base and it", "all without it", title=f"{config.entry} by the light probe")
+    table.add_row("(none)", cell(base), cell(names))
+    for name in names:
+        with_it = cell([*base, name]) if name not in base else ""
+        table.add_row(name, with_it, cell([other for other in names if other != name]))
+    show(table)
+    closing_line(f"{config.entry} without each block", folder)
+
+
+if __name__ == "__main__":
+    main()
