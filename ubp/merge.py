@@ -65,9 +65,7 @@ def find_blocks(profile: Profile, folder: Path) -> dict[str, Path]:
     if not profile.blocks:
         raise UserError("blocks: a merge needs at least one")
     there = sorted(path.stem for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    paths = {
-        name: Path(block.path) if block.path else folder / f"{name}.parquet" for name, block in profile.blocks.items()
-    }
+    paths = {name: Path(block.path) if block.path else _by_name(name, folder) for name, block in profile.blocks.items()}
     missing = [
         f"{path}: no such block ({name}); there are: {name_some(there, 50) or 'none'}; make it, or leave it out with "
         f"~blocks.{name}"
@@ -77,6 +75,11 @@ def find_blocks(profile: Profile, folder: Path) -> dict[str, Path]:
     if missing:
         raise UserError(missing)
     return paths
+
+
+def _by_name(name: str, folder: Path) -> Path:
+    """The block of that name: a folder of ``.npy`` files beside the parquets, or else a parquet."""
+    return folder / name if (folder / name / schema.ENTRY_EMBEDDINGS).is_file() else folder / f"{name}.parquet"
 
 
 def check_histories(paths: Mapping[str, Path], fingerprint: str, history: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -202,7 +203,10 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
     if path.exists() and not common.overwrite:
         _skip_if_same(path, lineage)
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
-    yield EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
+    run = EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
+    if common.overwrite and run.is_first_process:
+        shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
+    yield run
 
 
 def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:

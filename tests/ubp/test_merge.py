@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
 from ubp.embeddings import EmbeddingTable
+from ubp.entry import write_entry
 from ubp.errors import UserError
 from ubp.merge import Block, Profile, align, check_histories, find_blocks, merge
 
@@ -237,3 +238,8 @@ def test_a_transformer_that_does_not_fit_is_one_line(tmp_path):
     with pytest.raises(UserError, match="block a: n_components=15 must be between") as caught:
         merged(tmp_path, {"a": Block(processor=pca)})
     assert len(caught.value.messages) == 1
+
+
+def test_a_folder_beside_the_parquets_is_found_by_its_name(tmp_path):
+    write_entry(tmp_path / "theirs", np.arange(3), np.ones((3, 2), np.float32))
+    assert find_blocks(Profile({"theirs": Block()}), tmp_path) == {"theirs": tmp_path / "theirs"}
