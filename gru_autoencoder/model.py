@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ubp.nn import Feature, TokenEmbedding, linear_cross_entropy
+from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
 from ubp.schema import Token
 from ubp.training import Batch, SequenceModel
 
@@ -84,7 +84,8 @@ class GruAutoencoder(SequenceModel):
         self.encoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
         self.decoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict({feature.name: nn.Linear(hidden, feature.ids) for feature in features})
+        self.sizes = tuple(feature.ids for feature in features)
+        self.head = nn.Linear(hidden, sum(self.sizes))  # each feature's logits, side by side
 
     def _embedded(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Vectors of the tokens from ``start`` to before ``stop``: float [time, rows, width]."""
@@ -101,18 +102,18 @@ class GruAutoencoder(SequenceModel):
     def encode(self, batch: Batch) -> Tensor:
         return self.states(batch)[-1]
 
-    def decoded(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def decoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the taught decoder holds at each real position, and what it is to say there.
 
         Returns:
-            float [positions, hidden], and for each feature int64 [positions].
+            float [positions, hidden] and int64 [positions, features].
         """
         time = batch[self.features[0].name].shape[1]
         output = self.decoder(self._embedded(self._with_gaps(batch), 0, time - 1), self.states(batch))[-1]
         steps = torch.arange(time - 1, device=output.device)
         real = steps[:, None] <= batch[LENGTHS]  # the events and the end token: [time, rows]
-        wanted = {feature.name: batch[feature.name][:, 1:].t()[real] for feature in self.features}
-        return self.dropout(output[real]), wanted
+        wanted = [batch[feature.name][:, 1:].t()[real] for feature in self.features]
+        return self.dropout(output[real]), torch.stack(wanted, dim=1)
 
     def _with_gaps(self, batch: Batch) -> Batch:
         """The batch as the decoder sees it: in training some events are hidden, in all features at once."""
@@ -126,18 +127,13 @@ class GruAutoencoder(SequenceModel):
     def loss(self, batch: Batch) -> Tensor:
         """The features' cross-entropies, added up; each the mean over real positions."""
         hidden, wanted = self.decoded(batch)
-        losses = [linear_cross_entropy(hidden, self._head(name), classes) for name, classes in wanted.items()]
-        return torch.stack(losses).sum()
-
-    def _head(self, name: str) -> nn.Linear:
-        head = self.heads[name]
-        assert isinstance(head, nn.Linear)  # noqa: S101 (for the type checker)
-        return head
+        return linear_cross_entropy(hidden, self.head, wanted, self.sizes)
 
     def teacher_forced_hits(self, batch: Batch) -> dict[str, Tensor]:
         """Where the taught decoder's likeliest id is the true one: for each feature bool [positions]."""
         hidden, wanted = self.decoded(batch)
-        return {name: self._head(name)(hidden).argmax(dim=-1) == classes for name, classes in wanted.items()}
+        hits = likeliest(hidden, self.head, self.sizes) == wanted
+        return {feature.name: hits[:, column] for column, feature in enumerate(self.features)}
 
     def write(self, batch: Batch, steps: int) -> dict[str, Tensor]:
         """What the decoder says when it reads its own words, the likeliest at each step.
@@ -155,7 +151,8 @@ class GruAutoencoder(SequenceModel):
         for _ in range(steps):
             outputs = self.decoder(self.embedding(said)[None], states)
             states = [output[0] for output in outputs]
-            said = {feature.name: self._head(feature.name)(states[-1]).argmax(dim=-1) for feature in self.features}
+            ids_of_step = likeliest(states[-1], self.head, self.sizes)
+            said = {feature.name: ids_of_step[:, column] for column, feature in enumerate(self.features)}
             for name, ids in said.items():
                 written[name].append(ids)
         return {name: torch.stack(ids, dim=1) for name, ids in written.items()}

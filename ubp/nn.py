@@ -51,8 +51,16 @@ class TokenEmbedding(nn.Module):
         return torch.stack(vectors).sum(dim=0) if len(vectors) > 1 else vectors[0]
 
 
+def _by_feature(logits: Tensor, classes: Tensor, sizes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Views of the logits [positions, outputs], one softmax along the last dimension, and the true classes there."""
+    if len(set(sizes)) == 1:  # all features in one go, in contiguous memory
+        return [(logits.view(len(logits), len(sizes), sizes[0]), classes[:, :, None])]
+    parts = torch.split(logits, list(sizes), dim=1)
+    return [(part, classes[:, column, None]) for column, part in enumerate(parts)]
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of a linear layer's logits that never holds them all.
+    """Cross-entropies of a linear layer's logits that never holds them all.
 
     The gradients are worked out on the way forward, chunk by chunk: d loss / d logits = softmax − one-hot.
     """
@@ -64,18 +72,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         classes: Tensor,
+        sizes: tuple[int, ...],
     ) -> Tensor:
         loss = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden)
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         for start in range(0, len(hidden), _POSITIONS):
             rows = slice(start, start + _POSITIONS)
-            part, wanted = hidden[rows], classes[rows, None]
-            logits = functional.linear(part, weight, bias).float()
-            log_shares = functional.log_softmax(logits, dim=-1)
-            loss -= log_shares.gather(1, wanted).sum()
-            slope = log_shares.exp_()
-            slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
+            part = hidden[rows]
+            slope = functional.linear(part, weight, bias).float()
+            for logits, wanted in _by_feature(slope, classes[rows], sizes):
+                log_shares = functional.log_softmax(logits, dim=-1)
+                loss -= log_shares.gather(-1, wanted).sum()
+                torch.exp(log_shares, out=logits)
+                logits.scatter_add_(-1, wanted, logits.new_full(wanted.shape, -1.0))
             slope = slope.to(weight.dtype)
             grad_hidden[rows] = slope @ weight
             grad_weight.addmm_(slope.t(), part)
@@ -85,33 +95,40 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # noqa: ANN401
         (grad,) = grads
         hidden, weight, bias = (saved * grad.to(saved.dtype) for saved in ctx.saved_tensors)
-        return hidden, weight, bias, None
+        return hidden, weight, bias, None, None
 
 
-def linear_cross_entropy(hidden: Tensor, layer: nn.Linear, classes: Tensor) -> Tensor:
-    """Mean cross-entropy of ``layer(hidden)`` without a [positions, classes] tensor.
+def linear_cross_entropy(hidden: Tensor, layer: nn.Linear, classes: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Cross-entropies of ``layer(hidden)`` without a [positions, outputs] tensor.
+
+    Several features share the layer: one product of matrices for all of them, a softmax for each.
 
     Args:
         hidden: float [positions, width]: real positions only.
-        layer: with a bias; its outputs are the classes.
-        classes: int64 [positions].
+        layer: with a bias; its outputs are the first feature's classes, then the second's, and so on.
+        classes: int64 [positions, features].
+        sizes: classes of each feature; they add up to the layer's outputs.
 
     Returns:
-        A scalar, float32.
+        The features' mean cross-entropies, added up: a scalar, float32.
     """
     weight: Tensor = layer.weight
     bias: Tensor = layer.bias
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-    if not torch.is_grad_enabled():
-        parts = [
-            functional.cross_entropy(functional.linear(part, weight, bias).float(), wanted, reduction="sum")
-            for part, wanted in zip(torch.split(hidden, _POSITIONS), torch.split(classes, _POSITIONS), strict=True)
-        ]
-        return torch.stack(parts).sum() / max(len(hidden), 1)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, classes)  # type: ignore[no-untyped-call]
+    # Without gradients too: the work for them is thrown away, but validation is a hundredth of training.
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, classes, tuple(sizes))  # type: ignore[no-untyped-call]
     return loss
+
+
+def likeliest(hidden: Tensor, layer: nn.Linear, sizes: Sequence[int]) -> Tensor:
+    """Each feature's likeliest class, chunk by chunk: int64 [positions, features]; see `linear_cross_entropy`."""
+    parts = [
+        torch.stack([logits.argmax(dim=-1) for logits in torch.split(layer(part), list(sizes), dim=-1)], dim=-1)
+        for part in torch.split(hidden, _POSITIONS)
+    ]
+    return torch.cat(parts)

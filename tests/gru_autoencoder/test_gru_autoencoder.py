@@ -78,14 +78,15 @@ def test_the_loss_is_the_mean_over_real_positions(source):
     batch = source.batch(np.arange(6))
     losses = {feature.name: [] for feature in FEATURES}
     for row in range(6):
-        alone = source.batch(np.array([row]))
-        hidden, wanted = model.decoded(alone)
+        hidden, wanted = model.decoded(source.batch(np.array([row])))
         assert len(hidden) == source.lengths[row] + 1  # the events and the end token
-        for name, classes in wanted.items():
+        assert Token.PADDING not in wanted
+        for logits, feature, classes in zip(
+            model.head(hidden).split(model.sizes, dim=1), FEATURES, wanted.t(), strict=True
+        ):
             assert classes[-1] == Token.END
-            assert Token.PADDING not in classes
-            shares = model.heads[name](hidden).log_softmax(-1)
-            losses[name] += [-shares[step, classes[step]] for step in range(len(classes))]
+            shares = logits.log_softmax(-1)
+            losses[feature.name] += [-shares[step, classes[step]] for step in range(len(classes))]
     wanted_loss = sum(torch.stack(values).mean() for values in losses.values())
     torch.testing.assert_close(model.loss(batch), wanted_loss)
 

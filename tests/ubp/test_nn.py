@@ -4,41 +4,60 @@ from torch import nn
 from torch.nn import functional
 
 from ubp import nn as ubp_nn
-from ubp.nn import Feature, TokenEmbedding, linear_cross_entropy
+from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
+
+SIZES = (11, 3, 6)
 
 
-@pytest.mark.parametrize("positions", [1, 7, 8, 20])
-def test_the_chunked_cross_entropy_is_the_plain_one_with_its_gradients(positions, monkeypatch):
-    monkeypatch.setattr(ubp_nn, "_POSITIONS", 8)
+def plain_loss(hidden, layer, classes, sizes=SIZES):
+    """The same, with all logits at once."""
+    parts = torch.split(layer(hidden), sizes, dim=1)
+    return sum(functional.cross_entropy(logits, classes[:, n]) for n, logits in enumerate(parts))
+
+
+def draw(positions, width=5, sizes=SIZES):
     torch.manual_seed(0)
-    layer = nn.Linear(5, 11)
-    hidden = torch.randn(positions, 5, requires_grad=True)
-    classes = torch.randint(0, 11, (positions,))
+    classes = torch.stack([torch.randint(0, size, (positions,)) for size in sizes], dim=1)
+    return nn.Linear(width, sum(sizes)), torch.randn(positions, width, requires_grad=True), classes
 
-    plain = functional.cross_entropy(layer(hidden), classes)
+
+@pytest.mark.parametrize("sizes", [(11, 3, 6), (7, 7)])
+@pytest.mark.parametrize("positions", [1, 7, 8, 20])
+def test_the_chunked_cross_entropy_is_the_plain_one_with_its_gradients(positions, sizes, monkeypatch):
+    monkeypatch.setattr(ubp_nn, "_POSITIONS", 8)
+    layer, hidden, classes = draw(positions, sizes=sizes)
+    plain = plain_loss(hidden, layer, classes, sizes)
     wanted = torch.autograd.grad(3 * plain, [hidden, layer.weight, layer.bias])
-    chunked = linear_cross_entropy(hidden, layer, classes)
+    chunked = linear_cross_entropy(hidden, layer, classes, sizes)
     found = torch.autograd.grad(3 * chunked, [hidden, layer.weight, layer.bias])
 
     torch.testing.assert_close(chunked, plain)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
     with torch.no_grad():
-        torch.testing.assert_close(linear_cross_entropy(hidden, layer, classes), plain)
+        torch.testing.assert_close(linear_cross_entropy(hidden, layer, classes, sizes), plain)
 
 
 def test_no_positions_give_a_loss_of_zero():
-    assert linear_cross_entropy(torch.zeros(0, 5), nn.Linear(5, 11), torch.zeros(0, dtype=torch.int64)) == 0
+    layer, hidden, classes = draw(0)
+    assert linear_cross_entropy(hidden, layer, classes, SIZES) == 0
 
 
 def test_half_precision_comes_close():
-    torch.manual_seed(0)
-    layer, hidden, classes = nn.Linear(16, 30), torch.randn(50, 16), torch.randint(0, 30, (50,))
+    layer, hidden, classes = draw(50, width=16)
     with torch.autocast("cpu", torch.bfloat16):
-        half = linear_cross_entropy(hidden.requires_grad_(), layer, classes)
+        half = linear_cross_entropy(hidden, layer, classes, SIZES)
     half.backward()
-    torch.testing.assert_close(half, functional.cross_entropy(layer(hidden), classes), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(half, plain_loss(hidden, layer, classes), rtol=0.02, atol=0.02)
     assert layer.weight.grad.dtype == torch.float32
+
+
+def test_the_likeliest_class_of_each_feature(monkeypatch):
+    monkeypatch.setattr(ubp_nn, "_POSITIONS", 8)
+    layer, hidden, _ = draw(20)
+    logits = torch.split(layer(hidden), SIZES, dim=1)
+    wanted = torch.stack([part.argmax(dim=1) for part in logits], dim=1)
+    torch.testing.assert_close(likeliest(hidden, layer, SIZES), wanted)
 
 
 def test_embeddings_are_concatenated_or_summed():
