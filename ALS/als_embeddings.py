@@ -12,11 +12,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import implicit.gpu
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from implicit.als import AlternatingLeastSquares
 from omegaconf import DictConfig
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
@@ -24,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from ubp import schema
 from ubp.config import parse
 from ubp.data import ChallengeData, collect
-from ubp.errors import UserError
+from ubp.errors import UserError, require
 from ubp.run import command, embedding_run
 from ubp.schema import EventType
 
@@ -57,6 +55,15 @@ class AlsSettings:
     alpha: float
     iterations: int
     threads: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: no factors or no iterations.
+        """
+        require(self.factors >= 1, "als.factors", self.factors, "at least 1")
+        require(self.iterations >= 1, "als.iterations", self.iterations, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,16 @@ def _items(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFr
 
 
 def factorise(interactions: WeightedInteractions, settings: AlsSettings, seed: int) -> npt.NDArray[np.float32]:
-    """Factor the matrix; the clients' side: float32 [clients, factors]."""
+    """Factor the matrix; the clients' side: float32 [clients, factors].
+
+    Raises:
+        UserError: the factorisation fails, as with settings that overflow.
+    """
+    # Here, not above: implicit looks for GPUs when it is imported, and by now it is known which it may see.
+    import implicit.gpu
+    from implicit.als import AlternatingLeastSquares
+    from implicit.utils import ModelFitError
+
     arguments: dict[str, Any] = {
         "factors": settings.factors,
         "regularization": settings.regularization,
@@ -131,7 +147,10 @@ def factorise(interactions: WeightedInteractions, settings: AlsSettings, seed: i
     # implicit has threads of its own: those of BLAS would get in their way.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(use_gpu=on_gpu, **arguments)
-        model.fit(interactions.matrix)
+        try:
+            model.fit(interactions.matrix)
+        except ModelFitError as error:
+            raise UserError(f"als: {error}; try a larger regularization or a smaller alpha") from error
     factors = model.user_factors
     return np.asarray(factors.to_numpy() if on_gpu else factors, dtype=np.float32)
 

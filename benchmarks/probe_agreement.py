@@ -1,9 +1,9 @@
 """How alike do the light probe and the judge rank things? Some three minutes a thing on two cores.
 
-    make demo && python benchmarks/svd_baseline.py submit=False
+    make demo
     python benchmarks/probe_agreement.py
 
-Scores the demo's blocks, its merge and the trivial baseline by both probes (what was scored before is not
+Scores blocks of the demo and its merge by both probes (what was scored before is not
 scored again) and prints both rankings and their Spearman correlation.
 """
 

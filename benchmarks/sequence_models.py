@@ -3,8 +3,9 @@
     python benchmarks/sequence_models.py                 at full size
     python benchmarks/sequence_models.py sizes=demo      at the demo's
 
-Each model runs in a process of its own, on the GPU where there is one: a few steps as in training (forward,
-backward, Adam) on batches spread over the lengths; the epoch is their median times the number of batches.
+An estimate: each model runs in a process of its own, on the GPU where there is one, a few steps (forward,
+backward, Adam) on batches spread over the lengths; the epoch is the median time a client times the clients.
+What Lightning adds to a step is not in it.
 """
 
 import json

@@ -16,7 +16,7 @@ from gru_autoencoder.model import LENGTHS, GruAutoencoder
 from ubp import schema
 from ubp.config import parse, resolved
 from ubp.data import ChallengeData
-from ubp.errors import UserError
+from ubp.errors import UserError, require
 from ubp.nn import Feature
 from ubp.run import embedding_run, show
 from ubp.schema import FIRST_TOKEN, EventType, Token
@@ -45,6 +45,14 @@ class SequenceSettings:
     distinct: str | None
     newest: int
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: no events.
+        """
+        require(self.newest >= 1, "sequences.newest", self.newest, "at least 1")
+
 
 @dataclass
 class FeatureSettings:
@@ -65,6 +73,17 @@ class ModelSettings:
     word_dropout: float
     features: dict[str, FeatureSettings] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: a number out of its range.
+        """
+        for name in ("hidden", "layers"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        for name in ("dropout", "word_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
+
 
 @dataclass
 class ReportSettings:
@@ -72,6 +91,14 @@ class ReportSettings:
 
     written: int
     shown: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: nothing to write.
+        """
+        require(self.written >= 1, "report.written", self.written, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -117,7 +144,7 @@ def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
         raise UserError(f"sequences.event_types: no event type {unknown[0]}; known: {', '.join(known)}")
     if settings.clients not in ("relevant", "all") or settings.distinct not in (None, schema.SKU):
         raise UserError("sequences: clients must be relevant or all, distinct sku or null")
-    event_types = [EventType(name) for name in settings.event_types or known]
+    event_types = None if settings.event_types is None else [EventType(name) for name in settings.event_types]
     clients = data.relevant_clients if settings.clients == "relevant" else None
     chosen = Sequences.build_or_open(data).select(event_types, clients=clients)
     if settings.distinct:
@@ -222,7 +249,7 @@ def _autoencoder(trained: Trained) -> GruAutoencoder:
 
 def report(trained: Trained, source: TokenSource, settings: ReportSettings) -> dict[str, dict[str, float]]:
     """Print how well held-out sequences come back, some of them in words; return the accuracies."""
-    rows = trained.parts.held_out
+    rows = np.random.default_rng(0).permutation(trained.parts.held_out)
     forced = teacher_forced(trained, source, rows)
     batch, written = written_back(trained, source, rows[: settings.written])
     free = free_running(batch, written)
@@ -273,6 +300,6 @@ def make_embedding(config: DictConfig) -> None:
         trained = fit(autoencoder, source, trainer, run.folder, run.seed, make_loggers(loggers))
         relevant = source.of_clients(run.data.relevant_clients)
         vectors = encode(trained, relevant, run.folder)
-        if run.is_first_process:
+        if trained.trainer.is_global_zero:
             quality = report(trained, source, reporting)
             run.save(relevant.clients, vectors, quality | {"epochs": trained.epochs, "loss": trained.best_loss})

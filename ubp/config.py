@@ -14,7 +14,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ubp.data import ChallengeData
@@ -56,11 +56,25 @@ class Common:
         Raises:
             UserError: a value has a wrong type.
         """
+        devices = config.cuda_visible_devices
+        if isinstance(devices, ListConfig):  # cuda_visible_devices=[0,1]
+            config = config.copy()
+            config.cuda_visible_devices = ",".join(map(str, devices))
         return parse(cls, config, _fields(cls))
 
     @property
     def paths(self) -> DataPaths:
         return DataPaths(Path(self.data_path))
+
+    def whole_log(self) -> ChallengeData:
+        """All events, for what cuts the log by its own end.
+
+        Raises:
+            UserError: ``as_of`` is set, or see `data`.
+        """
+        if self.as_of:
+            raise UserError(f"as_of={self.as_of}: this command takes the whole log; leave as_of out")
+        return self.data(submit=True)
 
     def data(self, submit: bool | None = None) -> ChallengeData:
         """The history that the config names, checked.
@@ -75,6 +89,8 @@ class Common:
             as_of = datetime.fromisoformat(self.as_of) if self.as_of else None
         except ValueError as error:
             raise UserError(f"as_of={self.as_of}: not a day or time; write it as as_of=2022-10-01") from error
+        if as_of is not None and as_of.tzinfo is not None:
+            raise UserError(f"as_of={self.as_of}: has a time zone; write it in the log's local time, without one")
         return ChallengeData(self.paths, self.submit if submit is None else submit, self.unknown_sku, as_of)  # type: ignore[arg-type]
 
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 UnknownSku = Literal["error", "drop"]
 
+_YEARS = (1970, 2199)  # a time outside is a sentinel, not a time
+
 _CODES_PATTERN = rf"^\s*\[\s*[0-9]{{1,3}}(\s+[0-9]{{1,3}}){{{schema.CODES - 1}}}\s*\]\s*$"
 
 
@@ -197,11 +199,15 @@ def load_clients(path: Path) -> npt.NDArray[np.int64]:
         clients: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: not a readable .npy file of client ids ({error})") from error
+    if not isinstance(clients, np.ndarray):
+        raise UserError(f"{path}: an archive of arrays; must be one array: np.save(path, ids.astype(np.int64))")
     if clients.dtype != np.int64 or clients.ndim != 1:
         raise UserError(
             f"{path}: {clients.dtype} with {clients.ndim} dimensions; must be int64 with one: "
             "np.save(path, ids.astype(np.int64))"
         )
+    if len(clients) == 0:
+        raise UserError(f"{path}: no clients; delete it and make it with: python scripts/make_targets.py")
     values, counts = np.unique(clients, return_counts=True)
     if len(values) < len(clients):
         raise UserError(
@@ -294,7 +300,8 @@ def _numbers(column: str) -> pl.Expr:
 def _faulty(column: str) -> pl.Expr:
     """True where a raw value cannot be used; for columns whose dtype passed `_expected`."""
     if column == schema.TIMESTAMP:
-        return pl.col(column).is_null()
+        year = pl.col(column).dt.year()
+        return pl.col(column).is_null() | ~year.is_between(*_YEARS)
     if column in schema.CODE_COLUMNS:
         in_book = (_numbers(column).cast(pl.List(pl.Int64)).list.max() < schema.CODE_BOOK).fill_null(False)
         return ~(pl.col(column).cast(pl.String).str.contains(_CODES_PATTERN).fill_null(False) & in_book)
@@ -302,7 +309,7 @@ def _faulty(column: str) -> pl.Expr:
 
 
 _FAULTS = {
-    schema.TIMESTAMP: "are no time of the form YYYY-MM-DD HH:mm:ss",
+    schema.TIMESTAMP: f"are no time of the form YYYY-MM-DD HH:mm:ss in the years {_YEARS[0]} to {_YEARS[1]}",
     schema.NAME: f"are not {schema.CODES} numbers in 0..{schema.CODE_BOOK - 1}",
     schema.QUERY: f"are not {schema.CODES} numbers in 0..{schema.CODE_BOOK - 1}",
 }
@@ -312,7 +319,11 @@ def _value_faults(file: Path, columns: tuple[str, ...]) -> Iterator[str]:
     raw = _scan(file)
     # Unreadable times become null when they are parsed, as codes cannot: those are looked at as text.
     parsed = _times_parsed(raw.select(columns))
-    counts = collect(parsed.select(pl.len().alias("#rows"), *(_faulty(column).sum() for column in columns)))
+    try:
+        counts = collect(parsed.select(pl.len().alias("#rows"), *(_faulty(column).sum() for column in columns)))
+    except pl.exceptions.PolarsError as error:
+        yield f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again"
+        return
     for column in columns:
         if count := counts[column].item():
             # Only now, on the way out, a second look for the first example.

@@ -41,6 +41,8 @@ class EmbeddingTable:
             raise ValueError(
                 f"ids must be int64 and vectors float32, not {self.client_ids.dtype}, {self.vectors.dtype}"
             )
+        if self.vectors.ndim == 2 and self.vectors.shape[1] == 0:
+            raise ValueError("no columns")
         if self.vectors.ndim != 2 or self.client_ids.shape != (len(self.vectors),):
             raise ValueError(f"{self.client_ids.shape} ids and {self.vectors.shape} vectors do not fit")
         repeated = len(self.client_ids) - len(np.unique(self.client_ids))
@@ -105,6 +107,13 @@ class EmbeddingTable:
 
 
 def read_lineage(path: Path) -> dict[str, Any]:
-    """The lineage in a block's parquet; empty where there is none."""
-    lineage: dict[str, Any] = json.loads(pl.read_parquet_metadata(path).get(_LINEAGE, "{}"))
+    """The lineage in a block's parquet; empty where there is none.
+
+    Raises:
+        UserError: it is no readable parquet.
+    """
+    try:
+        lineage: dict[str, Any] = json.loads(pl.read_parquet_metadata(path).get(_LINEAGE, "{}"))
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable parquet ({str(error).splitlines()[0]}); make it again") from error
     return lineage

@@ -15,6 +15,16 @@ class UserError(Exception):
         super().__init__("\n".join(self.messages))
 
 
+def require(holds: bool, setting: str, value: object, what: str) -> None:
+    """Refuse a setting that makes no sense.
+
+    Raises:
+        UserError: it does not hold.
+    """
+    if not holds:
+        raise UserError(f"{setting}={value}: must be {what}")
+
+
 def name_some(names: Sequence[object], at_most: int = 12) -> str:
     """Names in one line, the tail as a count: ``a, b, c and 4 more``."""
     shown = ", ".join(str(name) for name in names[:at_most])

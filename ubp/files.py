@@ -17,8 +17,9 @@ _BLOCKS = 256
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a path to write a file or a folder to; on success it replaces ``path``, flushed to disk.
 
-    On an error or a kill ``path`` is as it was before. The name aside begins with a dot and ends like
-    ``path``, so that libraries that look at the ending are content.
+    On an error ``path`` is as it was before; on a kill too, but for a folder between two renames: then the
+    earlier one lies beside it as ``.PID.old.NAME``. The name aside begins with a dot and ends like ``path``,
+    so that libraries that look at the ending are content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{os.getpid()}.{path.name}"

@@ -70,7 +70,7 @@ def find_blocks(profile: Profile, folder: Path) -> dict[str, Path]:
         f"{path}: no such block ({name}); there are: {name_some(there, 50) or 'none'}; make it, or leave it out with "
         f"~blocks.{name}"
         for name, path in paths.items()
-        if not path.exists()
+        if not (path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file())
     ]
     if missing:
         raise UserError(missing)
@@ -179,7 +179,7 @@ def _fill(
         raise ValueError("it has none of the clients")
     values = _scaled(_transformed(values, block.processor), block.scaler)
     if values.shape[1] != part.shape[1]:
-        raise ValueError(f"its processor makes {values.shape[1]} columns, not {part.shape[1]}: say so with columns=")
+        raise ValueError(f"it comes to {values.shape[1]} columns, not {part.shape[1]}: say so with columns=")
     part[places] = values
     if len(places) == len(clients):
         return
@@ -209,6 +209,8 @@ def _transformed(values: Matrix, transformer: Transformer | None) -> Matrix:
 
 
 def _instance(transformer: Transformer) -> TransformerMixin:
+    if "_target_" not in transformer:
+        raise UserError(f"{transformer}: a transformer needs its _target_, such as sklearn.preprocessing.Normalizer")
     try:
         made: TransformerMixin = hydra.utils.instantiate(transformer)
         return made

@@ -76,7 +76,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         loss = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        # Sums over many chunks: in float32, whatever the layer computes in.
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32)
         for start in range(0, len(hidden), _POSITIONS):
             rows = slice(start, start + _POSITIONS)
             part = hidden[rows]
@@ -86,18 +88,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss -= log_shares.gather(-1, wanted).sum()
                 torch.exp(log_shares, out=logits)
                 logits.scatter_add_(-1, wanted, logits.new_full(wanted.shape, -1.0))
+            grad_bias += slope.sum(dim=0)
             slope = slope.to(weight.dtype)
             grad_hidden[rows] = slope @ weight
-            grad_weight.addmm_(slope.t(), part)
-            grad_bias += slope.sum(dim=0)
-        count = max(len(hidden), 1)
-        ctx.save_for_backward(grad_hidden / count, grad_weight / count, grad_bias / count)
-        return loss / count
+            if weight.dtype == torch.float32:
+                grad_weight.addmm_(slope.t(), part)
+            else:
+                grad_weight += slope.t() @ part
+        ctx.count = max(len(hidden), 1)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        mean: Tensor = loss / ctx.count
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # noqa: ANN401
         (grad,) = grads
-        hidden, weight, bias = (saved * grad.to(saved.dtype) for saved in ctx.saved_tensors)
+        hidden, weight, bias = ((saved * (grad / ctx.count)).to(saved.dtype) for saved in ctx.saved_tensors)
         return hidden, weight, bias, None, None
 
 

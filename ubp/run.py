@@ -38,7 +38,10 @@ logger = logging.getLogger(__name__)
 def _process_started() -> float:
     """When this process began, on `time.time`'s clock; imports come before any line of ours."""
     try:
-        return Path("/proc/self").stat().st_ctime
+        # Field 22 of proc(5)'s stat: ticks from the machine's start to the process's.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
     except OSError:  # no Linux: the time from here on
         return time.time()
 
@@ -47,7 +50,7 @@ _STARTED = _process_started()
 
 # Settings that change where or how a command runs, never what comes out.
 _NOT_IN_LINEAGE = (
-    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger"),
+    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report", "demo"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
 # Libraries whose version can change a profile, noted where they were used.
@@ -166,7 +169,8 @@ class EmbeddingRun:
     @property
     def is_first_process(self) -> bool:
         """False in the processes that Lightning starts for further devices: they save and report nothing."""
-        return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+        ranks = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID")
+        return all(os.environ.get(rank, "0") == "0" for rank in ranks)
 
     def save(
         self,
@@ -198,6 +202,8 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
     data = common.data()
     path = common.paths.block(config.name, common.submit)
     settings = {key: value for key, value in resolved(config).items() if key not in _NOT_IN_LINEAGE}
+    for name in ("progress", "workers"):
+        settings.get("trainer", {}).pop(name, None)
     lineage = {
         "name": config.name,
         "config": settings,
@@ -215,7 +221,11 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
 
 
 def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:
-    existing = read_lineage(path)
+    try:
+        existing = read_lineage(path)
+    except UserError as error:
+        logger.warning("%s", error)
+        return
     changed = [key for key in lineage if existing.get(key) != lineage[key]]
     if not changed:
         raise AlreadyDone(f"{lineage['name']} · done before · {path} (overwrite=True makes it again)")

@@ -84,7 +84,8 @@ def write_split(data: ChallengeData, dates: SplitDates) -> dict[Path, int]:
     frames: dict[Path, pl.LazyFrame] = {}
     for path, event_type in zip(inputs, EventType, strict=True):
         frames[path] = data.as_filed(event_type).filter(dates.in_history())
-    bought = data.as_filed(EventType.PRODUCT_BUY)
+    # A shop's own columns of the same names must not stand in for the properties.
+    bought = data.as_filed(EventType.PRODUCT_BUY).select(schema.event_columns(EventType.PRODUCT_BUY))
     # Events of unknown skus are only here if they are to be dropped: an inner join does so.
     how: Literal["inner", "left"] = "inner" if data.unknown_sku == "drop" else "left"
     properties = data.properties_as_filed().select(schema.PROPERTY_COLUMNS)

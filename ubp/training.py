@@ -13,7 +13,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -25,12 +25,13 @@ import numpy.typing as npt
 import torch
 from hydra.errors import HydraException
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ubp.errors import UserError
+from ubp.errors import UserError, require
 from ubp.files import written_aside
 from ubp.sequences import length_buckets
 
@@ -104,6 +105,18 @@ class TrainerSettings:
     held_out: float = 0.02
     validation: float = 0.01
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: a number out of its range.
+        """
+        for name in ("max_epochs", "patience", "batch_size", "devices"):
+            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+        require(self.learning_rate >= 0, "trainer.learning_rate", self.learning_rate, "0 or more")
+        for name in ("held_out", "validation"):
+            require(0 < getattr(self, name) < 0.5, f"trainer.{name}", getattr(self, name), "between 0 and 0.5")
 
 
 @dataclass(frozen=True)
@@ -246,7 +259,7 @@ class _EpochLines(Callback):
             )
 
 
-BEST, LAST = "best", "last"
+BEST, LAST, FINISHED = "best", "last", "finished"
 
 
 @dataclass(frozen=True)
@@ -292,18 +305,24 @@ def fit(
     best = ModelCheckpoint(folder, BEST, "validation_loss", save_on_train_epoch_end=True, enable_version_counter=False)
     last = ModelCheckpoint(folder, LAST, save_on_train_epoch_end=True, enable_version_counter=False)
     stop = EarlyStopping("validation_loss", patience=settings.patience, check_finite=True)
-    trainer = _trainer(settings, [best, last, stop, _EpochLines()], loggers or [])
     checkpoint = folder / f"{LAST}.ckpt"
     first_epoch = 0
     if checkpoint.exists():
         first_epoch = torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"] + 1
         logger.info("taking up the run in %s after %d epochs", folder, first_epoch)
+    finished = folder / FINISHED
+    if finished.exists():  # nothing is left to train, whatever stopped it then: only load what it learnt
+        settings = replace(settings, max_epochs=int(finished.read_text()))
+    trainer = _trainer(settings, [best, last, stop, _EpochLines()], loggers or [])
     training = _Training(model, source, parts, settings, seed, first_epoch)
     trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
     if not best.best_model_path or not math.isfinite(float(cast("Tensor", best.best_model_score))):
         raise UserError(
             "training: the validation loss is no number from the start; try a smaller trainer.learning_rate"
         )
+    if trainer.is_global_zero:
+        with written_aside(finished) as aside:
+            aside.write_text(str(trainer.current_epoch))
     path = Path(best.best_model_path)
     training.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
     return Trained(
@@ -317,6 +336,15 @@ def _trainer(settings: TrainerSettings, callbacks: list[Callback], loggers: list
     progress = settings.progress and _on_terminal()
     if progress:
         callbacks = [*callbacks, RichProgressBar(leave=False)]
+    try:
+        return _lightning_trainer(settings, callbacks, loggers, precision, progress)
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _lightning_trainer(
+    settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger], precision: str, progress: bool
+) -> lit.Trainer:
     return lit.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,

@@ -8,6 +8,7 @@ import pytest
 from scripts import make_demo_data as demo
 from ubp.data import ChallengeData
 from ubp.errors import UserError
+from ubp.files import seal
 from ubp.paths import DataPaths
 from ubp.run import AlreadyDone
 from ubp.schema import EventType
@@ -109,17 +110,29 @@ def test_codes_are_16_of_256_and_the_same_for_the_same_text():
 
 
 def test_somebody_elses_data_is_left_alone(history):
-    with pytest.raises(UserError, match="holds data that is not the demo's; set CHALLENGE_DATA_PATH"):
+    with pytest.raises(UserError, match="holds data that is not the demo's as it was made; set CHALLENGE_DATA_PATH"):
         demo._refuse_to_replace(history, history.raw / ".demo", "key", overwrite=True)
 
 
 def test_the_demos_data_is_made_once(history):
-    seal = history.raw / ".demo"
-    seal.write_text("key")
+    at = history.raw / ".demo"
+    seal(at, "key", demo.outputs(history))
     with pytest.raises(AlreadyDone, match="done before"):
-        demo._refuse_to_replace(history, seal, "key", overwrite=False)
-    demo._refuse_to_replace(history, seal, "key", overwrite=True)
-    demo._refuse_to_replace(history, seal, "another key", overwrite=False)
+        demo._refuse_to_replace(history, at, "key", overwrite=False)
+    demo._refuse_to_replace(history, at, "key", overwrite=True)
+
+
+def test_an_unfinished_demo_is_made_again(history):
+    (history.raw / ".demo").write_text("unfinished")
+    demo._refuse_to_replace(history, history.raw / ".demo", "key", overwrite=False)
+
+
+def test_data_that_was_put_in_the_demos_place_is_left_alone(history):
+    at = history.raw / ".demo"
+    seal(at, "key", demo.outputs(history))
+    (history.raw / "page_visit.parquet").write_bytes(b"the user's own")
+    with pytest.raises(UserError, match="delete the parquets there"):
+        demo._refuse_to_replace(history, at, "key", overwrite=True)
 
 
 def test_a_wheel_that_is_not_the_one_expected(tmp_path):

@@ -392,3 +392,20 @@ def test_schema_knows_each_event_types_subject():
         "search_query": "query",
     }  # fmt: skip
     assert schema.event_columns(VISIT) == ("client_id", "timestamp", "url")
+
+
+def test_a_sentinel_is_no_time(make_history, tmp_path):
+    history = make_history()
+    late = pl.when(pl.int_range(pl.len()) == 3).then(pl.datetime(9999, 12, 31)).otherwise(pl.col("timestamp"))
+    history.events[EventType.PAGE_VISIT] = history.events[EventType.PAGE_VISIT].with_columns(late.alias("timestamp"))
+    with pytest.raises(UserError, match=r"page_visit\.parquet: column timestamp: 1 of .* in the years 1970 to 2199"):
+        ChallengeData(history.write(tmp_path), submit=True)
+
+
+def test_an_archive_or_an_empty_list_of_clients(tmp_path):
+    np.savez(tmp_path / "ids.npz", ids=np.arange(3))
+    with pytest.raises(UserError, match="an archive of arrays"):
+        load_clients(tmp_path / "ids.npz")
+    np.save(tmp_path / "none.npy", np.empty(0, np.int64))
+    with pytest.raises(UserError, match="no clients"):
+        load_clients(tmp_path / "none.npy")

@@ -144,7 +144,7 @@ def test_a_processor_that_decides_its_own_width(tmp_path):
     vectors[:, 3:] *= 1e-4
     write(tmp_path / "a.parquet", ids, vectors)
     most = {"_target_": "sklearn.decomposition.PCA", "n_components": 0.9}
-    with pytest.raises(UserError, match="block a: its processor makes 3 columns, not 6: say so with columns="):
+    with pytest.raises(UserError, match="block a: it comes to 3 columns, not 6: say so with columns="):
         merged(tmp_path, {"a": Block(processor=most)}, ids)
     assert merged(tmp_path, {"a": Block(processor=most, columns=3)}, ids).shape == (40, 3)
 

@@ -158,3 +158,15 @@ def test_nothing_is_half_written_when_it_fails(history, monkeypatch):
     assert {file: file.read_bytes() for file in split_files(data)} == before
     left = [path.name for folder in (history.input, history.target) for path in folder.glob(".*")]
     assert left == []
+
+
+def test_a_shops_own_columns_do_not_stand_in_for_the_properties(make_history, tmp_path):
+    history = make_history()
+    own = {"category": pl.lit(-1), "price": pl.lit(9.99), "name": pl.lit("mine")}
+    history.events[BUY] = history.events[BUY].with_columns(**own)
+    data = ChallengeData(history.write(tmp_path), submit=True)
+    write_split(data, SplitDates.of(data))
+    target = pl.read_parquet(data.paths.target / "train_target.parquet")
+    assert target.columns == ["client_id", "timestamp", "sku", "category", "price", "name"]
+    known = dict(history.properties.select("sku", "category").iter_rows())
+    assert target["category"].to_list() == [known[sku] for sku in target["sku"]]

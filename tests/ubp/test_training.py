@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,37 @@ def test_the_best_epoch_is_the_one_that_is_used(tmp_path):
 def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path):
     trained = fit(Copier(), Numbers(), settings(learning_rate=0.0, max_epochs=50, patience=2), tmp_path, seed=1)
     assert trained.epochs == 3
+
+
+def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
+    """Killed while it encoded or saved, and given again."""
+    patient = settings(learning_rate=0.1, max_epochs=60, patience=2)
+    first = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
+    assert first.epochs < 60
+    again = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
+    assert again.epochs == first.epochs
+    assert torch.equal(weights(again), weights(first))
+    np.testing.assert_array_equal(encode(again, Numbers(), tmp_path), encode(first, Numbers(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"batch_size": 0}, "trainer.batch_size=0: must be at least 1"),
+        ({"max_epochs": 0}, "trainer.max_epochs=0: must be at least 1"),
+        ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
+        ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(change, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        settings(**change)
+
+
+@pytest.mark.parametrize("change", [{"strategy": "foo"}, {"precision": "foo"}, {"accelerator": "foo"}])
+def test_what_lightning_refuses_is_one_line(change, tmp_path):
+    with pytest.raises(UserError, match=r"^trainer: [^\n]+$"):
+        fit(Copier(), Numbers(), settings(**change), tmp_path, seed=1)
 
 
 def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed, tmp_path):

@@ -80,6 +80,11 @@ def load_profiles(name_or_path: str, folder: Path, data: ChallengeData) -> Profi
         client_ids, halves = read_entry(path)
         return Profiles(path.name, path, client_ids, halves.astype(np.float32))
     table = EmbeddingTable.read(path)
+    if table.lineage and table.lineage.get("fingerprint") != data.fingerprint:
+        logger.warning(
+            "%s: made from another history than %s: if it saw the target windows, its scores mean nothing",
+            path, data.folder,
+        )  # fmt: skip
     vectors = np.zeros((len(data.clients), table.columns), np.float32)
     rows, places = align(table, data.clients)
     vectors[places] = table.vectors[rows]

@@ -93,7 +93,13 @@ def load_window(paths: DataPaths, file_name: str) -> pl.DataFrame:
     if not path.exists():
         raise UserError(f"{path}: file missing; make it with: python scripts/split.py")
     columns = (schema.CLIENT_ID, schema.SKU, schema.CATEGORY, schema.PRICE)
-    return collect(pl.scan_parquet(path, glob=False).select(pl.col(column).cast(pl.Int64) for column in columns))
+    try:
+        return collect(pl.scan_parquet(path, glob=False).select(pl.col(column).cast(pl.Int64) for column in columns))
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: unusable ({reason}); make it again: python scripts/split.py overwrite=True"
+        ) from error
 
 
 def labels(task: Task, clients: Ids, window: pl.DataFrame, targets: Targets | None) -> npt.NDArray[np.uint8]:
