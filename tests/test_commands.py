@@ -43,7 +43,7 @@ EMBEDDINGS |= {
     },
 }
 SPLIT = ["scripts/split.py"]
-MERGE = ["scripts/merge.py", "--config-name=demo", "pca_64.n_components=8"]  # the tiny history has 60 clients
+MERGE = ["scripts/merge.py", "--config-name=demo"]
 TINY_PROBE = ["probe=light", "probe.thin=16", "probe.wide=32", "probe.epochs=1", "probe.seeds=[0]"]
 EVALUATE = ["scripts/evaluate.py", "embeddings=[demo,stat_features]", *TINY_PROBE]
 ALL = {
@@ -175,8 +175,7 @@ def test_the_local_entry_holds_the_clients_with_history(journey):
     ids, profiles = read_entry(journey.paths.embeddings(submit=False) / "demo")
     assert ids.tolist() == data.clients.tolist()
     widths = {name: EmbeddingTable.read(journey.paths.block(name, submit=False)).columns for name in EMBEDDINGS}
-    # Three autoencoders go through the merge's PCA, of 8 components here.
-    columns = sum(8 if name.startswith("gru_ae") and "day" not in name else width for name, width in widths.items())
+    columns = sum(width for name, width in widths.items() if not name.startswith("gru_ae"))
     assert profiles.shape == (len(ids), columns)
     found = CLOSING.fullmatch(journey.runs["merge"].last)
     assert found["what"] == "demo"
