@@ -126,7 +126,7 @@ def factorise(interactions: WeightedInteractions, settings: AlsSettings, seed: i
     # Here, not above: implicit looks for GPUs when it is imported, and by now it is known which it may see.
     import implicit.gpu
     from implicit.als import AlternatingLeastSquares
-    from implicit.utils import ModelFitError
+    from implicit.recommender_base import ModelFitError
 
     arguments: dict[str, Any] = {
         "factors": settings.factors,

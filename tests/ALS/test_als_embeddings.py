@@ -128,3 +128,9 @@ def test_factors_come_back_in_the_matrixs_order():
     centre = [vectors[group == number].mean(axis=0) for number in (0, 1)]
     nearest = np.argmin([np.linalg.norm(vectors - point, axis=1) for point in centre], axis=0)
     assert nearest.tolist() == group.tolist()
+
+
+def test_settings_that_overflow_are_one_line(data):
+    interactions = weighted_interactions(data, BY_CATEGORY)
+    with pytest.raises(UserError, match="try a larger regularization or a smaller alpha"):
+        factorise(interactions, AlsSettings(8, 0.0, 1e30, 5, 1), seed=0)
