@@ -130,7 +130,7 @@ def test_factors_come_back_in_the_matrixs_order():
     assert nearest.tolist() == group.tolist()
 
 
-def test_settings_that_overflow_are_one_line(data):
-    interactions = weighted_interactions(data, BY_CATEGORY)
+def test_settings_that_overflow_are_one_line(tiny):
+    interactions = weighted_interactions(tiny[1], CATEGORIES)
     with pytest.raises(UserError, match="try a larger regularization or a smaller alpha"):
         factorise(interactions, AlsSettings(8, 0.0, 1e30, 5, 1), seed=0)
