@@ -380,8 +380,8 @@ def test_a_merge_of_blocks_of_another_history(journey, tmp_path):
     pl.read_parquet(file)[1:].write_parquet(file)
     before = changed_times(paths.embeddings(submit=False))
     lines = lines_of(run(paths.root, [*MERGE, "submit=False"]))
-    assert len(lines) == len(EMBEDDINGS)
-    for name, line in zip(EMBEDDINGS, lines, strict=True):
+    merged = [name for name in EMBEDDINGS if not name.startswith("gru_ae")]
+    for name, line in zip(merged, lines, strict=True):
         assert f"{name}.parquet: made from another history" in line
     assert changed_times(paths.embeddings(submit=False)) == before
 

@@ -233,7 +233,7 @@ class TestBuilding:
         assert read_back(Sequences.build_or_open(written(tmp_path, [more])).all) == {1: [more, BUY]}
 
     def test_times_that_cannot_be_are_refused(self, tmp_path):
-        data = written(tmp_path, [(EventType.PAGE_VISIT, 1, datetime(1900, 1, 1), 8)])
+        data = written(tmp_path, [(EventType.PAGE_VISIT, 1, datetime(2150, 1, 1), 8)])
         with pytest.raises(UserError, match="mend the timestamps"):
             Sequences.build_or_open(data)
 
