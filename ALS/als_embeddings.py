@@ -92,7 +92,7 @@ def weighted_interactions(data: ChallengeData, settings: Interactions) -> Weight
     ]
     events = pl.concat(frames)
     if settings.relevant_only:
-        events = events.join(pl.LazyFrame({schema.CLIENT_ID: data.relevant_clients}), on=schema.CLIENT_ID, how="semi")
+        events = data.of_relevant(events)
     weight = pl.col("weight").log1p() if settings.transform == "log1p" else pl.col("weight")
     # Sorted, so that the same history gives the same matrix and the same seed the same factors.
     summed = collect(

@@ -9,11 +9,11 @@ Beside each block the first blocks of the merge (``base``) with only that one ad
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
 from benchmarks.probe_agreement import probe
+from scripts.evaluate import choose_device
 from ubp.config import Common, composed, parse
 from ubp.data import ChallengeData
 from ubp.evaluation.scoring import Profiles, Scores, score
@@ -26,7 +26,7 @@ def merged_scores(names: list[str], whole: Profile, data: ChallengeData, folder:
     """The merge of some of the blocks, by the light probe."""
     part = Profile({name: whole.blocks[name] for name in names}, whole.imputer)
     vectors = merge(part, find_blocks(part, folder), data.clients)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device("auto")
     return score(Profiles("+".join(names), folder, data.clients, vectors), probe("light"), data.paths, device)
 
 

@@ -7,12 +7,11 @@ Scores blocks of the demo and its merge by both probes (what was scored before i
 scored again) and prints both rankings and their Spearman correlation.
 """
 
-import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from scripts.evaluate import evaluate
+from scripts.evaluate import choose_device, evaluate
 from ubp.config import Common, composed, parse
 from ubp.evaluation.judge import Probe
 from ubp.evaluation.scoring import load_profiles
@@ -29,7 +28,7 @@ def probe(name: str) -> Probe:
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     data, folder = common.data(), common.paths.embeddings(common.submit)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device("auto")
     judge, light = probe("judge"), probe("light")
     rows: list[tuple[str, float, float]] = []
     for name in config.things:

@@ -224,13 +224,11 @@ def teacher_forced(trained: Trained, source: TokenSource, rows: Rows) -> dict[st
 def written_back(trained: Trained, source: TokenSource, rows: Rows) -> tuple[Batch, dict[str, Tensor]]:
     """True sequences and what the decoder writes from their states alone: int64 [rows, time] a feature."""
     model = _autoencoder(trained)
-    ((_, batch),) = list(device_batches(trained, source, [rows]))
-    steps = int(batch[LENGTHS].max()) + 1
-    with torch.inference_mode():
-        model.to(batch[LENGTHS].device)
-        written = model.write(batch, steps)
-        model.cpu()
-    return {name: ids.cpu() for name, ids in batch.items()}, {name: ids.cpu() for name, ids in written.items()}
+    ((true, written),) = [
+        (batch, model.write(batch, int(batch[LENGTHS].max()) + 1))
+        for _, batch in device_batches(trained, source, [rows])
+    ]
+    return {name: ids.cpu() for name, ids in true.items()}, {name: ids.cpu() for name, ids in written.items()}
 
 
 def free_running(batch: Batch, written: Mapping[str, Tensor]) -> dict[str, float]:

@@ -53,7 +53,7 @@ def timing(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
     - first_day, last_day: days from the history's start to the first and the last event.
     """
     time = pl.col(schema.TIMESTAMP)
-    events = of_relevant(data, data.events(event_type))
+    events = data.of_relevant(data.events(event_type))
     summed = events.group_by(schema.CLIENT_ID).agg(
         count=pl.len(),
         first=time.min(),
@@ -85,10 +85,6 @@ def history_days(data: ChallengeData) -> float:
     return (data.as_of - data.start) / _DAY
 
 
-def of_relevant(data: ChallengeData, events: pl.LazyFrame) -> pl.LazyFrame:
-    return events.join(pl.LazyFrame({schema.CLIENT_ID: data.relevant_clients}), on=schema.CLIENT_ID, how="semi")
-
-
 def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFrame:
     """``client_id`` and the mean over its events of log(1 + events of everybody with that value)."""
     events = data.events(event_type)
@@ -96,7 +92,7 @@ def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.La
         events = events.join(data.properties().select(schema.SKU, schema.CATEGORY), on=schema.SKU)
     events = events.select(schema.CLIENT_ID, column)
     popular = events.group_by(column).agg(pl.len().log1p().alias(f"{column}_popularity"))
-    own = of_relevant(data, events).join(popular, on=column)
+    own = data.of_relevant(events).join(popular, on=column)
     return own.group_by(schema.CLIENT_ID).agg(pl.col(f"{column}_popularity").mean())
 
 
@@ -105,7 +101,7 @@ def activity(data: ChallengeData) -> pl.LazyFrame:
     day = pl.col(schema.TIMESTAMP).dt.date().alias("day")
     # Days first: a client has far fewer of them than events.
     days = pl.concat(
-        [of_relevant(data, data.events(event_type)).select(schema.CLIENT_ID, day).unique() for event_type in EventType]
+        [data.of_relevant(data.events(event_type)).select(schema.CLIENT_ID, day).unique() for event_type in EventType]
     )
     week = (pl.col("day") - data.start.date()).dt.total_days() // 7
     month = pl.col("day").dt.year().cast(pl.Int32) * 12 + pl.col("day").dt.month()
@@ -116,7 +112,7 @@ def activity(data: ChallengeData) -> pl.LazyFrame:
 def spending(data: ChallengeData) -> pl.LazyFrame:
     """``client_id``, sum and mean of the price buckets of its purchases."""
     prices = data.properties().select(schema.SKU, schema.PRICE)
-    bought = of_relevant(data, data.events(EventType.PRODUCT_BUY)).join(prices, on=schema.SKU)
+    bought = data.of_relevant(data.events(EventType.PRODUCT_BUY)).join(prices, on=schema.SKU)
     price = pl.col(schema.PRICE)
     return bought.group_by(schema.CLIENT_ID).agg(spend=price.sum(), mean_price=price.mean())
 
@@ -125,7 +121,7 @@ def bought_of_added(data: ChallengeData) -> pl.LazyFrame:
     """``client_id``, the share of the distinct skus (categories) it put into the cart that it also bought."""
 
     def pairs(event_type: EventType) -> pl.LazyFrame:
-        events = of_relevant(data, data.events(event_type)).select(schema.CLIENT_ID, schema.SKU)
+        events = data.of_relevant(data.events(event_type)).select(schema.CLIENT_ID, schema.SKU)
         flags = {"bought": event_type == EventType.PRODUCT_BUY, "added": event_type == EventType.ADD_TO_CART}
         return events.with_columns(**{name: pl.lit(flag) for name, flag in flags.items()})
 

@@ -166,6 +166,10 @@ class ChallengeData:
         """
         return load_clients(self.paths.relevant_clients)
 
+    def of_relevant(self, events: pl.LazyFrame) -> pl.LazyFrame:
+        """Only the events of relevant clients."""
+        return events.join(pl.LazyFrame({schema.CLIENT_ID: self.relevant_clients}), on=schema.CLIENT_ID, how="semi")
+
     @cached_property
     def clients(self) -> npt.NDArray[np.int64]:
         """The relevant clients with an event in this history, ascending."""

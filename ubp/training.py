@@ -316,7 +316,8 @@ def fit(
     trainer = _trainer(settings, [best, last, stop, _EpochLines()], loggers or [])
     training = _Training(model, source, parts, settings, seed, first_epoch)
     trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
-    if not best.best_model_path or not math.isfinite(float(cast("Tensor", best.best_model_score))):
+    best_loss = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
+    if not math.isfinite(best_loss):
         raise UserError(
             "training: the validation loss is no number from the start; try a smaller trainer.learning_rate"
         )
@@ -325,9 +326,7 @@ def fit(
             aside.write_text(str(trainer.current_epoch))
     path = Path(best.best_model_path)
     training.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
-    return Trained(
-        model, parts, trainer, path, float(cast("Tensor", best.best_model_score)), trainer.current_epoch, settings
-    )
+    return Trained(model, parts, trainer, path, best_loss, trainer.current_epoch, settings)
 
 
 def _trainer(settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger]) -> lit.Trainer:
