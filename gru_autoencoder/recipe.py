@@ -121,7 +121,7 @@ class TokenSource:
     features: list[Feature]
     names: dict[str, Callable[[int], str]]
 
-    def batch(self, rows: Rows) -> Batch:
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:  # noqa: ARG002
         """For each feature int64 [rows, 1 + time + 1], and ``lengths``: see `GruAutoencoder`."""
         columns, full = gather(self.columns, self.starts[rows], self.lengths[rows], start=True, end=True).tensors()
         return {**columns, LENGTHS: full - 2}
@@ -300,4 +300,4 @@ def make_embedding(config: DictConfig) -> None:
         vectors = encode(trained, relevant, run.folder)
         if trained.trainer.is_global_zero:
             quality = report(trained, source, reporting)
-            run.save(relevant.clients, vectors, quality | {"epochs": trained.epochs, "loss": trained.best_loss})
+            run.save(relevant.clients, vectors, quality | {"epochs": trained.epochs, "loss": trained.best_score})

@@ -13,10 +13,11 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import hydra.utils
 import lightning as lit
@@ -27,7 +28,9 @@ from hydra.errors import HydraException
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -41,7 +44,11 @@ logger = logging.getLogger(__name__)
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+
+VALIDATION_LOSS = "validation_loss"
+# Rows of a batch that a CPU works through at a time: more of them only fill its memory.
+_CPU_PIECE = 64
 
 Batch = Mapping[str, Tensor]
 Rows = npt.NDArray[np.int64]
@@ -54,18 +61,44 @@ class Source(Protocol):
     def lengths(self) -> Rows:
         """Tokens of each sequence: int64 [rows]."""
 
-    def batch(self, rows: Rows) -> Batch:
-        """The sequences of some rows as tensors; the first dimension is the rows in their order."""
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
+        """The sequences of some rows as tensors; the first dimension of each is the rows in their order.
+
+        Args:
+            rows: which.
+            generator: in training, for what is drawn anew each time (random slices); None asks for the
+                sequences as they are encoded.
+        """
 
 
 class SequenceModel(nn.Module, ABC):
-    """A model of sequences that gives each one a vector."""
+    """A model of sequences that gives each one a vector.
 
-    width: int  # of the vector
+    Attributes:
+        width: of the vector.
+        monitor: what early stopping and the best checkpoint go by, ``validation_loss`` or one of
+            `validation_scores`, and whether less or more of it is better.
+    """
+
+    width: int
+    monitor: tuple[str, Literal["min", "max"]] = (VALIDATION_LOSS, "min")
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss over the batch's real positions: a scalar."""
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Over how many positions `loss` takes its mean: a scalar; here the rows."""
+        rows = next(iter(batch.values()))
+        return torch.tensor(float(len(rows)), device=rows.device)
+
+    def validation_scores(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 (for those that have some)
+        """Further means over the batch's positions, by the names under which they are logged: scalars."""
+        return {}
+
+    def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
+        """What steps the weights: one Adam, unless a model has sparse gradients, which need one of their own."""
+        return [torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)]
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:
@@ -80,6 +113,8 @@ class TrainerSettings:
         max_epochs: at the most.
         patience: epochs without a lower validation loss before training stops.
         batch_size: sequences a step, on each device.
+        piece: sequences of a step that are worked through at a time, their gradients added up: less memory for
+            the same step. None: 64 on a CPU, all at once elsewhere.
         learning_rate: of Adam.
         gradient_clip: largest norm of the gradient; 0 for no limit.
         devices: how many; with several, ``strategy=ddp``.
@@ -95,6 +130,7 @@ class TrainerSettings:
     max_epochs: int
     patience: int
     batch_size: int
+    piece: int | None = None
     learning_rate: float = 0.001
     gradient_clip: float = 1.0
     devices: int = 1
@@ -114,6 +150,7 @@ class TrainerSettings:
         """
         for name in ("max_epochs", "patience", "batch_size", "devices"):
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+        require(self.piece is None or self.piece >= 1, "trainer.piece", self.piece, "at least 1, or null")
         require(self.learning_rate >= 0, "trainer.learning_rate", self.learning_rate, "0 or more")
         for name in ("held_out", "validation"):
             require(0 < getattr(self, name) < 0.5, f"trainer.{name}", getattr(self, name), "between 0 and 0.5")
@@ -143,7 +180,15 @@ def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
     return Parts(np.sort(cuts[2]), np.sort(cuts[1]), np.sort(cuts[0]))
 
 
-class _Plan(Sampler[Rows]):
+@dataclass(frozen=True)
+class _Ask:
+    """A batch to gather: its rows and, in training, the seed of what is drawn for it."""
+
+    rows: Rows
+    seed: tuple[int, ...] | None = None
+
+
+class _Plan(Sampler[_Ask]):
     """Batches of rows of similar length for one rank.
 
     Lightning tells it each further epoch, but begins to read the first one of a resumed run before it does so.
@@ -154,13 +199,16 @@ class _Plan(Sampler[Rows]):
     ) -> None:
         self._rows = rows
         self._plan = partial(length_buckets, lengths[rows], batch_size, seed=seed, rank=rank, world=world)
+        self._seed, self._rank = seed, rank
         self._epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[Rows]:
-        return (self._rows[places] for places in self._plan(epoch=self._epoch))
+    def __iter__(self) -> Iterator[_Ask]:
+        epoch = self._epoch
+        for number, places in enumerate(self._plan(epoch=epoch)):
+            yield _Ask(self._rows[places], (self._seed, epoch, number, self._rank))
 
     def __len__(self) -> int:
         return len(self._plan())
@@ -172,8 +220,8 @@ class _Batches(Dataset[Batch]):
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def __getitem__(self, rows: Rows) -> Batch:
-        return self._source.batch(rows)
+    def __getitem__(self, ask: _Ask) -> Batch:
+        return self._source.batch(ask.rows, None if ask.seed is None else np.random.default_rng(ask.seed))
 
 
 class _Training(lit.LightningModule):
@@ -183,6 +231,7 @@ class _Training(lit.LightningModule):
         self, model: SequenceModel, source: Source, parts: Parts, settings: TrainerSettings, seed: int, first_epoch: int
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # a step has pieces, and a model may have several optimizers
         self.model = model
         self._source, self._parts, self._settings = source, parts, settings
         self._seed, self._first_epoch = seed, first_epoch
@@ -194,7 +243,8 @@ class _Training(lit.LightningModule):
         return DataLoader(
             _Batches(self._source),
             batch_size=None,
-            sampler=plan if shuffled else list(plan),  # validation batches are the same in each epoch
+            # Validation batches are the same in each epoch.
+            sampler=plan if shuffled else [_Ask(ask.rows) for ask in plan],
             num_workers=self._settings.workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self._settings.workers > 0,
@@ -209,17 +259,45 @@ class _Training(lit.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (Lightning's signature)
         torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        loss = self.model.loss(batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        optimizers = cast("list[LightningOptimizer]", self.optimizers(use_pl_optimizer=True))
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = self._backward(batch)
+        if self._settings.gradient_clip:
+            dense = [weight for weight in self.parameters() if weight.grad is not None and not weight.grad.is_sparse]
+            torch.nn.utils.clip_grad_norm_(dense, self._settings.gradient_clip)
+        for optimizer in optimizers:
+            optimizer.step()
         self.log("train_loss", loss, prog_bar=True)
-        return loss
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """The batch's loss, its gradients left in the weights, piece by piece."""
+        rows = len(next(iter(batch.values())))
+        size = self._settings.piece or (_CPU_PIECE if self.device.type == "cpu" else rows)
+        pieces = [{name: values[at : at + size] for name, values in batch.items()} for at in range(0, rows, size)]
+        weights = torch.stack([self.model.weight(piece) for piece in pieces])
+        shares = weights / weights.sum().clamp(min=1)
+        losses = []
+        for number, (piece, share) in enumerate(zip(pieces, shares, strict=True)):
+            with self._without_exchange() if number < len(pieces) - 1 else nullcontext():
+                loss = self.model.loss(piece) * share
+                self.manual_backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Ranks exchange gradients once a step, at its last piece: they may have different numbers of pieces."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        loss = self.model.loss(batch)
-        self.log("validation_loss", loss, prog_bar=True, batch_size=len(next(iter(batch.values()))), sync_dist=True)
+        scores = {VALIDATION_LOSS: self.model.loss(batch), **self.model.validation_scores(batch)}
+        self.log_dict(scores, prog_bar=True, batch_size=len(next(iter(batch.values()))), sync_dist=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self._settings.learning_rate, fused=True)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return self.model.optimizers(self._settings.learning_rate)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
@@ -245,14 +323,15 @@ def make_loggers(configs: Mapping[str, dict[str, Any]]) -> list[Logger]:
 class _EpochLines(Callback):
     """A line in the log for each epoch, for those who read it later or without a terminal."""
 
+    def __init__(self, monitor: str) -> None:
+        self._names = dict.fromkeys(("train_loss", VALIDATION_LOSS, monitor))
+
     def on_train_epoch_start(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
         if trainer.is_global_zero:
-            losses = [
-                f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in ("train_loss", "validation_loss")
-            ]
+            losses = [f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in self._names]
             seconds = time.perf_counter() - self._started
             logger.info(
                 "epoch %d of %s: %s, %.1f s", trainer.current_epoch + 1, trainer.max_epochs, ", ".join(losses), seconds
@@ -264,13 +343,13 @@ BEST, LAST, FINISHED = "best", "last", "finished"
 
 @dataclass(frozen=True)
 class Trained:
-    """What `fit` gives: the model with its best weights, and how the run went."""
+    """What `fit` gives: the model with its best weights, and how the run went (``best_score``: its monitor's)."""
 
     model: SequenceModel
     parts: Parts
     trainer: lit.Trainer
     best_checkpoint: Path
-    best_loss: float
+    best_score: float
     epochs: int
     settings: TrainerSettings
 
@@ -302,9 +381,10 @@ def fit(
     torch.use_deterministic_algorithms(True, warn_only=True)
     parts = split_rows(len(source.lengths), settings, seed)
     # Both after validation and early stopping have had their say on the epoch.
-    best = ModelCheckpoint(folder, BEST, "validation_loss", save_on_train_epoch_end=True, enable_version_counter=False)
-    last = ModelCheckpoint(folder, LAST, save_on_train_epoch_end=True, enable_version_counter=False)
-    stop = EarlyStopping("validation_loss", patience=settings.patience, check_finite=True)
+    monitor, mode = model.monitor
+    keep = partial(ModelCheckpoint, folder, save_on_train_epoch_end=True, enable_version_counter=False)
+    best, last = keep(BEST, monitor, mode=mode), keep(LAST)
+    stop = EarlyStopping(monitor, mode=mode, patience=settings.patience, check_finite=True)
     checkpoint = folder / f"{LAST}.ckpt"
     first_epoch = 0
     if checkpoint.exists():
@@ -313,20 +393,18 @@ def fit(
     finished = folder / FINISHED
     if finished.exists():  # nothing is left to train, whatever stopped it then: only load what it learnt
         settings = replace(settings, max_epochs=int(finished.read_text()))
-    trainer = _trainer(settings, [best, last, stop, _EpochLines()], loggers or [])
+    trainer = _trainer(settings, [best, last, stop, _EpochLines(monitor)], loggers or [])
     training = _Training(model, source, parts, settings, seed, first_epoch)
     trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
-    best_loss = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
-    if not math.isfinite(best_loss):
-        raise UserError(
-            "training: the validation loss is no number from the start; try a smaller trainer.learning_rate"
-        )
+    best_score = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
+    if not math.isfinite(best_score):
+        raise UserError(f"training: {monitor} is no number from the start; try a smaller trainer.learning_rate")
     if trainer.is_global_zero:
         with written_aside(finished) as aside:
             aside.write_text(str(trainer.current_epoch))
     path = Path(best.best_model_path)
     training.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
-    return Trained(model, parts, trainer, path, best_loss, trainer.current_epoch, settings)
+    return Trained(model, parts, trainer, path, best_score, trainer.current_epoch, settings)
 
 
 def _trainer(settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger]) -> lit.Trainer:
@@ -350,7 +428,6 @@ def _lightning_trainer(
         strategy=settings.strategy,
         precision=cast("Any", precision),
         max_epochs=settings.max_epochs,
-        gradient_clip_val=settings.gradient_clip or None,
         callbacks=callbacks,
         logger=loggers,
         plugins=[_AtomicCheckpoints()],

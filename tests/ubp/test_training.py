@@ -39,7 +39,7 @@ def test_a_killed_run_taken_up_again_gives_the_undisturbed_result(fail_at, undis
         fit(Copier(fail_at), Numbers(), settings(), tmp_path, seed=1)
     resumed = fit(Copier(), Numbers(), settings(), tmp_path, seed=1)
     assert torch.equal(weights(resumed), weights(undisturbed[0]))
-    assert resumed.best_loss == undisturbed[0].best_loss
+    assert resumed.best_score == undisturbed[0].best_score
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(undisturbed, tmp_path):
@@ -49,12 +49,68 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(undisturbed, 
     assert not torch.equal(weights(other), weights(undisturbed[0]))
 
 
+@pytest.mark.parametrize("piece", [1, 3, 7])
+def test_a_step_in_pieces_is_the_step_as_a_whole(piece, tmp_path):
+    whole = fit(Copier(dropout=0), Numbers(), settings(piece=8), tmp_path / "whole", seed=1)
+    pieces = fit(Copier(dropout=0), Numbers(), settings(piece=piece), tmp_path / "pieces", seed=1)
+    torch.testing.assert_close(weights(pieces), weights(whole), rtol=1e-4, atol=1e-6)
+    assert pieces.best_score == pytest.approx(whole.best_score, rel=1e-4)
+
+
+class Recaller(Copier):
+    """Has a table of rows whose gradients are sparse, and is judged by a score that is better when larger."""
+
+    monitor = ("closeness", "max")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(60, 7, sparse=True)
+
+    def loss(self, batch):
+        return ((self.table(batch["rows"]) + self.up(self.down(batch["values"])) - batch["values"]) ** 2).mean()
+
+    def validation_scores(self, batch):
+        return {"closeness": -self.loss(batch)}
+
+    def optimizers(self, learning_rate):
+        dense = [weight for name, weight in self.named_parameters() if not name.startswith("table")]
+        return [torch.optim.Adam(dense, learning_rate), torch.optim.SparseAdam(self.table.parameters(), learning_rate)]
+
+
+def test_a_model_may_bring_sparse_gradients_and_a_score_of_its_own(tmp_path):
+    before = Recaller().table.weight.detach().clone()
+    trained = fit(Recaller(), Numbers(), settings(piece=3), tmp_path, seed=1)
+    changed = (trained.model.table.weight != before).any(dim=1).nonzero().flatten().numpy()
+    np.testing.assert_array_equal(changed, trained.parts.train)  # only the rows that training met
+    with torch.inference_mode():
+        wanted = -trained.model.eval().loss(Numbers().batch(trained.parts.validation))
+    assert trained.best_score == pytest.approx(float(wanted), rel=1e-5)
+
+
+class Drawing(Numbers):
+    """Remembers what was drawn for its batches."""
+
+    def batch(self, rows, generator=None):
+        self.__dict__.setdefault("drawn", []).append(None if generator is None else float(generator.random()))
+        return super().batch(rows)
+
+
+def test_what_a_source_draws_in_training_differs_from_step_to_step_and_not_from_run_to_run(tmp_path):
+    source, again = Drawing(), Drawing()
+    fit(Copier(), source, settings(max_epochs=2), tmp_path / "one", seed=1)
+    fit(Copier(), again, settings(max_epochs=2), tmp_path / "two", seed=1)
+    drawn = [number for number in source.drawn if number is not None]
+    assert source.drawn == again.drawn
+    assert len(drawn) == len(set(drawn)) == 14
+    assert None in source.drawn  # validation
+
+
 def test_the_best_epoch_is_the_one_that_is_used(tmp_path):
     """With a huge learning rate the first epoch is the best; its weights come back, not the last ones."""
     trained = fit(Copier(), Numbers(), settings(learning_rate=0.5, max_epochs=6, patience=6), tmp_path, seed=1)
     batch = Numbers().batch(trained.parts.validation)
     with torch.inference_mode():
-        assert float(trained.model.eval().loss(batch)) == pytest.approx(trained.best_loss, rel=1e-5)
+        assert float(trained.model.eval().loss(batch)) == pytest.approx(trained.best_score, rel=1e-5)
     last = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
     assert not torch.equal(last["model.down.weight"], trained.model.down.weight)
 
@@ -80,6 +136,7 @@ def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
     [
         ({"batch_size": 0}, "trainer.batch_size=0: must be at least 1"),
         ({"max_epochs": 0}, "trainer.max_epochs=0: must be at least 1"),
+        ({"piece": 0}, "trainer.piece=0: must be at least 1, or null"),
         ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
         ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
     ],

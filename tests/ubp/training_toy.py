@@ -21,7 +21,7 @@ class Numbers:
     def lengths(self):
         return np.arange(self.rows) % 7 + 1
 
-    def batch(self, rows):
+    def batch(self, rows, generator=None):  # noqa: ARG002
         values = np.zeros((len(rows), 7), np.float32)
         for place, row in enumerate(rows):
             values[place, : self.lengths[row]] = np.random.default_rng(int(row)).normal(size=self.lengths[row])
@@ -31,11 +31,11 @@ class Numbers:
 class Copier(SequenceModel):
     """Learns to copy its input through a bottleneck, with dropout so that randomness matters."""
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    def __init__(self, fail_at: int | None = None, dropout: float = 0.3) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.width = 4
-        self.down, self.up, self.dropout = nn.Linear(7, 4), nn.Linear(4, 7), nn.Dropout(0.3)
+        self.down, self.up, self.dropout = nn.Linear(7, 4), nn.Linear(4, 7), nn.Dropout(dropout)
         self.steps, self.fail_at = 0, fail_at
 
     def loss(self, batch):
