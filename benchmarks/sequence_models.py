@@ -25,7 +25,7 @@ from ubp.errors import UserError
 from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, peak_megabytes, say, show
 from ubp.sequences import length_buckets
-from ubp.training import SequenceModel, TrainerSettings
+from ubp.training import SequenceModel, TrainerSettings, losses_in_pieces
 
 
 def load(config: DictConfig) -> tuple[SequenceModel, TokenSource, TrainerSettings]:
@@ -46,18 +46,20 @@ def measure(config: DictConfig) -> dict[str, float]:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     model.to(device).train()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizers = model.optimizers(trainer.learning_rate)
     batches = length_buckets(source.lengths, trainer.batch_size, seed=0)
     seconds = []
     for number in range(config.steps + 1):
         rows = batches[number * len(batches) // (config.steps + 1)]
         started = time.perf_counter()
         batch = {name: values.to(device) for name, values in source.batch(rows).items()}
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-            loss = model.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+            for loss, _ in losses_in_pieces(model, batch, trainer.piece):
+                loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
         if cuda:
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() - started) / len(rows))

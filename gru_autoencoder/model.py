@@ -1,7 +1,8 @@
 """A recurrent autoencoder of event sequences: one class, whose token features come from the config."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from ubp.schema import Token
 from ubp.training import Batch, SequenceModel
 
 LENGTHS = "lengths"  # key of a batch: int64 [rows], events of each sequence
+EVENT = "event"  # the feature that says which of the others an event has
 
 
 class _StackedGru(nn.Module):
@@ -48,6 +50,29 @@ class _StackedGru(nn.Module):
         return outputs
 
 
+class _Head(nn.Module):
+    """The softmaxes of features that the same events have, their logits side by side."""
+
+    def __init__(self, hidden: int, features: Sequence[Feature]) -> None:
+        super().__init__()
+        self.names = tuple(feature.name for feature in features)
+        self.sizes = tuple(feature.ids for feature in features)
+        self.events = features[0].events
+        self.layer = nn.Linear(hidden, sum(self.sizes))
+
+    def said(self, hidden: Tensor, wanted: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What is held and wanted where an event has these features: [positions, hidden], [positions, features]."""
+        classes = torch.stack([wanted[name] for name in self.names], dim=1)
+        if self.events is None:
+            return hidden, classes
+        there = classes[:, 0] != Token.NONE
+        return hidden[there], classes[there]
+
+    def likeliest(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Each feature's likeliest class: int64 [positions]."""
+        return dict(zip(self.names, likeliest(hidden, self.layer, self.sizes).unbind(dim=1), strict=True))
+
+
 class GruAutoencoder(SequenceModel):
     """Reads a sequence into a state and writes it again from that state.
 
@@ -55,7 +80,8 @@ class GruAutoencoder(SequenceModel):
     the place after the last event, padding behind it; and ``lengths``, the number of events. The encoder
     reads the events alone; its state is that after a client's true last event, whatever the padding. The
     decoder starts from that state and is taught by forcing: it sees the start token and the events, and is to
-    say the events and the end token.
+    say the events and the end token. What an event does not have (a page visit's sku) it need not say: the
+    event type says so already, and logits of thousands of skus at each page visit are the dearer half of the work.
 
     Args:
         features: what a token is made of; each has a softmax of its own.
@@ -84,8 +110,7 @@ class GruAutoencoder(SequenceModel):
         self.encoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
         self.decoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.sizes = tuple(feature.ids for feature in features)
-        self.head = nn.Linear(hidden, sum(self.sizes))  # each feature's logits, side by side
+        self.heads = nn.ModuleList(_Head(hidden, list(group)) for _, group in groupby(features, lambda f: f.events))
 
     def _embedded(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Vectors of the tokens from ``start`` to before ``stop``: float [time, rows, width]."""
@@ -102,18 +127,18 @@ class GruAutoencoder(SequenceModel):
     def encode(self, batch: Batch) -> Tensor:
         return self.states(batch)[-1]
 
-    def decoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def decoded(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What the taught decoder holds at each real position, and what it is to say there.
 
         Returns:
-            float [positions, hidden] and int64 [positions, features].
+            float [positions, hidden] and for each feature int64 [positions].
         """
         time = batch[self.features[0].name].shape[1]
         output = self.decoder(self._embedded(self._with_gaps(batch), 0, time - 1), self.states(batch))[-1]
         steps = torch.arange(time - 1, device=output.device)
         real = steps[:, None] <= batch[LENGTHS]  # the events and the end token: [time, rows]
-        wanted = [batch[feature.name][:, 1:].t()[real] for feature in self.features]
-        return self.dropout(output[real]), torch.stack(wanted, dim=1)
+        wanted = {feature.name: batch[feature.name][:, 1:].t()[real] for feature in self.features}
+        return self.dropout(output[real]), wanted
 
     def _with_gaps(self, batch: Batch) -> Batch:
         """The batch as the decoder sees it: in training some events are hidden, in all features at once."""
@@ -124,16 +149,35 @@ class GruAutoencoder(SequenceModel):
         hidden[:, 0] = False
         return {f.name: batch[f.name].masked_fill(hidden, Token.OTHER) for f in self.features}
 
+    def weight(self, batch: Batch) -> Tensor:
+        return (batch[LENGTHS] + 1).sum().float()
+
     def loss(self, batch: Batch) -> Tensor:
-        """The features' cross-entropies, added up; each the mean over real positions."""
+        """The features' cross-entropies where an event has them, added up, a real position."""
         hidden, wanted = self.decoded(batch)
-        return linear_cross_entropy(hidden, self.head, wanted, self.sizes)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        for head in self._heads():
+            there, classes = head.said(hidden, wanted)
+            share = len(there) / max(len(hidden), 1)
+            loss = loss + share * linear_cross_entropy(there, head.layer, classes, head.sizes)
+        return loss
 
     def teacher_forced_hits(self, batch: Batch) -> dict[str, Tensor]:
-        """Where the taught decoder's likeliest id is the true one: for each feature bool [positions]."""
+        """Where the taught decoder's likeliest id is the true one.
+
+        Returns:
+            For each feature bool [positions], those that have it.
+        """
         hidden, wanted = self.decoded(batch)
-        hits = likeliest(hidden, self.head, self.sizes) == wanted
-        return {feature.name: hits[:, column] for column, feature in enumerate(self.features)}
+        hits: dict[str, Tensor] = {}
+        for head in self._heads():
+            there, classes = head.said(hidden, wanted)
+            found = head.likeliest(there)
+            hits |= {name: found[name] == classes[:, column] for column, name in enumerate(head.names)}
+        return hits
+
+    def _heads(self) -> list[_Head]:
+        return cast("list[_Head]", list(self.heads))
 
     def write(self, batch: Batch, steps: int) -> dict[str, Tensor]:
         """What the decoder says when it reads its own words, the likeliest at each step.
@@ -151,8 +195,18 @@ class GruAutoencoder(SequenceModel):
         for _ in range(steps):
             outputs = self.decoder(self.embedding(said)[None], states)
             states = [output[0] for output in outputs]
-            ids_of_step = likeliest(states[-1], self.head, self.sizes)
-            said = {feature.name: ids_of_step[:, column] for column, feature in enumerate(self.features)}
+            said = self._say(states[-1])
             for name, ids in said.items():
                 written[name].append(ids)
         return {name: torch.stack(ids, dim=1) for name, ids in written.items()}
+
+    def _say(self, hidden: Tensor) -> dict[str, Tensor]:
+        """The likeliest token: for each feature int64 [rows], none where the event said has no such value."""
+        said: dict[str, Tensor] = {}
+        for head in self._heads():
+            said |= head.likeliest(hidden)
+        for feature in self.features:
+            if feature.events is not None:
+                having = torch.tensor([*feature.events, Token.END], device=hidden.device)
+                said[feature.name].masked_fill_(~torch.isin(said[EVENT], having), Token.NONE)
+        return said

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
 
-from gru_autoencoder.model import LENGTHS, GruAutoencoder
+from gru_autoencoder.model import EVENT, LENGTHS, GruAutoencoder
 from ubp import schema
 from ubp.config import parse, resolved
 from ubp.data import ChallengeData
@@ -160,18 +160,28 @@ def tokenise(chosen: Selection, features: Mapping[str, FeatureSettings]) -> Toke
     """
     source = TokenSource(chosen.clients, chosen.starts, chosen.lengths, {}, [], {})
     for name, settings in features.items():
-        _add_feature(source, chosen, name, settings)
+        _add_feature(source, chosen, name, settings, says_type=EVENT in features)
     return source
 
 
-def _add_feature(source: TokenSource, chosen: Selection, name: str, settings: FeatureSettings) -> None:
-    def add(feature: str, ids: int, column: npt.NDArray[Any], word: Callable[[int], str]) -> None:
+def _having(subject: str) -> tuple[int, ...]:
+    """The tokens of the events that are about such a subject."""
+    return tuple(FIRST_TOKEN + event_type.code for event_type in EventType if event_type.subject == subject)
+
+
+def _add_feature(
+    source: TokenSource, chosen: Selection, name: str, settings: FeatureSettings, *, says_type: bool
+) -> None:
+    def add(
+        feature: str, ids: int, column: npt.NDArray[Any], word: Callable[[int], str], subject: str | None = None
+    ) -> None:
         source.columns[feature] = column
-        source.features.append(Feature(feature, ids, settings.width))
+        events = _having(subject) if subject and says_type else None
+        source.features.append(Feature(feature, ids, settings.width, events))
         source.names[feature] = word
 
     sequences = chosen.sequences
-    if name == "event":
+    if name == EVENT:
         by_code = {event_type.code: event_type.value for event_type in EventType}
         add(name, EVENT_TOKENS, chosen.event_tokens(), lambda token: by_code[token - FIRST_TOKEN])
     elif name == "day":
@@ -182,11 +192,13 @@ def _add_feature(source: TokenSource, chosen: Selection, name: str, settings: Fe
         codes = sequences.names[chosen.references(schema.SKU)]
         for position in range(schema.CODES):
             column = codes[:, position].astype(np.uint16) + FIRST_TOKEN
-            add(f"code_{position}", FIRST_TOKEN + schema.CODE_BOOK, column, lambda token: str(token - FIRST_TOKEN))
+            word = lambda token: str(token - FIRST_TOKEN)  # noqa: E731
+            add(f"code_{position}", FIRST_TOKEN + schema.CODE_BOOK, column, word, schema.SKU)
     elif name in (schema.CATEGORY, schema.PRICE, schema.SKU, schema.URL):
         vocabulary = chosen.vocabulary(name, top=settings.top)
         column = chosen.tokens(name, vocabulary)
-        add(name, vocabulary.size, column, lambda token: f"{name} {vocabulary.values[token - FIRST_TOKEN]}")
+        about = schema.URL if name == schema.URL else schema.SKU
+        add(name, vocabulary.size, column, lambda token: f"{name} {vocabulary.values[token - FIRST_TOKEN]}", about)
     else:
         known = ("day", "week", "event", schema.CATEGORY, schema.PRICE, schema.SKU, schema.URL, CODES)
         raise UserError(f"model.features.{name}: no such feature; known: {', '.join(known)}")
@@ -232,10 +244,14 @@ def written_back(trained: Trained, source: TokenSource, rows: Rows) -> tuple[Bat
 
 
 def free_running(batch: Batch, written: Mapping[str, Tensor]) -> dict[str, float]:
-    """The share of true tokens that come back, the decoder reading its own words."""
+    """The share of true tokens that come back where there is one, the decoder reading its own words."""
     steps = next(iter(written.values())).shape[1]
     real = torch.arange(steps) <= batch[LENGTHS][:, None]  # the events and the end token
-    return {name: float((ids == batch[name][:, 1:])[real].float().mean()) for name, ids in written.items()}
+    shares = {}
+    for name, ids in written.items():
+        true = batch[name][:, 1:]
+        shares[name] = float((ids == true)[real & (true != Token.NONE)].float().mean())
+    return shares
 
 
 def _autoencoder(trained: Trained) -> GruAutoencoder:

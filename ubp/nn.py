@@ -20,11 +20,13 @@ class Feature:
         name: its key in a batch.
         ids: how many ids it has, special ones included.
         width: of its embedding.
+        events: tokens of the events that have it, the others hold ``Token.NONE``; None: all have it.
     """
 
     name: str
     ids: int
     width: int
+    events: tuple[int, ...] | None = None
 
 
 class TokenEmbedding(nn.Module):

@@ -224,6 +224,26 @@ class _Batches(Dataset[Batch]):
         return self._source.batch(ask.rows, None if ask.seed is None else np.random.default_rng(ask.seed))
 
 
+def losses_in_pieces(model: SequenceModel, batch: Batch, piece: int | None) -> Iterator[tuple[Tensor, bool]]:
+    """The batch's loss in parts that add up to it; each part's graph can be freed before the next is made.
+
+    Args:
+        model: whose loss.
+        batch: of a step.
+        piece: rows of a part; None: 64 on a CPU, all rows elsewhere.
+
+    Yields:
+        A part of the loss, a scalar, and whether it is the last one.
+    """
+    first = next(iter(batch.values()))
+    size = piece or (_CPU_PIECE if first.device.type == "cpu" else len(first))
+    pieces = [{name: rows[at : at + size] for name, rows in batch.items()} for at in range(0, len(first), size)]
+    weights = torch.stack([model.weight(part) for part in pieces])
+    shares = weights / weights.sum().clamp(min=1)
+    for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
+        yield model.loss(part) * share, number == len(pieces)
+
+
 class _Training(lit.LightningModule):
     """What Lightning calls of a `SequenceModel`."""
 
@@ -273,16 +293,10 @@ class _Training(lit.LightningModule):
         self.log("train_loss", loss, prog_bar=True)
 
     def _backward(self, batch: Batch) -> Tensor:
-        """The batch's loss, its gradients left in the weights, piece by piece."""
-        rows = len(next(iter(batch.values())))
-        size = self._settings.piece or (_CPU_PIECE if self.device.type == "cpu" else rows)
-        pieces = [{name: values[at : at + size] for name, values in batch.items()} for at in range(0, rows, size)]
-        weights = torch.stack([self.model.weight(piece) for piece in pieces])
-        shares = weights / weights.sum().clamp(min=1)
+        """The batch's loss, its gradients left in the weights."""
         losses = []
-        for number, (piece, share) in enumerate(zip(pieces, shares, strict=True)):
-            with self._without_exchange() if number < len(pieces) - 1 else nullcontext():
-                loss = self.model.loss(piece) * share
+        for loss, is_last in losses_in_pieces(self.model, batch, self._settings.piece):
+            with nullcontext() if is_last else self._without_exchange():
                 self.manual_backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()

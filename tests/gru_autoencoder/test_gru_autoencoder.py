@@ -19,7 +19,8 @@ from ubp.nn import Feature
 from ubp.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences import gather
 
-FEATURES = [Feature("event", FIRST_TOKEN + 4, 6), Feature("price", FIRST_TOKEN + 9, 6)]
+PRICED = (FIRST_TOKEN, FIRST_TOKEN + 2)  # tokens of the events that have a price
+FEATURES = [Feature("event", FIRST_TOKEN + 4, 6), Feature("price", FIRST_TOKEN + 9, 6, PRICED)]
 
 
 def source_of(lengths, seed=0):
@@ -27,6 +28,7 @@ def source_of(lengths, seed=0):
     lengths = np.asarray(lengths, np.int64)
     total = int(lengths.sum())
     columns = {feature.name: rng.integers(FIRST_TOKEN, feature.ids, total) for feature in FEATURES}
+    columns["price"][~np.isin(columns["event"], PRICED)] = Token.NONE
     starts = np.cumsum(lengths) - lengths
     names = {feature.name: str for feature in FEATURES}
     return TokenSource(np.arange(len(lengths)), starts, lengths, columns, FEATURES, names)
@@ -72,23 +74,35 @@ def test_the_state_is_that_of_a_plain_recurrent_layer_at_the_last_event(source):
         torch.testing.assert_close(model.encode(batch)[0], state[0, 0])
 
 
-def test_the_loss_is_the_mean_over_real_positions(source):
-    """Against a loop over clients and steps that knows no padding."""
+def test_the_loss_is_that_of_a_loop_over_clients_and_steps(source):
+    """Which knows no padding, and asks for a price only where there is one."""
     model = model_of()
-    batch = source.batch(np.arange(6))
-    losses = {feature.name: [] for feature in FEATURES}
+    losses, positions = [], 0
     for row in range(6):
         hidden, wanted = model.decoded(source.batch(np.array([row])))
         assert len(hidden) == source.lengths[row] + 1  # the events and the end token
-        assert Token.PADDING not in wanted
-        for logits, feature, classes in zip(
-            model.head(hidden).split(model.sizes, dim=1), FEATURES, wanted.t(), strict=True
-        ):
+        positions += len(hidden)
+        for head, feature in zip(model.heads, FEATURES, strict=True):
+            classes = wanted[feature.name]
             assert classes[-1] == Token.END
-            shares = logits.log_softmax(-1)
-            losses[feature.name] += [-shares[step, classes[step]] for step in range(len(classes))]
-    wanted_loss = sum(torch.stack(values).mean() for values in losses.values())
-    torch.testing.assert_close(model.loss(batch), wanted_loss)
+            shares = head.layer(hidden).log_softmax(-1)
+            losses += [-share[token] for share, token in zip(shares, classes, strict=True) if token != Token.NONE]
+    assert len(losses) < 2 * positions
+    torch.testing.assert_close(model.loss(source.batch(np.arange(6))), torch.stack(losses).sum() / positions)
+
+
+def test_the_parts_of_a_batch_weigh_as_the_whole(source):
+    model, halves = model_of(), [source.batch(np.array([0, 1, 2])), source.batch(np.array([3, 4, 5]))]
+    whole = source.batch(np.arange(6))
+    parts = sum(model.loss(half) * model.weight(half) for half in halves)
+    torch.testing.assert_close(parts / model.weight(whole), model.loss(whole))
+
+
+def test_written_events_have_no_values_that_their_type_has_not(source):
+    written = model_of().write(source.batch(np.arange(6)), 9)
+    having = torch.isin(written["event"], torch.tensor([*PRICED, Token.END]))
+    assert (written["price"][~having] == Token.NONE).all()
+    assert (~having).any()
 
 
 def test_ten_sequences_are_learnt_by_heart():
