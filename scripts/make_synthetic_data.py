@@ -338,7 +338,7 @@ class SyntheticShop:
             start=self._moments(client, rng),
             category=np.where(rng.random(len(number)) < shop.signals.taste, own, anyones),
             readiness=self.readiness(client),
-            appetite=rng.exponential(size=len(number)) ** 2,
+            appetite=rng.exponential(size=len(number)),
         )
 
     def _moments(self, client: Ints, rng: np.random.Generator) -> Floats:
