@@ -166,12 +166,6 @@ class EmbeddingRun:
     folder: Path
     lineage: dict[str, Any]
 
-    @property
-    def is_first_process(self) -> bool:
-        """False in the processes that Lightning starts for further devices: they save and report nothing."""
-        ranks = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID")
-        return all(os.environ.get(rank, "0") == "0" for rank in ranks)
-
     def save(
         self,
         client_ids: npt.NDArray[np.int64],
@@ -215,9 +209,15 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
         _skip_if_same(path, lineage)
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
     run = EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
-    if common.overwrite and run.is_first_process:
+    if common.overwrite and _is_first_process():
         shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
     yield run
+
+
+def _is_first_process() -> bool:
+    """False in the processes that Lightning starts for further devices."""
+    ranks = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
 
 
 def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:

@@ -365,20 +365,6 @@ class Selection:
 
 
 EVENT_TOKENS = FIRST_TOKEN + len(EventType)
-CODE_TOKENS = FIRST_TOKEN + schema.CODES * schema.CODE_BOOK
-
-
-def code_tokens(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-    """Codes of names or queries as tokens: each position has its own code book, so its own tokens.
-
-    Args:
-        codes: uint8 [..., 16].
-
-    Returns:
-        uint16 of the same shape, below `CODE_TOKENS`.
-    """
-    books = FIRST_TOKEN + np.arange(schema.CODES, dtype=np.uint16) * schema.CODE_BOOK
-    return codes + books
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from ubp.sequences import (
     Selection,
     Sequences,
     Vocabulary,
-    code_tokens,
     gather,
     length_buckets,
 )
@@ -392,12 +391,6 @@ class TestVocabulary:
     def test_other_columns_have_none(self, store):
         with pytest.raises(ValueError, match="known: sku, category, price, url"):
             store.all.vocabulary(schema.NAME)
-
-    def test_each_position_of_codes_has_its_own_tokens(self):
-        tokens = code_tokens(np.array([[0] * 16, [255] * 16], dtype=np.uint8))
-        assert len(np.unique(tokens)) == 32
-        assert tokens.min() == schema.FIRST_TOKEN
-        assert tokens.max() == sequences.CODE_TOKENS - 1
 
 
 class TestGather:
