@@ -1,8 +1,8 @@
 """What each block adds to a merge: the merge without it, by the light probe. Some 20 s a block on two cores.
 
-    make demo, then the GRU autoencoders with submit=False preset=demo
+    make demo
     python benchmarks/leave_one_out.py
-    python benchmarks/leave_one_out.py entry=demo base=[stat_features]
+    python benchmarks/leave_one_out.py entry=score_4_7406 base=[stat_features]
 
 Beside each block the first blocks of the merge (``base``) with only that one added.
 """

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ubp.config import Common
+from ubp.config import Common, composed
 from ubp.errors import UserError
 from ubp.evaluation.scoring import Scores, scores_file, scores_table
-from ubp.paths import REPOSITORY
+from ubp.paths import CONFIGS, REPOSITORY
 from ubp.run import closing_line, command, say, show
 
 logger = logging.getLogger(__name__)
@@ -28,20 +28,26 @@ logger = logging.getLogger(__name__)
 LIGHT, JUDGE = "light", "judge"
 
 
-def stages(config: DictConfig, overwrite: bool) -> list[list[str]]:
-    """The command lines of the journey, in order, each as a list of words."""
+def stages(config: DictConfig, blocks: list[str], overwrite: bool) -> list[list[str]]:
+    """The command lines of the journey, in order, each as a list of words.
+
+    Args:
+        config: of the demo.
+        blocks: that its merges are made of.
+        overwrite: make everything again.
+    """
     folder = Common.of(config).paths.embeddings(submit=False)
     again = ["overwrite=True"] if overwrite else []
     local = ["submit=False", *again]
-    names = ",".join([*config.blocks, *config.merges])
+    names = ",".join([*blocks, *config.merges])
     return [
-        ["scripts/make_demo_data.py", *again],
-        ["scripts/split.py", *again],
-        *([*shlex.split(line), "preset=demo", *local] for line in config.blocks.values()),
-        *(["scripts/merge.py", f"--config-name={name}", *local] for name in config.merges),
-        *(["scripts/validate.py", f"entry={folder / name}"] for name in config.merges),
-        ["scripts/evaluate.py", f"embeddings=[{names}]", f"probe={LIGHT}", *again],
-        *(["scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in config.judged),
+        ["python", "scripts/make_demo_data.py", *again],
+        ["python", "scripts/split.py", *again],
+        ["sh", "get_all_embeddings.sh", "preset=demo", *local],
+        *(["python", "scripts/merge.py", f"--config-name={name}", *local] for name in config.merges),
+        *(["python", "scripts/validate.py", f"entry={folder / name}"] for name in config.merges),
+        ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={LIGHT}", *again],
+        *(["python", "scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in config.judged),
     ]
 
 
@@ -51,21 +57,21 @@ def run_stage(words: list[str], data_path: str) -> None:
     Raises:
         UserError: it failed.
     """
-    line = f"python {shlex.join(words)}"
+    line = shlex.join(words)
     say(f"\n$ {line}")
-    program, *arguments = words
+    program, script, *arguments = words
     started = time.perf_counter()
-    environment = os.environ | {"CHALLENGE_DATA_PATH": data_path}
-    command_line = [sys.executable, str(REPOSITORY / program), *arguments]
-    code = subprocess.run(command_line, env=environment, check=False).returncode  # noqa: S603
+    environment = os.environ | {"CHALLENGE_DATA_PATH": data_path, "PYTHON": sys.executable}
+    runs = sys.executable if program == "python" else program
+    code = subprocess.run([runs, str(REPOSITORY / script), *arguments], env=environment, check=False).returncode  # noqa: S603
     if code:
         raise UserError(f"{line}: failed with exit code {code}, see above; mend it and start the demo again")
     logger.info("%.1f s", time.perf_counter() - started)
 
 
-def all_scores(config: DictConfig, folder: Path) -> list[Scores]:
+def all_scores(config: DictConfig, blocks: list[str], folder: Path) -> list[Scores]:
     """Every block and merge by the light probe, then the judged ones by the judge."""
-    light = [scores_file(folder / f"{name}.parquet", LIGHT) for name in config.blocks]
+    light = [scores_file(folder / f"{name}.parquet", LIGHT) for name in blocks]
     light += [scores_file(folder / name, LIGHT) for name in config.merges]
     return [Scores.load(file) for file in [*light, *(scores_file(folder / name, JUDGE) for name in config.judged)]]
 
@@ -73,13 +79,14 @@ def all_scores(config: DictConfig, folder: Path) -> list[Scores]:
 @command("scripts", "demo")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
-    for words in stages(config, common.overwrite):
+    blocks = list(dict.fromkeys(name for merge in config.merges for name in composed(CONFIGS / "merge", merge).blocks))
+    for words in stages(config, blocks, common.overwrite):
         run_stage(words, common.data_path)
     folder = common.paths.embeddings(submit=False)
     say("")
     show(
         scores_table(
-            all_scores(config, folder), "the demo's blocks alone and merged: local validation, higher is better"
+            all_scores(config, blocks, folder), "the demo's blocks alone and merged: local validation, higher is better"
         )
     )
     closing_line("demo", folder)

@@ -17,11 +17,12 @@ import polars as pl
 import pytest
 
 from ALS import als_embeddings as als
+from ubp.config import composed
 from ubp.data import ChallengeData
 from ubp.embeddings import EmbeddingTable
 from ubp.entry import read_entry, violations
 from ubp.evaluation.tasks import TASKS
-from ubp.paths import REPOSITORY, DataPaths
+from ubp.paths import CONFIGS, REPOSITORY, DataPaths
 
 # Every embedding command: its name and its command line. A new one needs a line here to keep the contract.
 EMBEDDINGS = {
@@ -43,9 +44,10 @@ EMBEDDINGS |= {
     },
 }
 SPLIT = ["scripts/split.py"]
-MERGE = ["scripts/merge.py", "--config-name=demo"]
+MERGED = list(composed(CONFIGS / "merge", "basics").blocks)
+MERGE = ["scripts/merge.py", "--config-name=basics"]
 TINY_PROBE = ["probe=light", "probe.thin=16", "probe.wide=32", "probe.epochs=1", "probe.seeds=[0]"]
-EVALUATE = ["scripts/evaluate.py", "embeddings=[demo,stat_features]", *TINY_PROBE]
+EVALUATE = ["scripts/evaluate.py", "embeddings=[basics,stat_features]", *TINY_PROBE]
 ALL = {
     "make_demo_data": ["scripts/make_demo_data.py"],
     "split": SPLIT,
@@ -110,7 +112,7 @@ def journey(make_history, tmp_path_factory) -> Journey:
     runs["merge"] = run(root, [*MERGE, "submit=False"])
     runs |= run_all(
         root,
-        {"validate": ["scripts/validate.py", f"entry={root}/embeddings_local/demo"], "evaluate": EVALUATE},
+        {"validate": ["scripts/validate.py", f"entry={root}/embeddings_local/basics"], "evaluate": EVALUATE},
     )
     return Journey(paths, runs)
 
@@ -159,7 +161,7 @@ def test_every_stage_succeeds_and_ends_with_its_line(journey):
         assert "Traceback" not in done.err
         assert re.search(r" · [\d.]+ s · [\d,]+ MB · /", done.last), name
         assert done.last.endswith(str(journey.paths.raw / "input") if name == "split" else done.last.split(" · ")[-1])
-    assert journey.runs["validate"].last.startswith("demo is valid (local) · ")
+    assert journey.runs["validate"].last.startswith("basics is valid (local) · ")
 
 
 def test_the_split_leaves_history_windows_and_targets(journey):
@@ -172,19 +174,18 @@ def test_the_split_leaves_history_windows_and_targets(journey):
 
 def test_the_local_entry_holds_the_clients_with_history(journey):
     data = ChallengeData(journey.paths, submit=False)
-    ids, profiles = read_entry(journey.paths.embeddings(submit=False) / "demo")
+    ids, profiles = read_entry(journey.paths.embeddings(submit=False) / "basics")
     assert ids.tolist() == data.clients.tolist()
-    widths = {name: EmbeddingTable.read(journey.paths.block(name, submit=False)).columns for name in EMBEDDINGS}
-    columns = sum(width for name, width in widths.items() if not name.startswith("gru_ae"))
+    columns = sum(EmbeddingTable.read(journey.paths.block(name, submit=False)).columns for name in MERGED)
     assert profiles.shape == (len(ids), columns)
     found = CLOSING.fullmatch(journey.runs["merge"].last)
-    assert found["what"] == "demo"
+    assert found["what"] == "basics"
     assert (int(found["clients"]), int(found["columns"])) == profiles.shape
 
 
 def test_scores_lie_beside_what_was_scored_and_in_the_table(journey):
     folder = journey.paths.embeddings(submit=False)
-    for file in (folder / "demo" / "scores_light.json", folder / "stat_features.scores_light.json"):
+    for file in (folder / "basics" / "scores_light.json", folder / "stat_features.scores_light.json"):
         scores = json.loads(file.read_text())
         tasks = [scores[task.name] for task in TASKS]
         assert all(0 <= value <= 1 and value == round(value, 4) for value in tasks)
@@ -200,7 +201,7 @@ def test_hydras_output_lies_under_the_data_path(journey):
 
 
 def test_a_command_runs_from_any_folder_and_leaves_nothing_there(journey, tmp_path):
-    entry = journey.paths.embeddings(submit=False) / "demo"
+    entry = journey.paths.embeddings(submit=False) / "basics"
     done = run(journey.paths.root, ["scripts/validate.py", f"entry={entry}"], folder=tmp_path)
     assert done.code == 0
     assert list(tmp_path.iterdir()) == []
@@ -211,7 +212,7 @@ def test_a_command_runs_from_any_folder_and_leaves_nothing_there(journey, tmp_pa
 
 def test_every_relevant_client_is_in_the_submitted_entry_once(submitted):
     assert {name: done.code for name, done in submitted.runs.items()} == dict.fromkeys(submitted.runs, 0)
-    folder = submitted.paths.embeddings(submit=True) / "demo"
+    folder = submitted.paths.embeddings(submit=True) / "basics"
     relevant = np.load(submitted.paths.relevant_clients)
     assert violations(folder, relevant, local=False) == []
     assert sorted(read_entry(folder)[0].tolist()) == relevant.tolist()
@@ -380,14 +381,13 @@ def test_a_merge_of_blocks_of_another_history(journey, tmp_path):
     pl.read_parquet(file)[1:].write_parquet(file)
     before = changed_times(paths.embeddings(submit=False))
     lines = lines_of(run(paths.root, [*MERGE, "submit=False"]))
-    merged = [name for name in EMBEDDINGS if not name.startswith("gru_ae")]
-    for name, line in zip(merged, lines, strict=True):
+    for name, line in zip(MERGED, lines, strict=True):
         assert f"{name}.parquet: made from another history" in line
     assert changed_times(paths.embeddings(submit=False)) == before
 
 
 def test_validate_lists_every_violation(journey, tmp_path):
-    ids, profiles = read_entry(journey.paths.embeddings(submit=False) / "demo")
+    ids, profiles = read_entry(journey.paths.embeddings(submit=False) / "basics")
     np.save(tmp_path / "client_ids.npy", ids[:-1].astype(np.int32))
     np.save(tmp_path / "embeddings.npy", np.where(profiles == profiles[0, 0], np.nan, profiles).astype(np.float32))
     lines = lines_of(run(journey.paths.root, ["scripts/validate.py", f"entry={tmp_path}", "local=True"]))

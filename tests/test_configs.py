@@ -14,7 +14,7 @@ from ubp.config import Common, parse, resolved
 from ubp.evaluation.judge import Probe
 from ubp.evaluation.tasks import TargetRules
 from ubp.merge import Profile
-from ubp.paths import CONFIGS
+from ubp.paths import CONFIGS, REPOSITORY
 
 
 def stands_on_base(path: Path) -> bool:
@@ -39,7 +39,7 @@ def named(paths: list[Path]) -> pytest.MarkDecorator:
 
 
 def test_there_are_configs():
-    assert {"demo", "split", "evaluate", "stat_features", "als_buy_add_categories"} <= {path.stem for path in NAMED}
+    assert {"split", "evaluate", "stat_features", "als_buy_add_categories"} <= {path.stem for path in NAMED}
 
 
 @pytest.mark.parametrize("preset", ["full", "demo"])
@@ -112,14 +112,12 @@ def test_the_judges_probe_is_the_challenges():
     assert (light.batch_size, light.learning_rate) == (128, 0.001)
 
 
-def test_the_demo_merges_every_block_that_the_demo_makes():
-    demo = composed(CONFIGS / "scripts" / "demo.yaml")
-    assert set(demo.blocks) == set(composed(CONFIGS / "merge" / "demo.yaml").blocks)
-    by_name = {composed(path).name: path for path in MODELS}
-    for name, line in demo.blocks.items():
-        script, *rest = line.split()
-        assert by_name[name].parent.name == Path(script).parent.name
-        assert rest in ([], [f"--config-name={by_name[name].stem}"])
+def test_every_command_of_an_embedding_is_in_the_script_that_makes_all_and_in_a_merge():
+    merged = {name for path in MERGES for name in composed(path).blocks}
+    script = (REPOSITORY / "get_all_embeddings.sh").read_text()
+    for path in MODELS:
+        assert path.parent.name in script
+        assert composed(path).name in merged
 
 
 def test_a_config_needs_no_more_than_its_command_line():
