@@ -1,6 +1,7 @@
 """Blocks side by side: aligned by client, scaled, imputed, in one float32 matrix."""
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,14 +128,14 @@ def merge(profile: Profile, paths: Mapping[str, Path], clients: npt.NDArray[np.i
     matrix = np.empty((len(clients), total), np.float32)
     start = 0
     for name, path in paths.items():
-        part = matrix[:, start : start + widths[name]]
+        part, began = matrix[:, start : start + widths[name]], time.perf_counter()
         try:
-            _fill(part, EmbeddingTable.read(path), clients, profile.blocks[name], profile.imputer)
+            _fill(part, path, clients, profile.blocks[name], profile.imputer)
         except (ValueError, TypeError) as error:  # what scikit-learn says of numbers that do not fit
             raise UserError(f"block {name}: {str(error).splitlines()[0]}") from error
         if not np.isfinite(part.sum(axis=1, dtype=np.float64)).all():
             raise UserError(f"block {name}: values that are not finite after its scaler; choose another scaler")
-        logger.info("%s: %d columns", name, widths[name])
+        logger.info("%s: %d columns · %.1f s", name, widths[name], time.perf_counter() - began)
         start += widths[name]
     return matrix
 
@@ -167,17 +168,14 @@ def _width(block: Block, path: Path) -> int:
     return dtype.size if isinstance(dtype, pl.Array) else EmbeddingTable.read(path).columns
 
 
-def _fill(
-    part: Matrix, table: EmbeddingTable, clients: npt.NDArray[np.int64], block: Block, imputer: Transformer | None
-) -> None:
-    rows, places = align(table, clients)
-    values = table.vectors[rows]
-    if block.drop_zeros:
-        some = values.any(axis=1)
-        values, places = values[some], places[some]
+def _fill(part: Matrix, path: Path, clients: npt.NDArray[np.int64], block: Block, imputer: Transformer | None) -> None:
+    values, places = _gathered(path, clients, block.drop_zeros)
     if len(values) == 0:
         raise ValueError("it has none of the clients")
-    values = _scaled(_transformed(values, block.processor), block.scaler)
+    _require_columns(values.shape[1], block.processor)
+    # Under one name, so that what a step was given is freed before the next one.
+    values = _transformed(values, block.processor)
+    values = _scaled(values, block.scaler)
     if values.shape[1] != part.shape[1]:
         raise ValueError(f"it comes to {values.shape[1]} columns, not {part.shape[1]}: say so with columns=")
     part[places] = values
@@ -188,8 +186,37 @@ def _fill(
     chosen = block.imputer or imputer
     if chosen is None:
         raise ValueError(f"{missing.sum():,} clients are without it and there is no imputer; name one")
-    part[missing] = np.nan
-    part[:] = _instance(chosen).fit_transform(part)
+    part[missing] = _imputed(values, int(missing.sum()), chosen)
+
+
+def _gathered(path: Path, clients: npt.NDArray[np.int64], drop_zeros: bool) -> tuple[Matrix, npt.NDArray[np.int64]]:
+    """The clients' vectors, a copy, and the clients' places; the block itself is freed on return."""
+    table = EmbeddingTable.read(path)
+    rows, places = align(table, clients)
+    if drop_zeros:
+        some = np.asarray(table.vectors.any(axis=1))[rows]
+        rows, places = rows[some], places[some]
+    return table.vectors[rows], places
+
+
+def _require_columns(columns: int, processor: Transformer | None) -> None:
+    wanted = (processor or {}).get("n_components")
+    if isinstance(wanted, int) and wanted > columns:
+        raise ValueError(
+            f"it has {columns} columns and its processor is to make {wanted} of them; make the block wider, or set "
+            f"processor.n_components={columns} or processor=null for it"
+        )
+
+
+def _imputed(values: Matrix, missing: int, imputer: Transformer) -> Matrix:
+    """Rows for the clients without the block, as the imputer fills them that knows those with it.
+
+    Fitted on the clients that have the block and asked once for each row that it lacks: the same as filling the
+    holes of the whole block, without copies of the whole.
+    """
+    fitted = _instance(imputer).fit(values)
+    rows = np.full((missing, values.shape[1]), np.nan, np.float32)
+    return np.asarray(fitted.transform(rows), dtype=np.float32)
 
 
 def _scaled(values: Matrix, scaler: Transformer | None) -> Matrix:

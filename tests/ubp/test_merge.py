@@ -5,12 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
+from ubp.config import composed, parse
 from ubp.embeddings import EmbeddingTable
 from ubp.entry import write_entry
 from ubp.errors import UserError
 from ubp.merge import Block, Profile, align, check_histories, find_blocks, merge
+from ubp.paths import CONFIGS
 
 MEAN = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "mean"}
 MINUS_ONE = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "constant", "fill_value": -1.0}
@@ -243,3 +246,134 @@ def test_a_transformer_that_does_not_fit_is_one_line(tmp_path):
 def test_a_folder_beside_the_parquets_is_found_by_its_name(tmp_path):
     write_entry(tmp_path / "theirs", np.arange(3), np.ones((3, 2), np.float32))
     assert find_blocks(Profile({"theirs": Block()}), tmp_path) == {"theirs": tmp_path / "theirs"}
+
+
+# --- the five ensembles ------------------------------------------------------------------------------
+
+UNIT, QUANTILES, PCA_64, PCA_128 = "unit_length", "quantiles", 64, 128
+# Each block's processor and scaler, in the order of the columns, as shared/SYSTEMS.md has them.
+SMALLEST = {
+    "als_64_buy_add_categories": (None, UNIT),
+    "als_64_visits_relevant": (None, UNIT),
+    "next_sku_128_4_4": (None, UNIT),
+    "next_url_192_6_4": (None, UNIT),
+    "stat_features": (None, QUANTILES),
+    "gru_ae_day_event": (None, UNIT),
+    "gru_ae_sku_text": (PCA_64, UNIT),
+    "smollm2_all_interactions": (PCA_128, UNIT),
+    "search_llm": (PCA_64, UNIT),
+}
+LARGER = SMALLEST | {"gru_ae_event_cat_price_sku_url": (PCA_64, UNIT)}
+WITH_WEEK = LARGER | {"gru_ae_week_event_cat_price_sku_url": (PCA_64, UNIT)}
+ENSEMBLES = {
+    "score_4_7406": (SMALLEST, "constant"),
+    "score_4_7418": (SMALLEST, "mean"),
+    "score_4_7484": (LARGER, "mean"),
+    "score_4_7499": (WITH_WEEK, "mean"),
+    "best_solution": (WITH_WEEK | {"lightfm": (None, UNIT)}, "mean"),
+}
+SCALERS = {
+    "sklearn.preprocessing.Normalizer": UNIT,
+    "sklearn.preprocessing.QuantileTransformer": QUANTILES,
+}
+
+
+def ensemble(name):
+    return parse(Profile, composed(CONFIGS / "merge", name, ["data_path=x"]), ["blocks", "imputer"])
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensembles_are_the_published_ones(name):
+    blocks, strategy = ENSEMBLES[name]
+    profile = ensemble(name)
+    found = {
+        block: (settings.processor and settings.processor["n_components"], SCALERS[settings.scaler["_target_"]])
+        for block, settings in profile.blocks.items()
+    }
+    assert list(found.items()) == list(blocks.items())
+    assert all(settings.drop_zeros and settings.imputer is None for settings in profile.blocks.values())
+    assert profile.imputer["strategy"] == strategy
+    assert profile.imputer.get("fill_value", 0) == 0
+    quantiles = profile.blocks["stat_features"].scaler
+    assert quantiles["output_distribution"] == "uniform"
+
+
+def by_plain_sklearn(ids, vectors, clients, processor, scaler, fill):
+    """One block of an ensemble, client by client where it can be."""
+    row_of = {client: row for row, client in enumerate(ids) if vectors[row].any()}
+    kept = vectors[[row_of[client] for client in clients if client in row_of]].astype(np.float64)
+    if processor:
+        kept = PCA(processor, svd_solver="full").fit_transform(kept)
+    if scaler == UNIT:
+        kept = np.array([vector / np.linalg.norm(vector) for vector in kept])
+    else:
+        kept = QuantileTransformer(random_state=0).fit_transform(kept)
+    values = iter(kept)
+    missing = kept.mean(axis=0) if fill == "mean" else np.zeros(kept.shape[1])
+    return np.array([next(values) if client in row_of else missing for client in clients])
+
+
+@pytest.mark.parametrize("name", ["score_4_7406", "best_solution"])
+def test_an_ensemble_is_that_of_plain_sklearn(tmp_path, name):
+    blocks, fill = ENSEMBLES[name]
+    rng = np.random.default_rng(1)
+    clients = rng.permutation(1200)
+    wanted = []
+    for number, (block, (processor, scaler)) in enumerate(blocks.items()):
+        # Some clients lack the block, some have a vector of zeros, strangers are in it; search_llm is 64 wide as it is.
+        ids = rng.permutation(1500)[:1300]
+        columns = 64 if block == "search_llm" else (processor or 5) + number
+        # Directions of clearly different lengths: PCA's are then the same whoever computes them.
+        vectors = (rng.normal(size=(1300, columns)) * np.linspace(6, 1, columns) ** 2 + 1).astype(np.float32)
+        vectors[:40] = 0
+        write(tmp_path / f"{block}.parquet", ids, vectors)
+        wanted.append(by_plain_sklearn(ids.tolist(), vectors, clients.tolist(), processor, scaler, fill))
+    found = merge(ensemble(name), find_blocks(ensemble(name), tmp_path), clients)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(np.hstack(wanted), abs=2e-3)
+    assert np.abs(found - np.hstack(wanted)).mean() < 1e-5
+
+
+def test_a_block_narrower_than_its_pca(tmp_path):
+    write(tmp_path / "a.parquet", np.arange(200), draw(np.arange(200), 32))
+    wide = {"_target_": "sklearn.decomposition.PCA", "n_components": 64}
+    says = r"block a: it has 32 columns and its processor is to make 64 of them; .*processor.n_components=32"
+    with pytest.raises(UserError, match=says):
+        merged(tmp_path, {"a": Block(processor=wide)}, np.arange(200))
+
+
+def test_a_pca_to_the_blocks_own_width_is_a_rotation(tmp_path):
+    ids = np.arange(300)
+    vectors = draw(ids, 8)
+    write(tmp_path / "a.parquet", ids, vectors)
+    same = {"_target_": "sklearn.decomposition.PCA", "n_components": 8, "svd_solver": "covariance_eigh"}
+    found = merged(tmp_path, {"a": Block(processor=same)}, ids)
+    centred = vectors - vectors.mean(axis=0)
+    assert found @ found.T == pytest.approx(centred @ centred.T, abs=0.02)
+
+
+def test_pca_gives_the_same_bits_again(tmp_path):
+    ids = np.arange(500)
+    write(tmp_path / "a.parquet", ids, draw(ids, 100))
+    pca = ensemble("best_solution").blocks["gru_ae_sku_text"].processor
+    first, again = (merged(tmp_path, {"a": Block(processor=pca)}, ids) for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("imputer", [MEAN, MEAN | {"strategy": "median"}, MINUS_ONE])
+def test_imputing_is_that_of_sklearn_on_the_whole_block(tmp_path, imputer):
+    clients = np.arange(50)
+    vectors = draw(clients, 4)
+    write(tmp_path / "a.parquet", clients[10:], vectors[10:])
+    whole = vectors.copy()
+    whole[:10] = np.nan
+    wanted = SimpleImputer(**{key: value for key, value in imputer.items() if key != "_target_"}).fit_transform(whole)
+    assert merged(tmp_path, {"a": Block()}, clients, imputer) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_file_is_left_as_it_is(tmp_path):
+    path = write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 3))
+    before = path.read_bytes()
+    in_place = {"_target_": "sklearn.preprocessing.Normalizer", "copy": False}
+    merged(tmp_path, {"a": Block(scaler=in_place)})
+    assert path.read_bytes() == before

@@ -1,0 +1,63 @@
+"""What merging costs at the challenge's size: random blocks of the real widths, merged and written.
+
+    python benchmarks/merge_scale.py                     1 M clients: some minutes, 10 GB of disk while it runs
+    python benchmarks/merge_scale.py clients=100000
+
+The blocks lie in ``cache/merge_scale`` below the data path and are deleted at the end; each lacks some clients
+and has its rows in an order of its own. The closing line gives the whole run's seconds, the log those of each
+block, of the merge and of the entry.
+"""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from ubp.config import Common, composed, parse
+from ubp.embeddings import EmbeddingTable
+from ubp.entry import write_entry
+from ubp.errors import require
+from ubp.merge import Profile, find_blocks, merge
+from ubp.paths import CONFIGS
+from ubp.run import closing_line, command
+
+logger = logging.getLogger(__name__)
+
+
+def write_block(path: Path, clients: int, columns: int, missing: float, seed: int) -> None:
+    """A block of normal numbers, half of them in common: PCA has something to find."""
+    rng = np.random.default_rng(seed)
+    ids = rng.permutation(clients)[: int(clients * (1 - missing))].astype(np.int64)
+    vectors = rng.standard_normal((len(ids), columns), np.float32)
+    vectors += rng.standard_normal((len(ids), 1), np.float32)
+    EmbeddingTable(ids, vectors, {}).write(path)
+
+
+@command("scripts", "merge_scale")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    require(config.clients >= 1000, "clients", config.clients, "at least 1000")
+    profile = parse(Profile, composed(CONFIGS / "merge", config.entry), ["blocks", "imputer"])
+    folder = common.paths.cache / "merge_scale"
+    try:
+        for number, name in enumerate(profile.blocks):
+            write_block(folder / f"{name}.parquet", config.clients, config.widths[name], config.missing, number)
+        began, busy = time.perf_counter(), time.process_time()
+        clients = np.random.default_rng(common.seed).permutation(config.clients).astype(np.int64)
+        profiles = merge(profile, find_blocks(profile, folder), clients)
+        merged = time.perf_counter()
+        write_entry(folder / "entry", clients, profiles)
+        logger.info(
+            "merged in %.1f s, written in %.1f s; processor time of both %.1f s",
+            merged - began, time.perf_counter() - merged, time.process_time() - busy,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    closing_line(f"merge of {config.entry}", folder, *profiles.shape)
+
+
+if __name__ == "__main__":
+    main()
