@@ -1,0 +1,508 @@
+"""Does every stage before the GPU bear the challenge's size? Time, memory and growth, stage by stage.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/scale.py scales=[0.01,0.1]       some minutes
+    python benchmarks/scale.py                         and 1.0: an hour, 24 GB of memory, 30 GB of disk
+    python benchmarks/scale.py only=[split] again=[split] scales=[0.1]
+
+Data is made by scripts/make_synthetic_data.py, below ``$CHALLENGE_DATA_PATH/scale/SCALE``. Each stage is a
+process of its own, the real command where there is one, with the door checks done before (they are stages of
+their own). Beside it its floor, also a process: for tables a bare scan of the same columns, for the sequence
+store Polars' bare sort by client and time. Caches are warm: what a stage reads was written or read shortly
+before. Ends with a table for each scale, the goals, and pandas beside what is ours; written to ``report`` and
+``plot``. What was measured is noted beside the data: a killed run goes on, and tables of several runs are one.
+"""
+
+import importlib
+import json
+import logging
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from omegaconf import DictConfig
+from rich.table import Table
+
+from ubp import schema
+from ubp.config import Common, parse
+from ubp.data import collect
+from ubp.embeddings import EmbeddingTable, read_lineage
+from ubp.errors import UserError, name_some, require
+from ubp.evaluation.tasks import TASKS, labels, load_targets, load_window
+from ubp.files import written_aside
+from ubp.paths import REPOSITORY, DataPaths
+from ubp.run import closing_line, command, say, show
+from ubp.schema import EventType
+from ubp.sequences import Sequences
+
+logger = logging.getLogger(__name__)
+
+MEASURED = "measured.json"
+BEGIN, END = "<!-- measured by benchmarks/scale.py -->", "<!-- end of what was measured -->"
+GOALS_AT = 1.0
+
+_TIMES = (schema.CLIENT_ID, schema.TIMESTAMP)
+_ITEMS = (EventType.PRODUCT_BUY, EventType.ADD_TO_CART)
+Columns = dict[EventType, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What some stages must keep to at scale 1.0; see the config."""
+
+    stages: tuple[str, ...]
+    seconds: float | None = None
+    gigabytes: float | None = None
+    floors: float | None = None
+
+
+@dataclass
+class ScaleSettings:
+    """See configs/scripts/scale.yaml."""
+
+    scales: list[float]
+    only: list[str] | None
+    again: list[str]
+    report: str
+    plot: str | None
+    pandas_scales: list[float]
+    merge: str
+    random_blocks: dict[str, int]
+    goals: list[dict[str, Any]]
+    here: str | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing that is measured.
+
+    Attributes:
+        name: in the tables.
+        words: the command; empty for a step of this file, which `STEPS` has by the stage's name.
+        reads: which columns of which events; they make the floor and the rows a second.
+        raw: whether it reads all events (else the history before the train window).
+        floor: the step that stands beside it: ``scan``, ``sort`` or none.
+    """
+
+    name: str
+    words: tuple[str, ...] = ()
+    reads: Columns = field(default_factory=dict)
+    raw: bool = False
+    floor: str | None = None
+
+    @property
+    def script(self) -> Path:
+        return REPOSITORY / (self.words[0] if self.words else "benchmarks/scale.py")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Of one process: seconds by the clock, seconds of CPU, the peak of its memory in MB, rows it went through."""
+
+    seconds: float
+    cpu: float
+    megabytes: float
+    rows: int
+
+
+ALL_COLUMNS: Columns = {event_type: schema.event_columns(event_type) for event_type in EventType}
+STAT_COLUMNS: Columns = ALL_COLUMNS | {
+    EventType.REMOVE_FROM_CART: _TIMES,
+    EventType.SEARCH_QUERY: _TIMES,
+}
+
+
+def stages(scale: float, settings: ScaleSettings) -> list[Stage]:
+    """What is measured at a scale, in order."""
+    here, local = "overwrite=True", ("overwrite=True", "submit=False")
+    als = "ALS/als_embeddings.py"
+    listed = [
+        Stage("make_synthetic_data", ("scripts/make_synthetic_data.py", f"scale={scale}", here), ALL_COLUMNS, raw=True),
+        Stage("door_text", reads=ALL_COLUMNS, raw=True, floor="scan"),
+        Stage("split", ("scripts/split.py", here), ALL_COLUMNS, raw=True, floor="scan"),
+        Stage("door_datetime", reads=ALL_COLUMNS, floor="scan"),
+        Stage("stat_features", ("stat_features/stat_features.py", *local), STAT_COLUMNS, floor="scan"),
+        Stage(
+            "als_64_buy_add_categories",
+            (als, "--config-name=als_buy_add_categories", *local),
+            dict.fromkeys(_ITEMS, (schema.CLIENT_ID, schema.SKU)),
+            floor="scan",
+        ),
+        Stage(
+            "als_64_visits_relevant",
+            (als, "--config-name=als_visits_relevant", *local),
+            {EventType.PAGE_VISIT: (schema.CLIENT_ID, schema.URL)},
+            floor="scan",
+        ),
+        Stage("sequence_store", reads=ALL_COLUMNS, floor="sort"),
+        Stage(
+            "search_texts",
+            ("LLM/preprocessing_search.py", *local),
+            {EventType.SEARCH_QUERY: ALL_COLUMNS[EventType.SEARCH_QUERY]},
+            floor="scan",
+        ),
+        Stage("all_texts", ("LLM/convert_to_text.py", *local), ALL_COLUMNS, floor="scan"),
+        Stage("merge", ("scripts/merge.py", f"--config-name={settings.merge}", *local)),
+        Stage("target_labels"),
+    ]
+    if any(math.isclose(scale, other) for other in settings.pandas_scales):
+        listed += [
+            Stage("pandas_stat_features", ("benchmarks/pandas_stat_features.py",), STAT_COLUMNS),
+            Stage("pandas_sequences", ("benchmarks/pandas_sequences.py",), ALL_COLUMNS),
+        ]
+    return listed
+
+
+# Steps that have no command of their own; each runs in a process of its own ----------------------------------
+
+
+def door_text(common: Common, _: ScaleSettings) -> None:
+    common.data(submit=True)
+
+
+def door_datetime(common: Common, _: ScaleSettings) -> None:
+    common.data(submit=False)
+
+
+def sequence_store(common: Common, _: ScaleSettings) -> None:
+    Sequences.build_or_open(common.data(submit=False))
+
+
+def target_labels(common: Common, _: ScaleSettings) -> None:
+    """The labels of every client in both windows, for all six tasks."""
+    paths = common.paths
+    clients = np.load(paths.relevant_clients)
+    for window in (schema.TRAIN_TARGET, schema.VALIDATION_TARGET):
+        bought = load_window(paths, window)
+        for task in TASKS:
+            labels(task, clients, bought, load_targets(paths, task) if task.is_propensity else None)
+
+
+def random_blocks(common: Common, settings: ScaleSettings) -> None:
+    """Stand-ins for the blocks that a GPU would make, each for nine clients in ten."""
+    data, rng = common.data(submit=False), np.random.default_rng(0)
+    for name, columns in settings.random_blocks.items():
+        block = common.paths.block(name, submit=False)
+        if block.exists() and read_lineage(block).get("fingerprint") == data.fingerprint:
+            continue
+        clients = data.clients[rng.random(len(data.clients)) < 0.9]
+        vectors = rng.standard_normal((len(clients), columns), np.float32)
+        lineage = {"name": name, "fingerprint": data.fingerprint, "config": {"random": True}}
+        EmbeddingTable(clients, vectors, lineage).write(block)
+
+
+def scan(paths: DataPaths, stage: Stage) -> None:
+    """Read the columns of a stage and do next to nothing with them."""
+    for event_type, columns in stage.reads.items():
+        frame = pl.scan_parquet(paths.history(stage.raw) / event_type.file_name, glob=False).select(columns)
+        texts = pl.selectors.string().str.len_bytes().sum()
+        collect(frame.select(texts, (~pl.selectors.string()).max()))
+
+
+def sort(paths: DataPaths, stage: Stage) -> None:
+    """Polars' bare sort by client and time of what an event is about, codes as one hash."""
+    frames = [
+        pl.scan_parquet(paths.history(stage.raw) / event_type.file_name, glob=False).select(
+            schema.CLIENT_ID, schema.TIMESTAMP, pl.col(event_type.subject).hash().alias("subject")
+        )
+        for event_type in stage.reads
+    ]
+    collect(pl.concat(frames).sort(schema.CLIENT_ID, schema.TIMESTAMP))
+
+
+FLOORS: Mapping[str, Callable[[DataPaths, Stage], None]] = {"scan": scan, "sort": sort}
+STEPS: Mapping[str, Callable[[Common, ScaleSettings], None]] = {
+    step.__name__: step for step in (door_text, door_datetime, sequence_store, target_labels, random_blocks)
+}
+
+
+def take_step(common: Common, settings: ScaleSettings, name: str) -> None:
+    """One step, here in this process: a stage's, or its floor (``STAGE:floor``)."""
+    if name in STEPS:
+        STEPS[name](common, settings)
+        return
+    stage = next(stage for stage in stages(GOALS_AT, settings) if f"{stage.name}:floor" == name)
+    FLOORS[str(stage.floor)](common.paths, stage)
+
+
+# Measuring ---------------------------------------------------------------------------------------------------
+
+
+def run_apart(program: Path, arguments: Sequence[str], root: Path, log: Path) -> tuple[float, float, float]:
+    """Run a process to its end.
+
+    Args:
+        program: a script of the repository.
+        arguments: its.
+        root: the data path.
+        log: takes what it says.
+
+    Returns:
+        Seconds by the clock, seconds of CPU, peak of memory in MB (10^6 bytes; not below this process' own).
+
+    Raises:
+        UserError: it failed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"CHALLENGE_DATA_PATH": str(root)}
+    with log.open("w") as file:
+        started = time.perf_counter()
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, str(program), *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        last = (log.read_text().strip().splitlines() or ["no word"])[-1]
+        line = f"{program.relative_to(REPOSITORY)} {shlex.join(arguments)}"
+        raise UserError(f"{line}: failed with exit code {process.returncode} ({last}); see {log}")
+    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
+
+
+def prepare(stage: Stage, paths: DataPaths) -> None:
+    """What a stage needs, or must not find, before it is measured."""
+    if stage.name.startswith("door"):
+        shutil.rmtree(paths.cache / "checked", ignore_errors=True)
+    if stage.name == "split":
+        run_here("door_text", paths.root)
+    if stage.name == "sequence_store":
+        shutil.rmtree(paths.cache / "sequences", ignore_errors=True)
+    if stage.name not in ("make_synthetic_data", "door_text", "split"):
+        run_here("door_datetime", paths.root)
+    if stage.name == "merge":
+        run_here("random_blocks", paths.root)
+
+
+def run_here(step: str, root: Path) -> tuple[float, float, float]:
+    """A step of this file, in a process of its own."""
+    log = root / "logs" / f"{step.replace(':', '_')}.log"
+    return run_apart(REPOSITORY / "benchmarks" / "scale.py", [f"here={step}"], root, log)
+
+
+def rows_of(stage: Stage, paths: DataPaths) -> int:
+    """Events that a stage reads; clients where it reads none."""
+    files = [paths.history(stage.raw) / event_type.file_name for event_type in stage.reads]
+    if not files:
+        return len(np.load(paths.relevant_clients, mmap_mode="r"))
+    return sum(int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()) for file in files)
+
+
+class Notes:
+    """What was measured at one scale, kept in a file beside the data: stage or ``STAGE:floor`` to figures."""
+
+    def __init__(self, root: Path) -> None:
+        self.file = root / MEASURED
+        self.figures: dict[str, Measurement] = {}
+        if self.file.exists():
+            noted = json.loads(self.file.read_text())
+            self.figures = {name: Measurement(**figures) for name, figures in noted.items()}
+
+    def note(self, name: str, figures: Measurement) -> None:
+        self.figures[name] = figures
+        with written_aside(self.file) as aside:
+            aside.write_text(json.dumps({name: asdict(figures) for name, figures in self.figures.items()}, indent=1))
+
+
+def measure(scale: float, settings: ScaleSettings, root: Path) -> None:
+    """Measure what was not measured yet at this scale, or is to be measured again."""
+    paths, notes = DataPaths(root), Notes(root)
+    for stage in stages(scale, settings):
+        wanted = settings.only is None or stage.name in settings.only
+        if not wanted or (stage.name in notes.figures and stage.name not in settings.again):
+            continue
+        if not stage.script.exists():
+            logger.warning("%s: skipped, %s is not there", stage.name, stage.script)
+            continue
+        prepare(stage, paths)
+        if stage.floor is not None:
+            figures = run_here(f"{stage.name}:floor", root)
+            notes.note(f"{stage.name}:floor", Measurement(*figures, rows_of(stage, paths)))
+        log = root / "logs" / f"{stage.name}.log"
+        figures = run_apart(stage.script, stage.words[1:], root, log) if stage.words else run_here(stage.name, root)
+        notes.note(stage.name, Measurement(*figures, rows_of(stage, paths)))
+        logger.info("scale %g: %s %.1f s, %.0f s of CPU, %.0f MB", scale, stage.name, *figures)
+
+
+# Showing -----------------------------------------------------------------------------------------------------
+
+
+def measured_rows(scale: float, settings: ScaleSettings, by_scale: Mapping[float, Notes]) -> list[list[str]]:
+    """A row for each stage: see `HEADINGS`."""
+    figures = by_scale[scale].figures
+    smaller = max((other for other in by_scale if other < scale), default=None)
+    rows = []
+    for stage in stages(scale, settings):
+        if (own := figures.get(stage.name)) is None:
+            there = stage.script.exists()
+            rows.append([stage.name, "not measured" if there else "not there", *[""] * (len(HEADINGS) - 2)])
+            continue
+        floor = figures.get(f"{stage.name}:floor")
+        before = by_scale[smaller].figures.get(stage.name) if smaller is not None else None
+        beside = ["", "", ""]
+        if floor is not None:
+            ratios = own.seconds / floor.seconds, own.cpu / floor.cpu
+            beside = [f"{floor.seconds:.1f}", *(f"{ratio:.1f}" for ratio in ratios)]
+        growth = f"{own.cpu / before.cpu / (scale / smaller):.2f}" if before and smaller else ""
+        speed = f"{own.rows / own.seconds:,.0f}"
+        costs = f"{own.seconds:.1f}", f"{own.cpu:.1f}", f"{own.megabytes:,.0f}", f"{own.rows:,}", speed
+        rows.append([stage.name, *costs, *beside, growth])
+    return rows
+
+
+HEADINGS = ("stage", "s", "CPU s", "peak MB", "rows", "rows/s", "floor s", "× floor", "× its CPU", "growth")
+
+
+def goal_rows(settings: ScaleSettings, notes: Notes) -> list[list[str]]:
+    """A row for each goal: the stages, what was asked, what was measured, whether it holds."""
+    rows = []
+    for goal in (Goal(**{**wanted, "stages": tuple(wanted["stages"])}) for wanted in settings.goals):
+        own = [notes.figures[name] for name in goal.stages if name in notes.figures]
+        if len(own) < len(goal.stages):
+            rows.append([" + ".join(goal.stages), "", "not measured", ""])
+            continue
+        seconds, gigabytes = sum(each.seconds for each in own), max(each.megabytes for each in own) / 1000
+        floors = sum(notes.figures[f"{name}:floor"].seconds for name in goal.stages) if goal.floors else 1.0
+        kept = [
+            (f"{limit:g} {unit}", f"{reached:.1f} {unit}", reached <= limit)
+            for limit, unit, reached in (
+                (goal.seconds, "s", seconds),
+                (goal.floors, "× floor", seconds / floors),
+                (goal.gigabytes, "GB", gigabytes),
+            )
+            if limit is not None
+        ]
+        asked, reached, holds = zip(*kept, strict=True)
+        rows.append([" + ".join(goal.stages), ", ".join(asked), ", ".join(reached), "yes" if all(holds) else "NO"])
+    return rows
+
+
+def pandas_rows(by_scale: Mapping[float, Notes]) -> list[list[str]]:
+    """A row for each scale and stage that pandas was measured at: times and memory, and both ratios."""
+    rows = []
+    for scale, notes in by_scale.items():
+        for ours, theirs in (("stat_features", "pandas_stat_features"), ("sequence_store", "pandas_sequences")):
+            if ours in notes.figures and theirs in notes.figures:
+                a, b = notes.figures[ours], notes.figures[theirs]
+                times = f"{a.seconds:.1f}", f"{b.seconds:.1f}", f"{b.seconds / a.seconds:.1f}"
+                memory = f"{a.megabytes:,.0f}", f"{b.megabytes:,.0f}", f"{b.megabytes / a.megabytes:.1f}"
+                rows.append([f"{scale:g}", ours, *times, *memory])
+    return rows
+
+
+PANDAS_HEADINGS = ("scale", "stage", "s", "pandas s", "ratio", "MB", "pandas MB", "ratio of MB")
+
+
+Shown = tuple[str, tuple[str, ...], list[list[str]]]
+
+
+def tables(settings: ScaleSettings, by_scale: Mapping[float, Notes]) -> list[Shown]:
+    """Title, headings and rows of every table there is something for."""
+    listed: list[Shown] = [
+        (f"scale {scale:g}", HEADINGS, measured_rows(scale, settings, by_scale))
+        for scale, notes in by_scale.items()
+        if notes.figures
+    ]
+    if GOALS_AT in by_scale and by_scale[GOALS_AT].figures:
+        goals = goal_rows(settings, by_scale[GOALS_AT])
+        listed.append((f"goals at scale {GOALS_AT:g}", ("stages", "goal", "measured", "kept"), goals))
+    if compared := pandas_rows(by_scale):
+        listed.append(("pandas beside it", PANDAS_HEADINGS, compared))
+    return listed
+
+
+def as_markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"**{title[0].upper()}{title[1:]}**", "", f"| {' | '.join(headings)} |"]
+    lines += [f"|---|{'--:|' * (len(headings) - 1)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def write_report(file: Path, parts: Sequence[str]) -> None:
+    """Put the tables between the report's two marks; a new report is nothing but them.
+
+    Raises:
+        UserError: a report that is there has no such marks.
+    """
+    old = file.read_text() if file.exists() else f"{BEGIN}\n{END}\n"
+    head, begin, rest = old.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{file}: has no place for the tables; put the lines {BEGIN} and {END} into it")
+    with written_aside(file) as aside:
+        aside.write_text("\n\n".join([head + BEGIN, *parts, END + tail]))
+
+
+def draw(file: Path, by_scale: Mapping[float, Notes], names: Sequence[str]) -> None:
+    """Seconds of CPU against scale, both logarithmic: linear growth is the slope of the dashed line.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    try:
+        plt = importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise UserError("matplotlib is missing: pip install -r benchmarks/requirements.txt, or plot=null") from error
+    plt.switch_backend("agg")
+
+    figure, axes = plt.subplots(figsize=(9, 6))
+    for number, name in enumerate(names):
+        points = [(scale, notes.figures[name].cpu) for scale, notes in by_scale.items() if name in notes.figures]
+        if len(points) > 1:
+            axes.loglog(
+                *zip(*points, strict=True), marker="o", label=name, color=f"C{number}", ls="-:"[number // 10 % 2]
+            )
+    ends = min(by_scale), max(by_scale)
+    axes.loglog(ends, [10 * end / ends[0] for end in ends], "k--", lw=1, label="linear growth")
+    axes.set(xlabel="scale (1.0 = the challenge, 170 M events)", ylabel="seconds of CPU")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.grid(visible=True, which="major", alpha=0.3)
+    with written_aside(file) as aside:
+        figure.savefig(aside, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+@command("scripts", "scale")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    settings = parse(ScaleSettings, config, list(ScaleSettings.__annotations__))
+    if settings.here:
+        take_step(common, settings, settings.here)
+        return
+    known = [stage.name for stage in stages(settings.pandas_scales[0], settings)]
+    for key, asked in (("only", settings.only or []), ("again", settings.again)):
+        unknown = [name for name in asked if name not in known]
+        require(not unknown, key, unknown, f"of {name_some(known, 20)}")
+    roots = {scale: common.paths.root / "scale" / f"{scale:g}" for scale in sorted(settings.scales)}
+    for scale, root in roots.items():
+        measure(scale, settings, root.resolve())
+    by_scale = {scale: Notes(root) for scale, root in roots.items()}
+    shown = tables(settings, by_scale)
+    for title, headings, rows in shown:
+        table = Table(*headings, title=title)
+        for row in rows:
+            table.add_row(*row)
+        show(table)
+    report = REPOSITORY / settings.report
+    write_report(report, [as_markdown(*each) for each in shown])
+    if settings.plot:
+        draw(REPOSITORY / settings.plot, by_scale, known)
+    say("")
+    closing_line(f"{len(roots)} scales measured", report)
+
+
+if __name__ == "__main__":
+    main()

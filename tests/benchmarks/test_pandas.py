@@ -1,0 +1,46 @@
+"""What scale.py compares with does the same work: the pandas versions give what ours gives."""
+
+import numpy as np
+import pytest
+
+from stat_features.stat_features import COLUMNS, statistics
+from ubp import schema
+from ubp.data import ChallengeData
+from ubp.evaluation.tasks import TargetRules, make_targets
+from ubp.schema import EventType
+from ubp.sequences import Sequences
+from ubp.split import SplitDates, write_split
+
+pytest.importorskip("pandas", reason="pip install -r benchmarks/requirements.txt")
+pytest.importorskip("pyarrow", reason="pip install -r benchmarks/requirements.txt")
+
+
+@pytest.fixture
+def local(history):
+    data = ChallengeData(history, submit=True)
+    write_split(data, SplitDates.of(data))
+    make_targets(data, SplitDates.of(data), TargetRules(relevant_clients=40), overwrite=False)
+    return ChallengeData(history, submit=False)
+
+
+def test_the_same_statistics(local):
+    from benchmarks.pandas_stat_features import statistics as by_pandas
+
+    clients, ours = statistics(local)
+    others, theirs = by_pandas(local.paths)
+    np.testing.assert_array_equal(clients, others)
+    for column, name in enumerate(COLUMNS):
+        np.testing.assert_allclose(ours[:, column], theirs[:, column], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_same_sequences(local):
+    from benchmarks.pandas_sequences import sequences
+
+    store, events = Sequences.build_or_open(local), sequences(local.paths)
+    owners = np.repeat(store.clients, store.lengths)
+    np.testing.assert_array_equal(owners, events[schema.CLIENT_ID])
+    np.testing.assert_array_equal(store.event, events["event"])
+    np.testing.assert_array_equal(store.subject, events["subject"])
+    seconds = (events[schema.TIMESTAMP] - np.datetime64(store.start)).dt.total_seconds()
+    np.testing.assert_array_equal(store.time, seconds)
+    assert set(np.unique(store.event)) == {event_type.code for event_type in EventType}
