@@ -140,3 +140,158 @@ def likeliest(hidden: Tensor, layer: nn.Linear, sizes: Sequence[int]) -> Tensor:
         for part in torch.split(hidden, _POSITIONS)
     ]
     return torch.cat(parts)
+
+
+def tied_cross_entropy(hidden: Tensor, weight: Tensor, classes: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the logits ``hidden @ weight.T + bias``, never all of them held at once.
+
+    Args:
+        hidden: float [positions, width]: real positions only.
+        weight: float [classes, width], an embedding's table.
+        classes: int64 [positions], rows of the table.
+        bias: float [classes]; None for none.
+
+    Returns:
+        The mean: a scalar, float32; 0 for no positions.
+    """
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    hidden, weight, bias = _as_autocast(hidden, weight, bias)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, classes[:, None], (len(weight),))  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the dtype that autocast computes in; as they are where it is off."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+
+
+class _SampledCrossEntropy(torch.autograd.Function):
+    """Cross-entropies of the wanted class among drawn ones; gradients on the way, as in `_LinearCrossEntropy`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's own context)
+        hidden: Tensor,
+        own: Tensor,
+        drawn: Tensor,
+        wanted: Tensor,
+        negatives: Tensor,
+        log_counts: Tensor,
+    ) -> Tensor:
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden, grad_own = torch.empty_like(hidden), torch.empty_like(own)
+        grad_drawn = torch.zeros_like(drawn, dtype=torch.float32)
+        for start in range(0, len(hidden), _POSITIONS):
+            rows = slice(start, start + _POSITIONS)
+            part = hidden[rows]
+            logits = (part @ drawn.t()).float().sub_(log_counts)
+            logits.masked_fill_(wanted[rows, None] == negatives, -torch.inf)
+            logit = (part * own[rows]).sum(dim=1).float()
+            total = torch.logaddexp(logit, torch.logsumexp(logits, dim=1))
+            loss += (total - logit).sum()
+            slope = logits.sub_(total[:, None]).exp_().to(hidden.dtype)
+            slope_own = ((logit - total).exp() - 1).to(hidden.dtype)[:, None]
+            grad_hidden[rows] = torch.addmm(slope_own * own[rows], slope, drawn)
+            grad_own[rows] = slope_own * part
+            if drawn.dtype == torch.float32:
+                grad_drawn.addmm_(slope.t(), part)
+            else:
+                grad_drawn += slope.t() @ part
+        ctx.count = max(len(hidden), 1)
+        ctx.save_for_backward(grad_hidden, grad_own, grad_drawn)
+        ctx.dtype = drawn.dtype
+        mean: Tensor = loss / ctx.count
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:  # noqa: ANN401
+        (grad,) = grads
+        hidden, own, drawn = ((saved * (grad / ctx.count)).to(ctx.dtype) for saved in ctx.saved_tensors)
+        return hidden, own, drawn, None, None, None
+
+
+def sampled_cross_entropy(
+    hidden: Tensor, table: nn.Embedding, wanted: Tensor, negatives: Tensor, log_counts: Tensor
+) -> Tensor:
+    """Softmax over the wanted class and drawn ones, an estimate of the softmax over all of the table's rows.
+
+    The sum over the other classes, Σ exp(logit), is estimated from the drawn ones by importance sampling
+    (Bengio & Senécal, "Quick Training of Probabilistic Neural Nets by Importance Sampling", 2003): a drawn
+    class stands for one over the times that it was to be expected, so the logarithm of those is taken off its
+    logit. A drawn class that is the wanted one does not count. One product of matrices for all positions,
+    `_POSITIONS` of them at a time; only rows in use get a gradient, sparse if the table's gradients are.
+
+    Args:
+        hidden: float [positions, width]: real positions only.
+        table: a class a row.
+        wanted: int64 [positions], rows of the table.
+        negatives: int64 [negatives], rows of the table, the same for all positions; a row may occur repeatedly.
+        log_counts: float [negatives], the logarithm of how often each was to be expected among the negatives;
+            zeros leave the logits as they are (plain sampled softmax).
+
+    Returns:
+        The mean over the positions: a scalar, float32; 0 for none.
+    """
+    hidden, own, drawn = _as_autocast(hidden, table(wanted), table(negatives))
+    loss: Tensor = _SampledCrossEntropy.apply(hidden, own, drawn, wanted, negatives, log_counts)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class CausalTransformer(nn.Module):
+    """GPT-2's blocks over vectors, with random first weights: an output sees its own place and those before it.
+
+    Padding stands behind a sequence, so the causal mask alone keeps it out of every real output; without a
+    mask of its own the attention is torch's causal kernel, whose memory grows with the length, not its square.
+    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; the layers are transformers'.
+
+    Args:
+        width: of the vectors, in and out.
+        layers: how many.
+        heads: of each layer's attention; they divide the width.
+        positions: the longest sequence.
+        dropout: on what enters the first layer and on what each layer adds, not on the attention's weights:
+            with it there torch has no such kernel on a CPU.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, positions: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
+        # Imported here: it takes seconds, and most commands have no transformer.
+        from transformers import GPT2Config, GPT2Model
+
+        config = GPT2Config(
+            vocab_size=1,
+            n_positions=positions,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            embd_pdrop=dropout,
+            resid_pdrop=dropout,
+            attn_pdrop=0.0,
+            activation_function="gelu_pytorch_tanh",  # what "gelu_new" computes, in one pass instead of eight
+            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        self.gpt2 = GPT2Model(config)
+        self.gpt2.set_attn_implementation("sdpa")
+        # The vectors come from outside, and a weight that never gets a gradient stops ddp.
+        self.gpt2.set_input_embeddings(nn.Identity())  # type: ignore[no-untyped-call]
+
+    def forward(self, vectors: Tensor, first: Tensor) -> Tensor:
+        """Outputs of sequences that are padded behind their end.
+
+        Args:
+            vectors: float [rows, time, width].
+            first: int64 [rows], the position of each sequence's first vector.
+
+        Returns:
+            float [rows, time, width], after the last layer norm.
+        """
+        places = first[:, None] + torch.arange(vectors.shape[1], device=vectors.device)
+        outputs: Tensor = self.gpt2(inputs_embeds=vectors, position_ids=places).last_hidden_state
+        return outputs

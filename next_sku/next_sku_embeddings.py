@@ -1,0 +1,202 @@
+"""Next item event: a causal transformer over a client's cart additions, removals and purchases.
+
+    python next_sku/next_sku_embeddings.py                            -> next_sku_128_4_4
+    python next_sku/next_sku_embeddings.py submit=False preset=demo   in under a minute and a half
+
+It learns to say the next event's category, type and price. The profile is the hidden state after the newest
+event. The command ends with how well it foretells held-out clients' events, beside two baselines.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from scipy.stats import spearmanr
+
+from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku
+from ubp import schema
+from ubp.config import parse, resolved
+from ubp.data import ChallengeData
+from ubp.errors import UserError, require
+from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
+from ubp.run import command, embedding_run, show
+from ubp.sequences import EVENT_TOKENS, Selection, Sequences
+from ubp.slices import Slices, SliceSettings, real_targets
+from ubp.training import Batch, Trained, TrainerSettings, device_batches, encode, fit, make_loggers
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_BUCKET = schema.PRICE_BUCKETS - 1
+
+
+@dataclass
+class SequenceSettings(SliceSettings):
+    """Slices, and who trains: ``relevant`` clients or ``all``; categories with fewer events share a token."""
+
+    clients: str
+    min_count: int
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            UserError: an unknown choice or a number out of its range.
+        """
+        super().__post_init__()
+        require(self.clients in ("relevant", "all"), "sequences.clients", self.clients, "relevant or all")
+
+
+@dataclass
+class LossSettings:
+    """The weights of the three losses in their sum."""
+
+    category: float
+    event: float
+    price: float
+
+
+@dataclass
+class ModelSettings:
+    """Numbers of `NextSku`."""
+
+    category_width: int
+    event_width: int
+    layers: int
+    heads: int
+    dropout: float
+    losses: LossSettings = field(default_factory=lambda: LossSettings(1.0, 1.0, 1.0))
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: a number out of its range.
+        """
+        for name in ("category_width", "event_width", "layers", "heads"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "from 0 to below 1")
+
+
+def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
+    """The item events of the clients who train."""
+    clients = data.relevant_clients if settings.clients == "relevant" else None
+    return Sequences.build_or_open(data).select(schema.ITEM_EVENTS, clients=clients)
+
+
+def tokenise(chosen: Selection, settings: SequenceSettings) -> tuple[Slices, int]:
+    """Category and event type as tokens, the price bucket as a number from 0 to 1; how many categories' tokens."""
+    vocabulary = chosen.vocabulary(schema.CATEGORY, min_count=settings.min_count)
+    buckets = chosen.sequences.prices[chosen.references(schema.SKU)]  # every item event's sku has one
+    columns = {
+        CATEGORY: chosen.tokens(schema.CATEGORY, vocabulary),
+        EVENT: chosen.event_tokens(),
+        PRICE: (buckets / _LARGEST_BUCKET).astype(np.float32),
+    }
+    return Slices.of(chosen, columns, settings), vocabulary.size
+
+
+def build_model(categories: int, positions: int, settings: ModelSettings, seed: int) -> NextSku:
+    """The transformer with its first weights.
+
+    Raises:
+        UserError: the heads do not divide the width.
+    """
+    torch.manual_seed(seed)
+    s, losses = settings, Losses(**vars(settings.losses))
+    try:
+        return NextSku(
+            categories, EVENT_TOKENS, s.category_width, s.event_width, s.layers, s.heads, positions, s.dropout, losses
+        )
+    except ValueError as error:
+        raise UserError(f"model.heads: {error}; the width is category_width + event_width + 1") from error
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What was said of the next event of held-out clients; tensors [positions] of the three columns.
+
+    Attributes:
+        came: tokens and prices of the next events.
+        before: those of the events before them.
+        by_model: ranks of category and event type, and the price that the model says.
+        repeated: ranks of category and event type where the last ones are said again.
+    """
+
+    came: Batch
+    before: Batch
+    by_model: Batch
+    repeated: Batch
+
+
+def foretell(trained: Trained, source: Slices) -> Foretold:
+    """The held-out clients' newest events, each foretold from those before it."""
+    model = trained.model
+    if not isinstance(model, NextSku):
+        raise TypeError(f"{type(model).__name__} is no NextSku")
+    rows = trained.parts.held_out
+    parts: dict[str, list[Batch]] = {"came": [], "before": [], "by_model": [], "repeated": []}
+    for _, batch in device_batches(trained, source, np.array_split(rows, -(-len(rows) // trained.settings.batch_size))):
+        real = real_targets(batch)
+        parts["came"].append({name: batch[name][:, 1:][real] for name in COLUMNS})
+        parts["before"].append({name: batch[name][:, :-1][real] for name in COLUMNS})
+        parts["by_model"].append(model.foretell(batch))
+        parts["repeated"].append({name: repetition_ranks(batch[name])[real] for name in (CATEGORY, EVENT)})
+    return Foretold(**{part: _together(batches) for part, batches in parts.items()})
+
+
+def _together(batches: Sequence[Batch]) -> Batch:
+    return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
+
+
+def report(trained: Trained, source: Slices, categories: int) -> Scores:
+    """Print how well held-out clients' events are foretold, beside baselines; return the scores."""
+    said = foretell(trained, source)
+    known = source.events_of(trained.parts.train)
+    scores: Scores = {}
+    for name, ids, at in ((CATEGORY, categories, 10), (EVENT, EVENT_TOKENS, 1)):
+        counts = torch.from_numpy(np.bincount(source.columns[name][known], minlength=ids))
+        ranks = {MODEL: said.by_model[name], POPULAR: popularity_ranks(counts, said.came[name])}
+        ranks[REPEATED] = said.repeated[name]
+        scores |= {f"{name} {metric}": values for metric, values in compared(ranks, at).items()}
+    usual = float(np.median(source.columns[PRICE][known]))
+    scores |= price_scores(said, usual)
+    show(score_table(f"{len(trained.parts.held_out):,} held-out clients, {len(said.came[EVENT]):,} events", scores))
+    return scores
+
+
+def price_scores(said: Foretold, usual: float) -> Scores:
+    """Mean absolute error, in price buckets, and Spearman's correlation of the price; the usual one has none."""
+    came = said.came[PRICE].numpy()
+    guesses = {
+        MODEL: said.by_model[PRICE].numpy(),
+        POPULAR: np.full_like(came, usual),
+        REPEATED: said.before[PRICE].numpy(),
+    }
+    errors = {who: float(np.abs(guess - came).mean()) * _LARGEST_BUCKET for who, guess in guesses.items()}
+    apart = {who: guess for who, guess in guesses.items() if np.ptp(guess) > 0 and np.ptp(came) > 0}
+    orders = {who: float(spearmanr(guess, came).statistic) for who, guess in apart.items()}
+    return {"price MAE, buckets": errors, "price Spearman": orders}
+
+
+@command("next_sku", "next_sku")
+def main(config: DictConfig) -> None:
+    events, numbers = parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model")
+    trainer, loggers = parse(TrainerSettings, config, at="trainer"), resolved(config)["logger"]
+    with embedding_run(config) as run:
+        source, categories = tokenise(select_events(run.data, events), events)
+        logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
+        model = build_model(categories, events.longest, numbers, run.seed)
+        taught = source.at_least(2)  # a client with one event has no next one
+        trained = fit(model, taught, trainer, run.folder, run.seed, make_loggers(loggers))
+        relevant = source.of_clients(run.data.relevant_clients)
+        vectors = encode(trained, relevant, run.folder)
+        if trained.trainer.is_global_zero:
+            scores = report(trained, taught, categories)
+            run.save(relevant.clients, vectors, scores | {"epochs": trained.epochs, "loss": trained.best_score})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""A causal transformer over page visits that says the next url."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ubp import schema
+from ubp.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
+from ubp.ranking import ranking_scores, ranks_of
+from ubp.schema import FIRST_TOKEN
+from ubp.slices import FIRST, LENGTHS, real_targets, trimmed
+from ubp.training import Batch, SequenceModel
+
+UNIFORM, FREQUENCY = "uniform", "frequency"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the softmax over all urls is sampled.
+
+    Attributes:
+        negatives: urls drawn a step, with replacement, for all positions together. Where there are no more urls
+            than that, none are drawn: the softmax is over all of them.
+        by: ``uniform``, or ``frequency`` for the more visited more often.
+        log_q: take the logarithm of how often a negative was to be expected off its logit, so that the loss
+            estimates the full softmax; without it the loss is the softmax among what was drawn.
+    """
+
+    negatives: int
+    by: str
+    log_q: bool
+
+
+class NextUrl(SequenceModel):
+    """Reads the url of each visit and says the next one; early stopping goes by NDCG@10 against all urls.
+
+    The hidden state is multiplied with the urls' own vectors. The table of urls may have millions of rows: where
+    the softmax is sampled, a step's gradient is sparse, and only the rows that it read are moved (`SparseAdam`).
+    A batch holds ``url`` int64 [rows, time] and what `ubp.slices.Slices` adds.
+
+    Args:
+        counts: int64 [urls], the visits to each url, in the order of their tokens.
+        width: of the urls' vectors and the profile.
+        layers: of the transformer.
+        heads: of its attention.
+        positions: the longest sequence.
+        dropout: see `CausalTransformer`.
+        sampling: of the softmax.
+    """
+
+    monitor = ("validation_ndcg", "max")
+
+    def __init__(
+        self,
+        counts: Tensor,
+        width: int,
+        layers: int,
+        heads: int,
+        positions: int,
+        dropout: float,
+        sampling: Sampling,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.sampling = sampling
+        self.sampled = sampling.negatives < len(counts)
+        self.url = nn.Embedding(FIRST_TOKEN + len(counts), width, sparse=self.sampled)
+        nn.init.normal_(self.url.weight, std=width**-0.5)  # logits of about 1: the last layer norm's outputs are
+        self.transformer = CausalTransformer(width, layers, heads, positions, dropout)
+        shares = counts.double() if sampling.by == FREQUENCY else torch.ones(len(counts), dtype=torch.float64)
+        shares = shares / shares.sum()
+        # Not in the checkpoint: they are the data's.
+        self.register_buffer("cumulative", shares.cumsum(0), persistent=False)
+        self.register_buffer("log_shares", shares.log().float(), persistent=False)
+
+    def _outputs(self, batch: Batch, time: int) -> Tensor:
+        """Hidden states at the first places: float [rows, time, width]."""
+        outputs: Tensor = self.transformer(self.url(batch[schema.URL][:, :time]), batch[FIRST])
+        return outputs
+
+    def _hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Hidden states at the real positions, float [positions, width], and the tokens that come next there."""
+        batch = trimmed(batch)
+        real = real_targets(batch)
+        return self._outputs(batch, real.shape[1])[real], batch[schema.URL][:, 1:][real]
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Negatives and the logarithm of how often each was to be expected: int64 and float32 [negatives].
+
+        The negatives are places among the urls; a url's token is `FIRST_TOKEN` more.
+        """
+        cumulative, log_shares = self.get_buffer("cumulative"), self.get_buffer("log_shares")
+        count = self.sampling.negatives
+        if self.sampling.by == UNIFORM:
+            drawn = torch.randint(len(cumulative), (count,), device=cumulative.device)
+        else:
+            at = torch.rand(count, dtype=torch.float64, device=cumulative.device)
+            drawn = torch.searchsorted(cumulative, at, right=True).clamp_(max=len(cumulative) - 1)
+        log_counts = log_shares[drawn] + torch.log(torch.tensor(float(count)))
+        return drawn, log_counts if self.sampling.log_q else torch.zeros_like(log_counts)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the next url."""
+        hidden, wanted = self._hidden(batch)
+        if not self.sampled:
+            return tied_cross_entropy(hidden, self.url.weight[FIRST_TOKEN:], wanted - FIRST_TOKEN)
+        negatives, log_counts = self.draw()
+        return sampled_cross_entropy(hidden, self.url, wanted, negatives + FIRST_TOKEN, log_counts)
+
+    def weight(self, batch: Batch) -> Tensor:
+        return real_targets(batch).sum().float()
+
+    def validation_scores(self, batch: Batch) -> dict[str, Tensor]:
+        scores = ranking_scores(self.ranks(batch))
+        return {f"validation_{name}": score for name, score in scores.items()}
+
+    def ranks(self, batch: Batch) -> Tensor:
+        """The next url's rank among all of them at each real position, rows after rows: int64 [positions]."""
+        hidden, wanted = self._hidden(batch)
+        return ranks_of(hidden, self.url.weight[FIRST_TOKEN:], wanted - FIRST_TOKEN)
+
+    def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
+        if not self.sampled:
+            return super().optimizers(learning_rate)
+        dense = torch.optim.Adam(self.transformer.parameters(), lr=learning_rate, fused=True)
+        return [dense, torch.optim.SparseAdam(self.url.parameters(), lr=learning_rate)]
+
+    def encode(self, batch: Batch) -> Tensor:
+        """The hidden state at each client's last visit."""
+        outputs = self._outputs(batch, batch[schema.URL].shape[1])
+        return outputs[torch.arange(len(outputs), device=outputs.device), batch[LENGTHS] - 1]

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from ubp.errors import UserError
+from ubp.slices import FIRST, LENGTHS, Slices, SliceSettings, real_targets, trimmed
+
+
+def slices(lengths, shortest=3, longest=6):
+    """Client i's events are i·100, i·100 + 1, …; some events of nobody lie between."""
+    lengths = np.asarray(lengths, np.int64)
+    starts = np.cumsum(lengths + 2) - lengths
+    column = np.full(int(lengths.sum() + 2 * len(lengths)), 7, np.int32)
+    for client, (start, length) in enumerate(zip(starts, lengths, strict=True), start=1):
+        column[start : start + length] = client * 100 + np.arange(length)
+    clients = np.arange(1, len(lengths) + 1) * 10
+    columns = {"sku": column, "price": column.astype(np.float32)}
+    return Slices(clients, starts, lengths, columns, SliceSettings(shortest, longest))
+
+
+def test_without_a_generator_the_newest_events_are_given():
+    source = slices([2, 20, 6])
+    batch = source.batch(np.array([1, 0, 2]))
+    assert batch["sku"].tolist() == [[214, 215, 216, 217, 218, 219], [100, 101, 0, 0, 0, 0], [*range(300, 306)]]
+    assert batch["price"].dtype.is_floating_point
+    assert batch[LENGTHS].tolist() == [6, 2, 6]
+    assert batch[FIRST].tolist() == [0, 0, 0]
+    assert source.lengths.tolist() == [2, 6, 6]
+
+
+def test_in_training_slices_are_random_and_hold_the_event_that_follows():
+    source = slices([2, 20, 9])
+    rows = np.arange(3)
+    drawn = [source.batch(rows, np.random.default_rng(seed)) for seed in range(300)]
+    lengths = {int(batch["sku"].shape[1]) for batch in drawn}
+    assert lengths == {4, 5, 6, 7}  # 3 to 6 events that are read, and one that is to be said
+    begins = set()
+    for batch in drawn:
+        assert batch[LENGTHS].tolist() == [2, batch["sku"].shape[1], min(batch["sku"].shape[1], 9)]
+        for client, (row, length) in enumerate(zip(batch["sku"].tolist(), batch[LENGTHS].tolist(), strict=True), 1):
+            assert row[:length] == list(range(row[0], row[0] + length))
+            assert row[0] // 100 == row[length - 1] // 100 == client
+            assert row[length:] == [0] * (len(row) - length)
+        begins.add(batch["sku"][1, 0].item())
+    assert begins == set(range(200, 217))  # the oldest and the newest event both come up
+
+
+def test_every_position_is_trained_and_none_beyond_the_last():
+    source = slices([20, 20])
+    firsts, ends = set(), set()
+    for seed in range(200):
+        batch = source.batch(np.arange(2), np.random.default_rng(seed))
+        read = batch[LENGTHS] - 1  # the last event is only to be said
+        firsts |= set(batch[FIRST].tolist())
+        ends |= set((batch[FIRST] + read).tolist())
+    assert firsts == {0, 1, 2, 3}
+    assert ends == {3, 4, 5, 6}
+
+
+def test_the_same_generator_gives_the_same_slices():
+    source = slices([20, 20])
+    one, other = (source.batch(np.arange(2), np.random.default_rng(4)) for _ in range(2))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_some_clients_alone():
+    source = slices([2, 20, 1, 6])
+    assert source.at_least(2).clients.tolist() == [10, 20, 40]
+    chosen = source.of_clients(np.array([40, 20, 999]))
+    assert chosen.clients.tolist() == [20, 40]
+    assert chosen.batch(np.array([1]))["sku"].tolist() == [[*range(400, 406)]]
+
+
+def test_the_events_of_some_clients():
+    source = slices([2, 4, 1])
+    inside = source.events_of(np.array([0, 2]))
+    assert source.columns["sku"][inside].tolist() == [100, 101, 300]
+    touching = Slices(np.arange(3), np.array([0, 2, 5]), np.array([2, 3, 1]), {"a": np.arange(6)}, source.settings)
+    assert touching.events_of(np.array([0, 1])).tolist() == [True] * 5 + [False]
+    assert touching.events_of(np.arange(3)).all()
+
+
+def test_targets_are_where_an_event_follows_whatever_the_padding():
+    batch = slices([2, 4, 1]).batch(np.arange(3))
+    assert real_targets(batch).tolist() == [[True, False, False], [True, True, True], [False, False, False]]
+    part = {name: values[[0, 2]] for name, values in batch.items()}
+    short = trimmed(part)
+    assert short["sku"].tolist() == [[100, 101], [300, 0]]
+    assert real_targets(short).tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(0, 5), (4, 3)])
+def test_lengths_that_make_no_sense(shortest, longest):
+    with pytest.raises(UserError, match="must be at least"):
+        SliceSettings(shortest, longest)

@@ -1,0 +1,118 @@
+"""Sequences of events for models that say the next one: random slices to train on, the newest events to encode."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ubp.errors import require
+from ubp.sequences import Selection, gather
+from ubp.training import Batch, Rows
+
+LENGTHS = "lengths"  # keys of a batch
+FIRST = "first"
+
+
+@dataclass
+class SliceSettings:
+    """How long the slices are that a model is trained on, in events that it reads; ``longest`` are encoded."""
+
+    shortest: int
+    longest: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: a number out of its range.
+        """
+        require(self.shortest >= 1, "sequences.shortest", self.shortest, "at least 1")
+        require(self.longest >= self.shortest, "sequences.longest", self.longest, "at least sequences.shortest")
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Clients' events, a slice of each gathered at a time.
+
+    A batch holds each column as [rows, time], padding behind the end, and
+
+    - ``lengths`` int64 [rows], the events of each slice;
+    - ``first`` int64 [rows], the position that a model gives to a slice's first event.
+
+    In training a length is drawn for the batch, so that little of it is padding, and for each client where its
+    slice begins. Such a slice holds one event more than it is long: the one that is to be said last. The
+    position of its first event is drawn too: otherwise the last positions, where profiles are read, would hardly
+    ever be trained.
+
+    Attributes:
+        clients: int64 [rows], ascending.
+        starts: int64 [rows], each client's first event in the columns.
+        events: int64 [rows], how many it has.
+        columns: by name, [events]; integers are tokens, floats are numbers.
+        settings: how long the slices are.
+    """
+
+    clients: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    events: npt.NDArray[np.int64]
+    columns: Mapping[str, npt.NDArray[Any]]
+    settings: SliceSettings
+
+    @classmethod
+    def of(cls, chosen: Selection, columns: Mapping[str, npt.NDArray[Any]], settings: SliceSettings) -> "Slices":
+        """The slices of all clients of a selection; the columns are those of its events."""
+        return cls(chosen.clients, chosen.starts, chosen.lengths, columns, settings)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Events of each client that are encoded: int64 [rows]."""
+        return np.minimum(self.events, self.settings.longest)
+
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
+        """Slices of some clients: random ones, or the newest events if there is no generator."""
+        events = self.events[rows]
+        if generator is None:
+            lengths = np.minimum(events, self.settings.longest)
+            begin, first = events - lengths, np.zeros(len(rows), np.int64)
+        else:
+            length = int(generator.integers(self.settings.shortest, self.settings.longest, endpoint=True))
+            lengths = np.minimum(events, length + 1)
+            begin = generator.integers(0, events - lengths, endpoint=True)
+            first = generator.integers(0, self.settings.longest - length, size=len(rows), endpoint=True)
+        columns, full = gather(self.columns, self.starts[rows] + begin, lengths).tensors()
+        return {**columns, LENGTHS: full, FIRST: torch.from_numpy(first)}
+
+    def at_least(self, events: int) -> "Slices":
+        """Only clients with so many events."""
+        return self._only(self.events >= events)
+
+    def of_clients(self, clients: npt.NDArray[np.int64]) -> "Slices":
+        """Only these clients."""
+        return self._only(np.isin(self.clients, clients))
+
+    def _only(self, keep: npt.NDArray[np.bool_]) -> "Slices":
+        kept = (self.clients[keep], self.starts[keep], self.events[keep])
+        return Slices(*kept, self.columns, self.settings)
+
+    def events_of(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Which of the columns' events are some clients': bool [events]."""
+        marks = np.zeros(len(next(iter(self.columns.values()))) + 1, dtype=np.int8)
+        marks[self.starts[rows]] += 1
+        ends = self.starts[rows] + self.events[rows]
+        marks[ends] -= 1  # the end of one may be the start of another
+        return np.cumsum(marks[:-1], dtype=np.int8).astype(bool)
+
+
+def trimmed(batch: Batch) -> Batch:
+    """The batch without the places that are padding in every row: a piece of a batch may need fewer of them."""
+    time = int(batch[LENGTHS].max())
+    return {name: values[:, :time] if values.dim() > 1 else values for name, values in batch.items()}
+
+
+def real_targets(batch: Batch) -> torch.Tensor:
+    """Where an event follows: bool [rows, time − 1], for the outputs at all places but the last."""
+    time = next(iter(batch.values())).shape[1]
+    return torch.arange(1, time, device=batch[LENGTHS].device) < batch[LENGTHS][:, None]
