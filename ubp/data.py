@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -234,10 +234,11 @@ def check(data: ChallengeData) -> dict[EventType, FileSummary]:
     }
     wanted[data.paths.properties] = schema.PROPERTY_COLUMNS
     _raise_all(_type_faults(wanted))
-    _raise_all(fault for file, columns in wanted.items() for fault in _value_faults(file, columns))
+    seen = _all_looked_at(wanted)
+    _raise_all(fault for file, columns in wanted.items() for fault in _value_faults(file, columns, seen[file]))
     _raise_all(_repeated_skus(data.paths.properties))
 
-    summaries = {event_type: _summarise(data, event_type) for event_type in EventType}
+    summaries = {event_type: _summarise(data, event_type, seen[data.file(event_type)]) for event_type in EventType}
     faults = [fault for event_type in schema.ITEM_EVENTS for fault in _unknown_skus(data, event_type, summaries)]
     purchases = summaries[EventType.PRODUCT_BUY]
     if purchases.rows == purchases.unknown_skus:
@@ -319,24 +320,44 @@ _FAULTS = {
 }
 
 
-def _value_faults(file: Path, columns: tuple[str, ...]) -> Iterator[str]:
-    raw = _scan(file)
-    # Unreadable times become null when they are parsed, as codes cannot: those are looked at as text.
-    parsed = _times_parsed(raw.select(columns))
-    try:
-        counts = collect(parsed.select(pl.len().alias("#rows"), *(_faulty(column).sum() for column in columns)))
-    except pl.exceptions.PolarsError as error:
-        yield f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again"
-        return
+def _all_looked_at(wanted: dict[Path, tuple[str, ...]]) -> dict[Path, dict[str, Any]]:
+    """See `_looked_at`; raises a line for each file that breaks while it is read."""
+    seen, broken = {}, []
+    for file, columns in wanted.items():
+        try:
+            seen[file] = _looked_at(file, columns)
+        except pl.exceptions.PolarsError as error:
+            broken.append(f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again")
+    _raise_all(broken)
+    return seen
+
+
+def _looked_at(file: Path, columns: tuple[str, ...]) -> dict[str, Any]:
+    """One pass over a file: its rows, the faulty values of each column, the first and the last time.
+
+    Rows and times are under ``#rows``, ``#first`` and ``#last``.
+    """
+    time = pl.col(schema.TIMESTAMP)
+    extremes = {"#first": time.min(), "#last": time.max()} if schema.TIMESTAMP in columns else {}
+    faulty = (_faulty(column).sum() for column in columns)
+    return collect(_parsed(file, columns).select(pl.len().alias("#rows"), *faulty, **extremes)).row(0, named=True)
+
+
+def _parsed(file: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
+    """Unreadable times become null when they are parsed, as codes cannot: those are looked at as text."""
+    return _times_parsed(_scan(file).select(columns))
+
+
+def _value_faults(file: Path, columns: tuple[str, ...], seen: dict[str, Any]) -> Iterator[str]:
     for column in columns:
-        if count := counts[column].item():
+        if count := seen[column]:
             # Only now, on the way out, a second look for the first example.
-            faulty = parsed.select(_faulty(column)).collect()[column]
+            faulty = _parsed(file, columns).select(_faulty(column)).collect()[column]
             row = int(faulty.arg_true()[0])
-            example = raw.select(column).slice(row, 1).collect().item()
+            example = _scan(file).select(column).slice(row, 1).collect().item()
             fault = _FAULTS.get(column, "are null")
             yield (
-                f"{file}: column {column}: {count:,} of {counts['#rows'].item():,} rows {fault} "
+                f"{file}: column {column}: {count:,} of {seen['#rows']:,} rows {fault} "
                 f"(the first: row {row:,}, {example!r}); mend or remove them"
             )
 
@@ -372,13 +393,11 @@ def _without_properties(data: ChallengeData, event_type: EventType) -> pl.LazyFr
     return events.join(known, on=schema.SKU, how="anti", maintain_order="left")
 
 
-def _summarise(data: ChallengeData, event_type: EventType) -> FileSummary:
-    time = pl.col(schema.TIMESTAMP)
-    extremes = _times_parsed(_scan(data.file(event_type))).select(rows=pl.len(), first=time.min(), last=time.max())
+def _summarise(data: ChallengeData, event_type: EventType, seen: dict[str, Any]) -> FileSummary:
     unknown = 0
     if event_type.has_sku:
         unknown = int(collect(_without_properties(data, event_type).select(pl.len())).item())
-    return _summary(**collect(extremes).row(0, named=True), unknown_skus=unknown)
+    return _summary(seen["#rows"], seen["#first"], seen["#last"], unknown)
 
 
 def _summary(rows: int, first: datetime | str | None, last: datetime | str | None, unknown_skus: int) -> FileSummary:
@@ -399,7 +418,8 @@ def _times_parsed(frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame
     time = pl.col(schema.TIMESTAMP)
     if dtype == pl.String:
-        time = time.str.to_datetime(schema.TIMESTAMP_FORMAT, strict=False, time_unit="us")
+        # Seconds of half a year hardly repeat: looking each up takes twice as long as reading it.
+        time = time.str.to_datetime(schema.TIMESTAMP_FORMAT, strict=False, time_unit="us", cache=False)
     return frame.with_columns(time.cast(schema.TIMESTAMP_DTYPE))
 
 
