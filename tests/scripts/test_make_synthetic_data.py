@@ -1,0 +1,289 @@
+"""The synthetic shop: the published shape at any size, the same bytes from the same seed, tasks that can be learnt."""
+
+import dataclasses
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import QuantileTransformer
+from threadpoolctl import threadpool_limits
+
+from scripts.make_synthetic_data import (
+    Shop,
+    Signals,
+    SyntheticShop,
+    Tails,
+    codes_text,
+    hashed,
+    long_tailed,
+    outputs,
+    scattered,
+    shared_out,
+    write,
+)
+from stat_features.stat_features import statistics
+from ubp import schema
+from ubp.config import composed, parse
+from ubp.data import ChallengeData
+from ubp.errors import UserError
+from ubp.evaluation.tasks import TASKS, TargetRules, labels, load_targets, load_window, make_targets
+from ubp.files import fingerprint
+from ubp.paths import CONFIGS, DataPaths
+from ubp.schema import EventType
+from ubp.split import SplitDates, write_split
+
+PUBLISHED = {
+    EventType.PRODUCT_BUY: 1_682_296,
+    EventType.ADD_TO_CART: 5_235_882,
+    EventType.REMOVE_FROM_CART: 1_697_891,
+    EventType.PAGE_VISIT: 150_713_186,
+    EventType.SEARCH_QUERY: 9_571_258,
+}
+CHUNK = 2_000  # sessions: several chunks even in a small shop
+
+
+def settings() -> Shop:
+    return parse(Shop, composed(CONFIGS / "scripts", "make_synthetic_data"), at="shop")
+
+
+def with_signals(shop: Shop, **signals: float) -> Shop:
+    return dataclasses.replace(shop, signals=dataclasses.replace(shop.signals, **signals))
+
+
+def made(shop: Shop, paths: DataPaths, seed: int = 0, timestamps: str = "text") -> DataPaths:
+    paths.raw.mkdir(parents=True)
+    write(SyntheticShop(shop, seed, CHUNK), paths, timestamps)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> ChallengeData:
+    """A thousandth of the challenge, through the door."""
+    paths = made(settings().scaled(0.001), DataPaths(tmp_path_factory.mktemp("small") / "data"))
+    return ChallengeData(paths, submit=True)
+
+
+def table(data: ChallengeData, event_type: EventType) -> pl.DataFrame:
+    return data.events(event_type).collect()
+
+
+def test_the_published_counts():
+    shop = settings().scaled(1.0)
+    assert {EventType(name): rows for name, rows in shop.rows.items()} == PUBLISHED
+    assert (shop.clients, shop.relevant_clients, shop.skus) == (18_700_000, 1_000_000, 1_300_000)
+    assert (shop.urls, shop.categories) == (12_700_000, 7_000)
+
+
+def test_every_file_has_its_rows(small):
+    for event_type, rows in PUBLISHED.items():
+        assert small.rows(event_type) == round(rows / 1000)
+    properties = small.properties().collect()
+    assert len(properties) == properties[schema.SKU].n_unique() == 1300
+    assert properties[schema.CATEGORY].n_unique() == round(7000 * 0.001**0.5)
+    assert properties[schema.PRICE].is_between(0, schema.PRICE_BUCKETS - 1).all()
+
+
+def test_every_client_occurs_and_some_are_relevant(small):
+    visitors = table(small, EventType.PAGE_VISIT)[schema.CLIENT_ID]
+    assert visitors.n_unique() == 18_700
+    for event_type in EventType:
+        assert table(small, event_type)[schema.CLIENT_ID].is_in(visitors.unique().implode()).all()
+    relevant = small.relevant_clients
+    assert len(relevant) == 1000
+    assert np.isin(relevant, visitors.to_numpy()).all()
+
+
+def test_the_smallest_shops_pass_the_door(tmp_path):
+    for scale in (1e-4, 1e-6):
+        paths = made(settings().scaled(scale), DataPaths(tmp_path / f"{scale}"))
+        assert ChallengeData(paths, submit=True).rows(EventType.PRODUCT_BUY) == max(round(1_682_296 * scale), 1)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
+    shop = settings().scaled(2e-4)
+    prints = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        prints[name] = [fingerprint(file) for file in outputs(made(shop, DataPaths(tmp_path / name), seed))]
+    assert prints["a"] == prints["b"]
+    assert all(one != other for one, other in zip(prints["a"], prints["c"], strict=True))
+
+
+def test_timestamps_as_text_or_datetime_are_the_same_moments(tmp_path):
+    shop = settings().scaled(1e-4)
+    text = made(shop, DataPaths(tmp_path / "text"))
+    moments = made(shop, DataPaths(tmp_path / "datetime"), timestamps="datetime")
+    for event_type in EventType:
+        read = [pl.read_parquet(paths.raw / event_type.file_name) for paths in (text, moments)]
+        assert [frame.schema[schema.TIMESTAMP] for frame in read] == [pl.String, pl.Datetime("us")]
+        assert read[0].with_columns(pl.col(schema.TIMESTAMP).str.to_datetime()).equals(read[1])
+
+
+def test_files_are_not_sorted_and_stay_within_the_period(small):
+    for event_type in EventType:
+        events = table(small, event_type)
+        assert not events[schema.TIMESTAMP].is_sorted()
+        assert not events[schema.CLIENT_ID].is_sorted()
+        assert events[schema.TIMESTAMP].is_between(datetime(2022, 6, 1), datetime(2022, 12, 1), closed="left").all()
+
+
+def test_tails_are_long(small):
+    for column, share in ((schema.CLIENT_ID, 0.08), (schema.URL, 0.05)):
+        counts = table(small, EventType.PAGE_VISIT)[column].value_counts(sort=True)["count"]
+        # Were all alike, the hundredth that chance favours would have some 0.02.
+        assert counts.head(len(counts) // 100).sum() / counts.sum() > share, column
+
+
+def test_days_and_weeks_have_a_rhythm(small):
+    time = table(small, EventType.PAGE_VISIT)[schema.TIMESTAMP]
+    hours = time.dt.hour().value_counts().sort(schema.TIMESTAMP)["count"].to_numpy()
+    assert hours[20] > 5 * hours[3]
+    days = time.dt.weekday().value_counts().sort(schema.TIMESTAMP)["count"].to_numpy()
+    assert days[0] > 1.1 * days[5]
+
+
+def test_events_come_in_sessions(small):
+    visits = table(small, EventType.PAGE_VISIT).sort(schema.CLIENT_ID, schema.TIMESTAMP)
+    gap = visits[schema.TIMESTAMP].diff().filter(visits[schema.CLIENT_ID].diff() == 0)
+    assert (gap < timedelta(minutes=5)).mean() > 0.5
+    assert (gap > timedelta(hours=6)).mean() > 0.1
+    pairs = [schema.CLIENT_ID, schema.SKU]
+    bought, added = table(small, EventType.PRODUCT_BUY), table(small, EventType.ADD_TO_CART)
+    assert len(bought.join(added.unique(pairs), on=pairs, how="semi")) > 0.6 * len(bought)
+
+
+def test_new_skus_are_not_sold_before_their_day():
+    shop = SyntheticShop(settings().scaled(0.001), 0, CHUNK)
+    launch = shop.launch(np.arange(shop.shop.skus))
+    assert (launch > 0).mean() == pytest.approx(0.15, abs=0.03)
+    launched = pl.DataFrame({schema.SKU: shop.sku_ids(np.arange(shop.shop.skus)), "launch": launch})
+    first = pl.Series(shop.sku_ids(shop.first_sku[:-1]))  # a category's first sku is always sold
+    added = pl.concat([shop.events(EventType.ADD_TO_CART, begin) for begin in shop.chunks()])
+    sold = added.join(launched, on=schema.SKU).filter(~pl.col(schema.SKU).is_in(first.implode()))
+    assert (sold[schema.TIMESTAMP] >= sold["launch"]).all()
+    assert (sold["launch"] > 0).any()
+
+
+def test_names_and_queries_are_near_those_of_their_category(small):
+    names = small.properties().collect().sort(schema.CATEGORY)
+    codes, category = names[schema.NAME].to_numpy(), names[schema.CATEGORY].to_numpy()
+    same = category[1:] == category[:-1]
+    agree = (codes[1:] == codes[:-1]).mean(axis=1)
+    assert agree[same].mean() > 10 * agree[~same].mean()
+
+
+def test_chance():
+    numbers = hashed(np.arange(100_000), 3)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert np.histogram(numbers, 10, (0, 1))[0] == pytest.approx(10_000, rel=0.05)
+    assert abs(np.corrcoef(numbers, hashed(np.arange(100_000), 4))[0, 1]) < 0.02
+    ranks = long_tailed(numbers, 1000, 0.9)
+    assert ranks.min() == 0
+    assert ranks.max() == 999
+    counts = np.bincount(ranks)
+    # Twice (r + 10) occurs 2^0.9 times less often.
+    assert counts[10:20].sum() / counts[30:50].sum() == pytest.approx(2**0.9 / 2, rel=0.1)
+    assert np.bincount(long_tailed(numbers, 10, 0.0)) == pytest.approx(10_000, rel=0.05)
+
+
+def test_shares_sum_up_and_ids_are_each_ones_own():
+    weights = np.array([0.0, 1.0, 2.0, 0.0, 7.0])
+    assert shared_out(100, weights).tolist() == [0, 10, 20, 0, 70]
+    assert shared_out(7, np.random.default_rng(0).random(1000)).sum() == 7
+    for count in (1, 2, 10, 997):
+        ids = scattered(np.arange(count), count, 5)
+        assert len(np.unique(ids)) == count
+        assert ids.min() >= 1
+    assert not np.all(np.diff(scattered(np.arange(997), 997, 5)) > 0)
+
+
+def test_codes_are_written_as_published():
+    codes = np.array([[11, 2, 201] + [0] * 13], np.uint8)
+    assert codes_text(codes).to_list() == ["[ 11   2 201" + "   0" * 13 + "]"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: dataclasses.replace(settings(), start="June"), "shop.start=June"),
+        (lambda: dataclasses.replace(settings(), rows={"visit": 1}), "shop.rows"),
+        (lambda: Tails(1.0, 0.5, 0.5, 0.5), "shop.tails.clients=1.0"),
+        (lambda: Signals(1.5, 3, 0.5, 60.0, 1.0, 0.1), "shop.signals.taste=1.5"),
+        (lambda: SyntheticShop(settings().scaled(1e-4), 0, 0), "chunk=0"),
+    ],
+)
+def test_senseless_numbers_are_refused(wrong, says):
+    with pytest.raises(UserError, match=says):
+        wrong()
+
+
+# Learning ----------------------------------------------------------------------------------------------------
+
+
+def dense() -> Shop:
+    """A shop of few clients that come and buy often: small enough for a test, and yet there is much to learn."""
+    rows = dict.fromkeys(EventType, 10_000_000) | {EventType.PAGE_VISIT: 40_000_000}
+    shop = dataclasses.replace(
+        with_signals(settings(), buyers=1.0),
+        rows=dict(rows),
+        clients=1_000_000,
+        relevant_clients=1_000_000,
+        categories=300,
+        visits_a_session=2.0,
+    )
+    return shop.scaled(0.002)
+
+
+def scores(shop: Shop, paths: DataPaths, tasks: tuple[str, ...]) -> dict[str, float]:
+    """AUROC of a logistic regression on stat_features and counts by category, mean over the targets."""
+    made(shop, paths, timestamps="datetime")
+    whole = ChallengeData(paths, submit=True)
+    write_split(whole, SplitDates.of(whole))
+    make_targets(whole, SplitDates.of(whole), TargetRules(per_task=8), overwrite=False)
+    data = ChallengeData(paths, submit=False)
+    clients, columns = statistics(data)
+    columns = np.hstack([QuantileTransformer(n_quantiles=100).fit_transform(columns), by_category(data, clients)])
+    windows = [load_window(paths, name) for name in (schema.TRAIN_TARGET, schema.VALIDATION_TARGET)]
+    active = np.isin(clients, np.load(paths.active_clients))
+    found = {}
+    for task in (task for task in TASKS if task.name in tasks):
+        targets = load_targets(paths, task) if task.is_propensity else None
+        rows = active if task.active_only else np.ones(len(clients), bool)
+        train, validation = (labels(task, clients, window, targets)[rows] for window in windows)
+        judged = [n for n in range(train.shape[1]) if min(train[:, n].sum(), validation[:, n].sum()) > 0]
+        with threadpool_limits(1):
+            models = [LogisticRegression(C=0.03, max_iter=100).fit(columns[rows], train[:, n]) for n in judged]
+        each = [
+            roc_auc_score(validation[:, n], model.decision_function(columns[rows]))
+            for n, model in zip(judged, models, strict=True)
+        ]
+        found[task.name] = float(np.mean(each))
+    return found
+
+
+def by_category(data: ChallengeData, clients: np.ndarray) -> np.ndarray:
+    """log(1 + items bought or added) of each client and category."""
+    events = pl.concat([data.with_properties(kind) for kind in (EventType.PRODUCT_BUY, EventType.ADD_TO_CART)])
+    rows = pl.LazyFrame({schema.CLIENT_ID: clients, "row": np.arange(len(clients))})
+    counts = events.join(rows, on=schema.CLIENT_ID).group_by("row", schema.CATEGORY).len().collect()
+    _, column = np.unique(counts[schema.CATEGORY].to_numpy(), return_inverse=True)
+    matrix = np.zeros((len(clients), column.max() + 1))
+    matrix[counts["row"].to_numpy(), column] = np.log1p(counts["len"].to_numpy())
+    return matrix
+
+
+def test_the_six_tasks_can_be_learnt_and_less_without_a_signal(tmp_path):
+    tasks = tuple(task.name for task in TASKS)
+    whole = scores(dense(), DataPaths(tmp_path / "whole"), tasks)
+    assert min(whole.values()) > 0.58, whole
+    nobody_leaves = with_signals(dense(), leavers=0.0)
+    staying = scores(nobody_leaves, DataPaths(tmp_path / "staying"), ("churn", "propensity_category"))
+    assert staying["churn"] < whole["churn"] - 0.05, (whole, staying)
+    # Tastes beside clients that stay: those that left make every category easier.
+    indifferent = scores(
+        with_signals(nobody_leaves, taste=0.0), DataPaths(tmp_path / "indifferent"), ("propensity_category",)
+    )
+    assert indifferent["propensity_category"] < staying["propensity_category"] - 0.05, (staying, indifferent)
