@@ -16,7 +16,7 @@ import polars as pl
 from omegaconf import DictConfig
 
 from ubp import schema
-from ubp.data import ChallengeData
+from ubp.data import ChallengeData, collect
 from ubp.run import command, embedding_run
 from ubp.schema import EventType
 
@@ -91,8 +91,9 @@ def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.La
     if column == schema.CATEGORY:
         events = events.join(data.properties().select(schema.SKU, schema.CATEGORY), on=schema.SKU)
     events = events.select(schema.CLIENT_ID, column)
-    popular = events.group_by(column).agg(pl.len().log1p().alias(f"{column}_popularity"))
-    own = data.of_relevant(events).join(popular, on=column)
+    # First this: in one query with the clients' own events, all events would wait in memory for the counts.
+    popular = collect(events.group_by(column).agg(pl.len().log1p().alias(f"{column}_popularity")))
+    own = data.of_relevant(events).join(popular.lazy(), on=column)
     return own.group_by(schema.CLIENT_ID).agg(pl.col(f"{column}_popularity").mean())
 
 
