@@ -1,0 +1,220 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku
+from next_sku.next_sku_embeddings import (
+    Foretold,
+    LossSettings,
+    ModelSettings,
+    SequenceSettings,
+    build_model,
+    foretell,
+    price_scores,
+    report,
+    select_events,
+    tokenise,
+)
+from ubp import schema
+from ubp.data import ChallengeData
+from ubp.errors import UserError
+from ubp.ranking import MODEL, POPULAR, REPEATED
+from ubp.schema import FIRST_TOKEN, EventType
+from ubp.slices import LENGTHS, Slices, SliceSettings
+from ubp.training import TrainerSettings, encode, fit
+
+CATEGORIES, EVENTS = FIRST_TOKEN + 3, FIRST_TOKEN + 2
+
+
+def slices(categories, events, prices, longest=12):
+    """Sequences as lists a client."""
+    lengths = np.array([len(sequence) for sequence in categories], np.int64)
+    columns = {
+        CATEGORY: np.concatenate(categories).astype(np.uint16) + FIRST_TOKEN,
+        EVENT: np.concatenate(events).astype(np.uint8) + FIRST_TOKEN,
+        PRICE: np.concatenate(prices).astype(np.float32),
+    }
+    clients = np.arange(len(lengths), dtype=np.int64)
+    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(6, longest))
+
+
+def drawn(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return slices(
+        [rng.integers(0, 3, length) for length in lengths],
+        [rng.integers(0, 2, length) for length in lengths],
+        [rng.random(length) for length in lengths],
+    )
+
+
+def model_of(losses=(1.0, 1.0, 1.0), dropout=0.2, layers=2, training=False):
+    torch.manual_seed(0)
+    return NextSku(CATEGORIES, EVENTS, 12, 3, layers, 4, 12, dropout, Losses(*losses)).train(training)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return drawn([5, 2, 9, 3, 12, 2])
+
+
+def test_a_profile_depends_on_its_own_sequence_alone(source):
+    model = model_of()
+    together = model.encode(source.batch(np.arange(6)))
+    assert together.shape == (6, model.width) == (6, 16)
+    for row in range(6):  # no neighbours, no padding
+        torch.testing.assert_close(model.encode(source.batch(np.array([row])))[0], together[row])
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_later_event_changes_nothing_said_before(source, column):
+    model = model_of()
+    batch = source.batch(np.array([4]))
+    before = model.foretell(batch)[PRICE]
+    for place in range(12):
+        changed = {name: values.clone() for name, values in batch.items()}
+        changed[column][0, place] = 0.5 if column == PRICE else FIRST_TOKEN
+        changed[column][0, place] += (batch[column][0, place] == changed[column][0, place]).to(changed[column].dtype)
+        after = model.foretell(changed)[PRICE]
+        torch.testing.assert_close(after[:place], before[:place])
+        if place < 11:
+            assert (after[place:] - before[place:]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("losses", [(1.0, 1.0, 1.0), (0.5, 2.0, 0.0)])
+def test_the_loss_against_a_loop_over_clients_and_places(source, losses):
+    model = model_of(losses)
+    parts = {name: [] for name in COLUMNS}
+    for row in range(6):
+        batch = source.batch(np.array([row]))
+        time = int(batch[LENGTHS][0])
+        states = model._outputs(batch, time)[0]
+        for place in range(time - 1):
+            category, event, price = states[place].split([12, 3, 1])
+            wanted = {name: batch[name][0, place + 1] for name in COLUMNS}
+            logits = category @ model.category.weight.t() + model.category_bias
+            parts[CATEGORY].append(functional.cross_entropy(logits, wanted[CATEGORY]))
+            parts[EVENT].append(functional.cross_entropy(event @ model.event.weight.t(), wanted[EVENT]))
+            parts[PRICE].append((price[0] - wanted[PRICE]).abs())
+    wanted_loss = sum(weight * torch.stack(parts[name]).mean() for weight, name in zip(losses, COLUMNS, strict=True))
+    batch = source.batch(np.arange(6))
+    torch.testing.assert_close(model.loss(batch), wanted_loss)
+    assert model.weight(batch) == len(parts[PRICE]) == 4 + 1 + 8 + 2 + 11 + 1
+
+
+def test_a_client_with_one_event_has_a_profile_and_no_part_in_the_loss():
+    model, source = model_of(), drawn([1, 4])
+    alone = source.batch(np.array([0]))
+    assert model.weight(alone) == 0
+    assert model.encode(alone).isfinite().all()
+    torch.testing.assert_close(model.loss(source.batch(np.arange(2))), model.loss(source.batch(np.array([1]))))
+
+
+def cycles(clients=40):
+    """A → B → C → A …, one event type after the other, the price that of the category."""
+    starts = np.arange(clients) % 3
+    return slices(
+        [(start + np.arange(20)) % 3 for start in starts],
+        [(start + np.arange(20)) % 2 for start in starts],
+        [((start + np.arange(20)) % 3) / 4 for start in starts],
+    )
+
+
+def test_a_cycle_is_learnt(tmp_path):
+    source, model = cycles(), model_of(dropout=0.0, layers=1, training=True)
+    settings = TrainerSettings(
+        max_epochs=15, patience=15, batch_size=8, learning_rate=0.01, accelerator="cpu", held_out=0.2
+    )
+    trained = fit(model, source, settings, tmp_path, seed=0)
+    scores = report(trained, source, CATEGORIES)
+    assert scores["category mrr@10"][MODEL] > 0.99
+    assert scores["event hit_rate@1"][MODEL] > 0.99
+    assert scores["price MAE, buckets"][MODEL] < 5
+    assert scores["price Spearman"][MODEL] > 0.85
+    # Of three categories the one that follows came before the two others.
+    assert scores["category mrr@10"][REPEATED] < 0.4
+    assert scores["category mrr@10"][POPULAR] < 0.8
+    assert POPULAR not in scores["price Spearman"]
+    # The best epoch's weights encode.
+    best = torch.load(trained.best_checkpoint, weights_only=False)["state_dict"]
+    other = model_of(dropout=0.0, layers=1)
+    other.load_state_dict({name.removeprefix("model."): values for name, values in best.items()})
+    vectors = encode(trained, source, tmp_path)
+    with torch.inference_mode():
+        np.testing.assert_allclose(vectors, other.encode(source.batch(np.arange(40))).numpy(), atol=1e-5)
+
+
+def test_what_was_foretold_belongs_to_what_came(tmp_path):
+    source = cycles()
+    settings = TrainerSettings(max_epochs=1, patience=1, batch_size=4, accelerator="cpu", held_out=0.2)
+    trained = fit(model_of(layers=1, training=True), source, settings, tmp_path, seed=0)
+    said = foretell(trained, source)
+    assert len(said.came[EVENT]) == 8 * 11  # held-out clients × the newest twelve events' successors
+    assert ((said.came[CATEGORY] - FIRST_TOKEN) == (said.before[CATEGORY] - FIRST_TOKEN + 1) % 3).all()
+    assert {name: len(values) for name, values in said.by_model.items()} == dict.fromkeys(COLUMNS, 88)
+
+
+def test_price_scores_by_hand():
+    came, said, before = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.1, 0.4, 0.3]), torch.tensor([0.2, 0.2, 0.2])
+    scores = price_scores(Foretold({PRICE: came}, {PRICE: before}, {PRICE: said}, {}), usual=0.5)
+    errors = scores["price MAE, buckets"]
+    assert errors[MODEL] == pytest.approx(99 * 0.3)
+    assert errors[POPULAR] == pytest.approx(99 / 3)
+    assert errors[REPEATED] == pytest.approx(99 * 1.3 / 3)
+    assert scores["price Spearman"] == {MODEL: pytest.approx(0.5)}  # nobody else tells two events apart
+
+
+class TestRecipe:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def data(make_history, tmp_path_factory):
+        data = ChallengeData(make_history().write(tmp_path_factory.mktemp("sku")), submit=True, unknown_sku="drop")
+        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EventType]))
+        data.paths.relevant_clients.parent.mkdir(parents=True, exist_ok=True)
+        np.save(data.paths.relevant_clients, clients[::2])
+        return data
+
+    @staticmethod
+    def settings(**changes):
+        return SequenceSettings(**({"shortest": 3, "longest": 6, "clients": "relevant", "min_count": 1} | changes))
+
+    def test_a_sequence_is_the_clients_item_events_in_order(self, data):
+        settings = self.settings()
+        source, categories = tokenise(select_events(data, settings), settings)
+        properties = {row[0]: row[1:] for row in data.properties().select("sku", "category", "price").collect().rows()}
+        events = [
+            (client, time, -schema.EVENT_ORDER.index(event_type), sku)
+            for event_type in schema.ITEM_EVENTS
+            for client, time, sku in data.events(event_type).select("client_id", "timestamp", "sku").collect().rows()
+        ]
+        assert set(source.clients.tolist()) <= set(data.relevant_clients.tolist())
+        assert categories == FIRST_TOKEN + len(
+            {properties[event[3]][0] for event in events if event[0] in set(source.clients.tolist())}
+        )
+        for row, client in enumerate(source.clients.tolist()):
+            own = sorted(event for event in events if event[0] == client)
+            places = slice(source.starts[row], source.starts[row] + source.events[row])
+            assert source.events[row] == len(own)
+            prices = sorted(properties[sku][1] / 99 for *_, sku in own)
+            np.testing.assert_allclose(sorted(source.columns[PRICE][places]), prices, rtol=1e-6)
+            by_category = source.columns[CATEGORY][places]
+            assert len(set(by_category.tolist())) == len({properties[sku][0] for *_, sku in own})
+
+    def test_all_clients_train_if_asked(self, data):
+        more = select_events(data, self.settings(clients="all"))
+        assert len(more.clients) > len(select_events(data, self.settings()).clients)
+
+    def test_rare_categories_share_a_token(self, data):
+        settings = self.settings(min_count=10_000)
+        source, categories = tokenise(select_events(data, settings), settings)
+        assert categories == FIRST_TOKEN
+        assert set(source.columns[CATEGORY].tolist()) == {schema.Token.OTHER}
+
+    def test_wrong_choices_say_what_is_right(self):
+        with pytest.raises(UserError, match="relevant or all"):
+            self.settings(clients="some")
+        losses = LossSettings(1.0, 1.0, 1.0)
+        with pytest.raises(UserError, match=r"model\.dropout=1\.0"):
+            ModelSettings(12, 3, 1, 4, 1.0, losses)
+        with pytest.raises(UserError, match="5 heads do not divide a width of 16; the width is category_width"):
+            build_model(9, 12, ModelSettings(12, 3, 1, 5, 0.0, losses), seed=0)
