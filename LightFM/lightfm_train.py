@@ -5,7 +5,9 @@
 A client's vector is the sum of its features' vectors (Kula, "Metadata Embeddings for User and Item Cold-start
 Recommendations", 2015): one feature of its own and one for each code in its searches. A sku is the sum of one
 of its own and one for each code of its name. A code is a label: position i with code c is a feature of its own
-(16 × 256 of them a side), never a number. The library is ``lightfm-next``, the kept fork of LightFM.
+(16 × 256 of them a side), never a number. The features' weights are not normalised to a sum of 1, as the
+library's builders would by themselves: that would make every step a fraction of what it should be
+(docs/ablations.md). The library is ``lightfm-next``, the kept fork of LightFM.
 
 What a removal does. WARP (Weston, Bengio and Usunier, "WSABIE", 2011) knows positive pairs only; its negatives
 are skus drawn among all that the client has no pair with. What LightFM makes of a negative number is no dislike:
@@ -57,11 +59,14 @@ class Interactions:
     Attributes:
         weights: item event type to the weight of one event; weights of a client and a sku add up.
         transform: of a positive sum: ``none``, ``log1p`` or ``one`` (every pair weighs the same).
+        scale: of what comes of it. A step of WARP weighs log(skus / draws) times the pair's weight, and LightFM
+            cuts that at 10: with 65,000 skus all weights above 0.9 would be one.
         clients: who trains: ``relevant`` or ``all``; profiles are made for the relevant ones.
     """
 
     weights: dict[str, float]
     transform: str
+    scale: float
     clients: str
 
     def __post_init__(self) -> None:
@@ -75,6 +80,7 @@ class Interactions:
             require(name in known, "interactions.weights", name, f"of {', '.join(known)}")
         require(bool(self.weights), "interactions.weights", "{}", "the weight of one item event type at least")
         require(self.transform in _TRANSFORMS, "interactions.transform", self.transform, " or ".join(_TRANSFORMS))
+        require(self.scale > 0, "interactions.scale", self.scale, "above 0")
         require(self.clients in ("relevant", "all"), "interactions.clients", self.clients, "relevant or all")
 
 
@@ -187,7 +193,7 @@ def weighted_pairs(data: ChallengeData, settings: Interactions) -> pl.DataFrame:
         "%s pairs of a client and a sku; %s more come to nothing or less",
         f"{len(positive):,}", f"{len(summed) - len(positive):,}",
     )  # fmt: skip
-    return positive.with_columns(weight=_TRANSFORMS[settings.transform].cast(pl.Float32))
+    return positive.with_columns(weight=(_TRANSFORMS[settings.transform] * settings.scale).cast(pl.Float32))
 
 
 def prepare(data: ChallengeData, pairs: pl.DataFrame, settings: Features) -> Prepared:
@@ -315,13 +321,14 @@ def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> npt.NDArray
     for epoch in range(1, settings.epochs + 1):
         started = time.perf_counter()
         try:
-            model.fit_partial(
-                positive,
-                user_features=prepared.client_features,
-                item_features=prepared.sku_features,
-                sample_weight=weights,
-                num_threads=threads,
-            )
+            with np.errstate(invalid="ignore"):  # it looks for infinities by adding them up
+                model.fit_partial(
+                    positive,
+                    user_features=prepared.client_features,
+                    item_features=prepared.sku_features,
+                    sample_weight=weights,
+                    num_threads=threads,
+                )
         except ValueError as error:  # what LightFM says of vectors that are no longer finite
             raise UserError(f"model: {error}; try a smaller learning_rate or transform=log1p") from error
         logger.info("epoch %d of %d: %.1f s", epoch, settings.epochs, time.perf_counter() - started)

@@ -142,8 +142,8 @@ def test_a_command_that_really_fails_is_named(tmp_path):
     not all((REPOSITORY / line.split()[0]).exists() for line in COMMANDS), reason="not all commands are there yet"
 )
 def test_all_twelve_embeddings_on_the_tiny_history(make_history, tmp_path):
-    """For real, the demo's sizes: twelve blocks of one history, skipped when it is started again."""
-    paths = make_history(clients=120).write(tmp_path / "data")
+    """For real, the demo's sizes: twelve blocks of one history."""
+    paths = make_history().write(tmp_path / "data")
     environment = {"PYTHON": sys.executable, "CHALLENGE_DATA_PATH": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
     split = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / "split.py")], env=os.environ | environment, check=True,
@@ -157,6 +157,3 @@ def test_all_twelve_embeddings_on_the_tiny_history(make_history, tmp_path):
     blocks = {name: EmbeddingTable.read(paths.block(name, submit=False)) for name in wanted}
     assert len({block.lineage["fingerprint"] for block in blocks.values()}) == 1
     assert {path.stem for path in paths.embeddings(submit=False).glob("*.parquet")} == set(wanted)
-    again = sh(SCRIPT, "preset=demo", "submit=False", folder=tmp_path, **environment)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == len(COMMANDS)

@@ -33,7 +33,7 @@ BUY, ADD, REMOVE, SEARCH = (
     EventType.SEARCH_QUERY,
 )
 WEIGHTS = {"product_buy": 1.0, "add_to_cart": 0.7, "remove_from_cart": -0.5}
-PAIRS = Interactions(WEIGHTS, transform="none", clients="relevant")
+PAIRS = Interactions(WEIGHTS, transform="none", scale=1.0, clients="relevant")
 BOTH = Features(names=2.0, searches=1.0)
 SMALL = ModelSettings(
     components=8,
@@ -87,10 +87,10 @@ def test_pairs_of_the_relevant_clients(tiny):
 def test_pairs_of_all_clients(tiny):
     history, data = tiny
     everybody = {client for events in history.events.values() for client in events["client_id"]}
-    found = weighted_pairs(data, Interactions(WEIGHTS, "log1p", "all"))
+    found = weighted_pairs(data, Interactions(WEIGHTS, "log1p", 1.0, "all"))
     wanted = {pair: math.log1p(weight) for pair, weight in slow_pairs(history, everybody).items()}
     assert {(client, sku): weight for client, sku, weight in found.iter_rows()} == pytest.approx(wanted)
-    assert set(weighted_pairs(data, Interactions(WEIGHTS, "one", "all"))["weight"]) == {1.0}
+    assert set(weighted_pairs(data, Interactions(WEIGHTS, "one", 0.5, "all"))["weight"]) == {0.5}
 
 
 def test_what_is_taken_out_of_the_cart_counts_against_the_pair(make_history, tmp_path):
@@ -102,23 +102,27 @@ def test_what_is_taken_out_of_the_cart_counts_against_the_pair(make_history, tmp
     for event_type, pairs in rows.items():
         table = [(client, second, sku) for client, sku in pairs]
         history.events[event_type] = pl.DataFrame(table, columns, orient="row")
-    found = weighted_pairs(ChallengeData(history.write(tmp_path), True), Interactions(WEIGHTS, "none", "all"))
+    found = weighted_pairs(ChallengeData(history.write(tmp_path), True), Interactions(WEIGHTS, "none", 1.0, "all"))
     assert found["sku"].to_list() == [1000, 1007]
     assert found["weight"].to_list() == pytest.approx([1.0, 0.2])
 
 
 def test_no_pair_at_all(tiny):
     with pytest.raises(UserError, match="no client has a sku with a positive weight"):
-        weighted_pairs(tiny[1], Interactions({"remove_from_cart": -0.5}, "none", "all"))
+        weighted_pairs(tiny[1], Interactions({"remove_from_cart": -0.5}, "none", 1.0, "all"))
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Interactions({"page_visit": 1.0}, "none", "all"), "weights=page_visit: must be of product_buy, add"),
-        (lambda: Interactions({}, "none", "all"), "interactions.weights={}: must be"),
-        (lambda: Interactions(WEIGHTS, "log", "all"), "transform=log: must be none or log1p or one"),
-        (lambda: Interactions(WEIGHTS, "none", "some"), "clients=some: must be relevant or all"),
+        (
+            lambda: Interactions({"page_visit": 1.0}, "none", 1.0, "all"),
+            "weights=page_visit: must be of product_buy, add",
+        ),
+        (lambda: Interactions({}, "none", 1.0, "all"), "interactions.weights={}: must be"),
+        (lambda: Interactions(WEIGHTS, "log", 1.0, "all"), "transform=log: must be none or log1p or one"),
+        (lambda: Interactions(WEIGHTS, "none", 1.0, "some"), "clients=some: must be relevant or all"),
+        (lambda: Interactions(WEIGHTS, "none", 0.0, "all"), "interactions.scale=0.0: must be above 0"),
         (lambda: Features(-1.0, 0.0), "features.names=-1.0: must be at least 0"),
         (lambda: ModelSettings(**{**vars(SMALL), "loss": "warp-kos"}), "model.loss=warp-kos: must be warp or bpr"),
         (lambda: ModelSettings(**{**vars(SMALL), "epochs": 0}), "model.epochs=0: must be at least 1"),
@@ -178,7 +182,7 @@ def test_matrices_are_those_that_the_library_builds(tiny):
     assert found.mapping.mapping() == wanted.mapping.mapping()
     assert (found.weights.row.dtype, found.weights.col.dtype, found.weights.dtype) == (np.int32, np.int32, np.float32)
     assert found.weights.shape == wanted.weights.shape
-    assert found.weights.toarray() == pytest.approx(wanted.weights.toarray())
+    np.testing.assert_allclose(found.weights.toarray(), wanted.weights.toarray(), rtol=1e-6)
     assert ((found.weights.toarray() > 0) == (wanted.interactions.toarray() > 0)).all()
     for ours, theirs in (
         (found.client_features, wanted.client_features),
@@ -186,7 +190,7 @@ def test_matrices_are_those_that_the_library_builds(tiny):
     ):
         assert ours.dtype == np.float32
         assert ours.shape == theirs.shape
-        assert ours.toarray() == pytest.approx(theirs.toarray(), rel=1e-5)
+        np.testing.assert_allclose(ours.toarray(), theirs.toarray(), rtol=1e-5)
 
 
 def test_clients_and_their_rows_are_the_mappings(tiny):
@@ -265,7 +269,7 @@ def test_vectors_belong_to_the_right_client(tmp_path, make_history):
     for event_type in (ADD, REMOVE):
         history.events[event_type] = history.events[event_type].clear()
     data = ChallengeData(history.write(tmp_path), True)
-    prepared = prepare(data, weighted_pairs(data, Interactions(WEIGHTS, "log1p", "all")), BOTH)
+    prepared = prepare(data, weighted_pairs(data, Interactions(WEIGHTS, "log1p", 1.0, "all")), BOTH)
     vectors = learn(prepared, dataclasses.replace(SMALL, epochs=30), seed=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     alike = vectors @ vectors.T
