@@ -61,5 +61,9 @@ class DataPaths:
         """The folder of blocks (``NAME.parquet``) and entries (``NAME/``)."""
         return self.root / ("embeddings_submit" if submit else "embeddings_local")
 
+    def texts(self, submit: bool) -> Path:
+        """The folder of clients' texts for language models (``NAME.parquet``)."""
+        return self.root / ("text" if submit else "text_local")
+
     def block(self, name: str, submit: bool) -> Path:
         return self.embeddings(submit) / f"{name}.parquet"
