@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ubp import schema
 from ubp.nn import CausalTransformer, tied_cross_entropy
 from ubp.ranking import ranks_of
-from ubp.slices import FIRST, LENGTHS, real_targets, trimmed
+from ubp.slices import FIRST, LAST, LENGTHS, profile_of, real_targets, trimmed
 from ubp.training import Batch, SequenceModel
 
 CATEGORY, EVENT, PRICE = COLUMNS = (schema.CATEGORY, "event", schema.PRICE)  # of a batch
@@ -41,6 +41,7 @@ class NextSku(SequenceModel):
         positions: the longest sequence.
         dropout: see `CausalTransformer`.
         losses: their weights.
+        profile: see `profile_of`.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class NextSku(SequenceModel):
         positions: int,
         dropout: float,
         losses: Losses,
+        profile: str = LAST,
     ) -> None:
         super().__init__()
         self.width = category_width + event_width + 1
         self.losses = losses
+        self.profile = profile
         self.category = nn.Embedding(categories, category_width)
         self.event = nn.Embedding(events, event_width)
         self.category_bias = nn.Parameter(torch.zeros(categories))
@@ -94,9 +97,8 @@ class NextSku(SequenceModel):
         return real_targets(batch).sum().float()
 
     def encode(self, batch: Batch) -> Tensor:
-        """The hidden state at each client's last event."""
-        outputs = self._outputs(batch, batch[EVENT].shape[1])
-        return outputs[torch.arange(len(outputs), device=outputs.device), batch[LENGTHS] - 1]
+        """The hidden state at each client's last event, or the mean of all: float [rows, width]."""
+        return profile_of(self._outputs(batch, batch[EVENT].shape[1]), batch[LENGTHS], self.profile)
 
     def foretell(self, batch: Batch) -> dict[str, Tensor]:
         """What it says at each real position, rows after rows.

@@ -4,7 +4,8 @@
     python next_sku/next_sku_embeddings.py submit=False preset=demo   in under a minute and a half
 
 It learns to say the next event's category, type and price. The profile is the hidden state after the newest
-event. The command ends with how well it foretells held-out clients' events, beside two baselines.
+event, or with model.profile=mean the mean over the newest events. The command ends with how well it foretells
+held-out clients' events, beside two baselines.
 """
 
 import logging
@@ -24,7 +25,7 @@ from ubp.errors import UserError, require
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
 from ubp.run import command, embedding_run, show
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences
-from ubp.slices import Slices, SliceSettings, real_targets
+from ubp.slices import Slices, SliceSettings, real_targets, require_profile
 from ubp.training import Batch, Trained, TrainerSettings, device_batches, encode, fit, make_loggers
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class ModelSettings:
     layers: int
     heads: int
     dropout: float
+    profile: str
     losses: LossSettings = field(default_factory=lambda: LossSettings(1.0, 1.0, 1.0))
 
     def __post_init__(self) -> None:
@@ -78,6 +80,7 @@ class ModelSettings:
         for name in ("category_width", "event_width", "layers", "heads"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "from 0 to below 1")
+        require_profile(self.profile)
 
 
 def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
@@ -106,10 +109,9 @@ def build_model(categories: int, positions: int, settings: ModelSettings, seed: 
     """
     torch.manual_seed(seed)
     s, losses = settings, Losses(**vars(settings.losses))
+    widths, shape = (s.category_width, s.event_width), (s.layers, s.heads, positions)
     try:
-        return NextSku(
-            categories, EVENT_TOKENS, s.category_width, s.event_width, s.layers, s.heads, positions, s.dropout, losses
-        )
+        return NextSku(categories, EVENT_TOKENS, *widths, *shape, s.dropout, losses, s.profile)
     except ValueError as error:
         raise UserError(f"model.heads: {error}; the width is category_width + event_width + 1") from error
 
@@ -188,7 +190,7 @@ def main(config: DictConfig) -> None:
     with embedding_run(config) as run:
         source, categories = tokenise(select_events(run.data, events), events)
         logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
-        model = build_model(categories, events.longest, numbers, run.seed)
+        model = build_model(categories, events.newest, numbers, run.seed)
         taught = source.at_least(2)  # a client with one event has no next one
         trained = fit(model, taught, trainer, run.folder, run.seed, make_loggers(loggers))
         relevant = source.of_clients(run.data.relevant_clients)

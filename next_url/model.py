@@ -9,7 +9,7 @@ from ubp import schema
 from ubp.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
 from ubp.ranking import ranking_scores, ranks_of
 from ubp.schema import FIRST_TOKEN
-from ubp.slices import FIRST, LENGTHS, real_targets, trimmed
+from ubp.slices import FIRST, LAST, LENGTHS, profile_of, real_targets, trimmed
 from ubp.training import Batch, SequenceModel
 
 UNIFORM, FREQUENCY = "uniform", "frequency"
@@ -47,6 +47,7 @@ class NextUrl(SequenceModel):
         positions: the longest sequence.
         dropout: see `CausalTransformer`.
         sampling: of the softmax.
+        profile: see `profile_of`.
     """
 
     monitor = ("validation_ndcg", "max")
@@ -60,10 +61,12 @@ class NextUrl(SequenceModel):
         positions: int,
         dropout: float,
         sampling: Sampling,
+        profile: str = LAST,
     ) -> None:
         super().__init__()
         self.width = width
         self.sampling = sampling
+        self.profile = profile
         self.sampled = sampling.negatives < len(counts)
         self.url = nn.Embedding(FIRST_TOKEN + len(counts), width, sparse=self.sampled)
         nn.init.normal_(self.url.weight, std=width**-0.5)  # logits of about 1: the last layer norm's outputs are
@@ -127,6 +130,5 @@ class NextUrl(SequenceModel):
         return [dense, torch.optim.SparseAdam(self.url.parameters(), lr=learning_rate)]
 
     def encode(self, batch: Batch) -> Tensor:
-        """The hidden state at each client's last visit."""
-        outputs = self._outputs(batch, batch[schema.URL].shape[1])
-        return outputs[torch.arange(len(outputs), device=outputs.device), batch[LENGTHS] - 1]
+        """The hidden state at each client's last visit, or the mean of all: float [rows, width]."""
+        return profile_of(self._outputs(batch, batch[schema.URL].shape[1]), batch[LENGTHS], self.profile)

@@ -4,7 +4,8 @@
     python next_url/next_url_embeddings.py submit=False preset=demo   in under a minute and a half
 
 It learns to say the next url out of all that are visited often enough; visits to others are left out, and
-clients without any other have no profile here. The profile is the hidden state after the newest visit. The
+clients without any other have no profile here. The profile is the hidden state after the newest visit, or
+with model.profile=mean the mean over the newest visits. The
 command ends with how well it foretells held-out clients' visits, beside two baselines.
 """
 
@@ -25,7 +26,7 @@ from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_r
 from ubp.run import command, embedding_run, show
 from ubp.schema import FIRST_TOKEN, EventType
 from ubp.sequences import Sequences
-from ubp.slices import Slices, SliceSettings, real_targets
+from ubp.slices import Slices, SliceSettings, real_targets, require_profile
 from ubp.training import Trained, TrainerSettings, device_batches, encode, fit, make_loggers
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class ModelSettings:
     layers: int
     heads: int
     dropout: float
+    profile: str
     negatives: int
     sampling: str
     log_q: bool
@@ -59,6 +61,7 @@ class ModelSettings:
         for name in ("width", "layers", "heads", "negatives"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "from 0 to below 1")
+        require_profile(self.profile)
         require(self.sampling in (UNIFORM, FREQUENCY), "model.sampling", self.sampling, f"{UNIFORM} or {FREQUENCY}")
 
 
@@ -88,8 +91,9 @@ def build_model(counts: npt.NDArray[np.int64], positions: int, settings: ModelSe
     """
     torch.manual_seed(seed)
     s, sampling = settings, Sampling(settings.negatives, settings.sampling, settings.log_q)
+    shape = (s.width, s.layers, s.heads, positions)
     try:
-        return NextUrl(torch.from_numpy(counts), s.width, s.layers, s.heads, positions, s.dropout, sampling)
+        return NextUrl(torch.from_numpy(counts), *shape, s.dropout, sampling, s.profile)
     except ValueError as error:
         raise UserError(f"model.heads: {error}") from error
 
@@ -124,7 +128,7 @@ def main(config: DictConfig) -> None:
         logger.info(
             "%s clients, %s visits, %s urls", f"{len(source.events):,}", f"{counts.sum():,}", f"{len(counts):,}"
         )
-        model = build_model(counts, visits.longest, numbers, run.seed)
+        model = build_model(counts, visits.newest, numbers, run.seed)
         taught = source.at_least(2)  # a client with one visit has no next one
         trained = fit(model, taught, trainer, run.folder, run.seed, make_loggers(loggers))
         vectors = encode(trained, source, run.folder)

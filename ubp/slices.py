@@ -1,4 +1,4 @@
-"""Sequences of events for models that say the next one: random slices to train on, the newest events to encode."""
+"""Sequences for models that say the next event: random slices to train on, the newest events to encode."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,22 @@ from ubp.training import Batch, Rows
 
 LENGTHS = "lengths"  # keys of a batch
 FIRST = "first"
+LAST, MEAN = "last", "mean"  # kinds of profiles
 
 
 @dataclass
 class SliceSettings:
-    """How long the slices are that a model is trained on, in events that it reads; ``longest`` are encoded."""
+    """How many events a model reads.
+
+    Attributes:
+        shortest: of a slice in training, at the least.
+        longest: and at the most.
+        newest: of those that make the profile, at the most.
+    """
 
     shortest: int
     longest: int
+    newest: int
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -31,6 +39,7 @@ class SliceSettings:
         """
         require(self.shortest >= 1, "sequences.shortest", self.shortest, "at least 1")
         require(self.longest >= self.shortest, "sequences.longest", self.longest, "at least sequences.shortest")
+        require(self.newest >= self.longest, "sequences.newest", self.newest, "at least sequences.longest")
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,8 @@ class Slices:
 
     In training a length is drawn for the batch, so that little of it is padding, and for each client where its
     slice begins. Such a slice holds one event more than it is long: the one that is to be said last. The
-    position of its first event is drawn too: otherwise the last positions, where profiles are read, would hardly
-    ever be trained.
+    position of its first event is drawn too, so that all of the ``newest`` positions are trained alike: without
+    that, the last ones, where profiles are read, hardly ever were.
 
     Attributes:
         clients: int64 [rows], ascending.
@@ -69,19 +78,19 @@ class Slices:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Events of each client that are encoded: int64 [rows]."""
-        return np.minimum(self.events, self.settings.longest)
+        return np.minimum(self.events, self.settings.newest)
 
     def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
         """Slices of some clients: random ones, or the newest events if there is no generator."""
         events = self.events[rows]
         if generator is None:
-            lengths = np.minimum(events, self.settings.longest)
+            lengths = np.minimum(events, self.settings.newest)
             begin, first = events - lengths, np.zeros(len(rows), np.int64)
         else:
             length = int(generator.integers(self.settings.shortest, self.settings.longest, endpoint=True))
             lengths = np.minimum(events, length + 1)
             begin = generator.integers(0, events - lengths, endpoint=True)
-            first = generator.integers(0, self.settings.longest - length, size=len(rows), endpoint=True)
+            first = generator.integers(0, self.settings.newest - length, size=len(rows), endpoint=True)
         columns, full = gather(self.columns, self.starts[rows] + begin, lengths).tensors()
         return {**columns, LENGTHS: full, FIRST: torch.from_numpy(first)}
 
@@ -110,6 +119,32 @@ def trimmed(batch: Batch) -> Batch:
     """The batch without the places that are padding in every row: a piece of a batch may need fewer of them."""
     time = int(batch[LENGTHS].max())
     return {name: values[:, :time] if values.dim() > 1 else values for name, values in batch.items()}
+
+
+def profile_of(outputs: torch.Tensor, lengths: torch.Tensor, profile: str) -> torch.Tensor:
+    """One vector a sequence.
+
+    Args:
+        outputs: float [rows, time, width].
+        lengths: int64 [rows], from 1 on.
+        profile: ``last``: the output at the last event; ``mean``: the mean over all events.
+
+    Returns:
+        float [rows, width].
+    """
+    if profile == LAST:
+        return outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
+    real = torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]
+    return (outputs.float() * real[:, :, None]).sum(dim=1) / lengths[:, None]
+
+
+def require_profile(profile: str) -> None:
+    """Refuse an unknown kind of profile.
+
+    Raises:
+        UserError: it is none.
+    """
+    require(profile in (LAST, MEAN), "model.profile", profile, f"{LAST} or {MEAN}")
 
 
 def real_targets(batch: Batch) -> torch.Tensor:

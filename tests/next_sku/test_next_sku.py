@@ -36,7 +36,7 @@ def slices(categories, events, prices, longest=12):
         PRICE: np.concatenate(prices).astype(np.float32),
     }
     clients = np.arange(len(lengths), dtype=np.int64)
-    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(6, longest))
+    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(6, longest, longest))
 
 
 def drawn(lengths, seed=0):
@@ -176,7 +176,9 @@ class TestRecipe:
 
     @staticmethod
     def settings(**changes):
-        return SequenceSettings(**({"shortest": 3, "longest": 6, "clients": "relevant", "min_count": 1} | changes))
+        return SequenceSettings(
+            **({"shortest": 3, "longest": 6, "newest": 6, "clients": "relevant", "min_count": 1} | changes)
+        )
 
     def test_a_sequence_is_the_clients_item_events_in_order(self, data):
         settings = self.settings()
@@ -214,7 +216,9 @@ class TestRecipe:
         with pytest.raises(UserError, match="relevant or all"):
             self.settings(clients="some")
         losses = LossSettings(1.0, 1.0, 1.0)
+        with pytest.raises(UserError, match="last or mean"):
+            ModelSettings(12, 3, 1, 4, 0.0, "first", losses)
         with pytest.raises(UserError, match=r"model\.dropout=1\.0"):
-            ModelSettings(12, 3, 1, 4, 1.0, losses)
+            ModelSettings(12, 3, 1, 4, 1.0, "last", losses)
         with pytest.raises(UserError, match="5 heads do not divide a width of 16; the width is category_width"):
-            build_model(9, 12, ModelSettings(12, 3, 1, 5, 0.0, losses), seed=0)
+            build_model(9, 12, ModelSettings(12, 3, 1, 5, 0.0, "last", losses), seed=0)

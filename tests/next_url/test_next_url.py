@@ -23,7 +23,7 @@ def slices(urls, longest=12):
     lengths = np.array([len(sequence) for sequence in urls], np.int64)
     columns = {schema.URL: np.concatenate(urls).astype(np.int32) + FIRST_TOKEN}
     clients = np.arange(len(lengths), dtype=np.int64)
-    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(longest, longest))
+    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(longest, longest, longest))
 
 
 def drawn(lengths, seed=0):
@@ -185,7 +185,7 @@ class TestRecipe:
 
     @pytest.mark.parametrize("min_count", [1, 18])
     def test_visits_to_urls_that_have_enough(self, data, min_count):
-        source, counts = read_visits(data, SequenceSettings(6, 6, min_count))
+        source, counts = read_visits(data, SequenceSettings(6, 6, 6, min_count))
         visits = (
             data.events(EventType.PAGE_VISIT)
             .collect()
@@ -203,8 +203,16 @@ class TestRecipe:
 
     def test_wrong_settings_say_what_is_right(self, data):
         with pytest.raises(UserError, match="min_count=99999: no url has so many visits"):
-            read_visits(data, SequenceSettings(6, 6, 99_999))
-        right = {"width": 8, "layers": 1, "heads": 2, "dropout": 0.0, "negatives": 5, "sampling": "uniform"}
+            read_visits(data, SequenceSettings(6, 6, 6, 99_999))
+        right = {
+            "width": 8,
+            "layers": 1,
+            "heads": 2,
+            "dropout": 0.0,
+            "profile": "last",
+            "negatives": 5,
+            "sampling": "uniform",
+        }
         with pytest.raises(UserError, match="uniform or frequency"):
             ModelSettings(**(right | {"sampling": "popular"}), log_q=True)
         with pytest.raises(UserError, match="negatives=0: must be at least 1"):

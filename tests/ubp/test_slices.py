@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
 from ubp.errors import UserError
-from ubp.slices import FIRST, LENGTHS, Slices, SliceSettings, real_targets, trimmed
+from ubp.slices import FIRST, LENGTHS, Slices, SliceSettings, profile_of, real_targets, require_profile, trimmed
 
 
-def slices(lengths, shortest=3, longest=6):
+def slices(lengths, shortest=3, longest=6, newest=6):
     """Client i's events are i·100, i·100 + 1, …; some events of nobody lie between."""
     lengths = np.asarray(lengths, np.int64)
     starts = np.cumsum(lengths + 2) - lengths
@@ -14,7 +15,7 @@ def slices(lengths, shortest=3, longest=6):
         column[start : start + length] = client * 100 + np.arange(length)
     clients = np.arange(1, len(lengths) + 1) * 10
     columns = {"sku": column, "price": column.astype(np.float32)}
-    return Slices(clients, starts, lengths, columns, SliceSettings(shortest, longest))
+    return Slices(clients, starts, lengths, columns, SliceSettings(shortest, longest, newest))
 
 
 def test_without_a_generator_the_newest_events_are_given():
@@ -88,7 +89,27 @@ def test_targets_are_where_an_event_follows_whatever_the_padding():
     assert real_targets(short).tolist() == [[True], [False]]
 
 
-@pytest.mark.parametrize(("shortest", "longest"), [(0, 5), (4, 3)])
-def test_lengths_that_make_no_sense(shortest, longest):
+def test_more_events_may_be_encoded_than_a_slice_has():
+    source = slices([20, 5], newest=9)
+    assert source.lengths.tolist() == [9, 5]
+    assert source.batch(np.arange(2))["sku"][0].tolist() == list(range(111, 120))
+    drawn = [source.batch(np.array([0]), np.random.default_rng(seed)) for seed in range(200)]
+    assert max(int(batch[LENGTHS]) for batch in drawn) == 7
+    assert max(int(batch[FIRST] + batch[LENGTHS] - 1) for batch in drawn) == 9  # its positions are trained
+
+
+def test_profiles_against_a_loop():
+    torch.manual_seed(0)
+    outputs, lengths = torch.randn(4, 5, 3), torch.tensor([5, 1, 3, 2])
+    last, mean = profile_of(outputs, lengths, "last"), profile_of(outputs, lengths, "mean")
+    for row, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(last[row], outputs[row, length - 1])
+        torch.testing.assert_close(mean[row], outputs[row, :length].mean(dim=0))
+    with pytest.raises(UserError, match="profile=first: must be last or mean"):
+        require_profile("first")
+
+
+@pytest.mark.parametrize("lengths", [(0, 5, 5), (4, 3, 4), (3, 5, 4)])
+def test_lengths_that_make_no_sense(lengths):
     with pytest.raises(UserError, match="must be at least"):
-        SliceSettings(shortest, longest)
+        SliceSettings(*lengths)
