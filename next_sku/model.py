@@ -60,7 +60,7 @@ class NextSku(SequenceModel):
         super().__init__()
         self.width = category_width + event_width + 1
         self.losses = losses
-        self.profile = profile
+        self.profile, self.positions = profile, positions
         self.category = nn.Embedding(categories, category_width)
         self.event = nn.Embedding(events, event_width)
         self.category_bias = nn.Parameter(torch.zeros(categories))
@@ -97,8 +97,9 @@ class NextSku(SequenceModel):
         return real_targets(batch).sum().float()
 
     def encode(self, batch: Batch) -> Tensor:
-        """The hidden state at each client's last event, or the mean of all: float [rows, width]."""
-        return profile_of(self._outputs(batch, batch[EVENT].shape[1]), batch[LENGTHS], self.profile)
+        """The hidden state at each client's last event, or all of them added up: float [rows, width]."""
+        outputs = self._outputs(batch, batch[EVENT].shape[1])
+        return profile_of(outputs, batch[LENGTHS], self.profile, self.positions)
 
     def foretell(self, batch: Batch) -> dict[str, Tensor]:
         """What it says at each real position, rows after rows.

@@ -4,8 +4,8 @@
     python next_sku/next_sku_embeddings.py submit=False preset=demo   in under a minute and a half
 
 It learns to say the next event's category, type and price. The profile is the hidden state after the newest
-event, or with model.profile=mean the mean over the newest events. The command ends with how well it foretells
-held-out clients' events, beside two baselines.
+event, or with model.profile=sum those of all the newest events added up. The command ends with how well it
+foretells held-out clients' events, beside two baselines.
 """
 
 import logging

@@ -66,7 +66,7 @@ class NextUrl(SequenceModel):
         super().__init__()
         self.width = width
         self.sampling = sampling
-        self.profile = profile
+        self.profile, self.positions = profile, positions
         self.sampled = sampling.negatives < len(counts)
         self.url = nn.Embedding(FIRST_TOKEN + len(counts), width, sparse=self.sampled)
         nn.init.normal_(self.url.weight, std=width**-0.5)  # logits of about 1: the last layer norm's outputs are
@@ -130,5 +130,6 @@ class NextUrl(SequenceModel):
         return [dense, torch.optim.SparseAdam(self.url.parameters(), lr=learning_rate)]
 
     def encode(self, batch: Batch) -> Tensor:
-        """The hidden state at each client's last visit, or the mean of all: float [rows, width]."""
-        return profile_of(self._outputs(batch, batch[schema.URL].shape[1]), batch[LENGTHS], self.profile)
+        """The hidden state at each client's last visit, or all of them added up: float [rows, width]."""
+        outputs = self._outputs(batch, batch[schema.URL].shape[1])
+        return profile_of(outputs, batch[LENGTHS], self.profile, self.positions)

@@ -5,8 +5,8 @@
 
 It learns to say the next url out of all that are visited often enough; visits to others are left out, and
 clients without any other have no profile here. The profile is the hidden state after the newest visit, or
-with model.profile=mean the mean over the newest visits. The
-command ends with how well it foretells held-out clients' visits, beside two baselines.
+with model.profile=sum those of all the newest visits added up. The command ends with how well it foretells
+held-out clients' visits, beside two baselines.
 """
 
 import logging

@@ -14,7 +14,7 @@ from ubp.training import Batch, Rows
 
 LENGTHS = "lengths"  # keys of a batch
 FIRST = "first"
-LAST, MEAN = "last", "mean"  # kinds of profiles
+LAST, SUM = "last", "sum"  # kinds of profiles
 
 
 @dataclass
@@ -121,13 +121,15 @@ def trimmed(batch: Batch) -> Batch:
     return {name: values[:, :time] if values.dim() > 1 else values for name, values in batch.items()}
 
 
-def profile_of(outputs: torch.Tensor, lengths: torch.Tensor, profile: str) -> torch.Tensor:
+def profile_of(outputs: torch.Tensor, lengths: torch.Tensor, profile: str, newest: int) -> torch.Tensor:
     """One vector a sequence.
 
     Args:
         outputs: float [rows, time, width].
         lengths: int64 [rows], from 1 on.
-        profile: ``last``: the output at the last event; ``mean``: the mean over all events.
+        profile: ``last``: the output at the last event. ``sum``: that of all events added up, over ``newest``:
+            it points where their mean does, and its length tells how many there were.
+        newest: the most events of a sequence.
 
     Returns:
         float [rows, width].
@@ -135,7 +137,7 @@ def profile_of(outputs: torch.Tensor, lengths: torch.Tensor, profile: str) -> to
     if profile == LAST:
         return outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
     real = torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]
-    return (outputs.float() * real[:, :, None]).sum(dim=1) / lengths[:, None]
+    return (outputs.float() * real[:, :, None]).sum(dim=1) / newest
 
 
 def require_profile(profile: str) -> None:
@@ -144,7 +146,7 @@ def require_profile(profile: str) -> None:
     Raises:
         UserError: it is none.
     """
-    require(profile in (LAST, MEAN), "model.profile", profile, f"{LAST} or {MEAN}")
+    require(profile in (LAST, SUM), "model.profile", profile, f"{LAST} or {SUM}")
 
 
 def real_targets(batch: Batch) -> torch.Tensor:

@@ -58,8 +58,10 @@ def source():
     return drawn([5, 2, 9, 3, 12, 2])
 
 
-def test_a_profile_depends_on_its_own_sequence_alone(source):
+@pytest.mark.parametrize("profile", ["last", "sum"])
+def test_a_profile_depends_on_its_own_sequence_alone(source, profile):
     model = model_of()
+    model.profile = profile
     together = model.encode(source.batch(np.arange(6)))
     assert together.shape == (6, model.width) == (6, 16)
     for row in range(6):  # no neighbours, no padding
@@ -216,7 +218,7 @@ class TestRecipe:
         with pytest.raises(UserError, match="relevant or all"):
             self.settings(clients="some")
         losses = LossSettings(1.0, 1.0, 1.0)
-        with pytest.raises(UserError, match="last or mean"):
+        with pytest.raises(UserError, match="last or sum"):
             ModelSettings(12, 3, 1, 4, 0.0, "first", losses)
         with pytest.raises(UserError, match=r"model\.dropout=1\.0"):
             ModelSettings(12, 3, 1, 4, 1.0, "last", losses)

@@ -49,8 +49,10 @@ def full_loss(model, batch):
     return functional.cross_entropy(hidden @ model.url.weight[FIRST_TOKEN:].t(), wanted - FIRST_TOKEN)
 
 
-def test_a_profile_depends_on_its_own_sequence_alone(source):
+@pytest.mark.parametrize("profile", ["last", "sum"])
+def test_a_profile_depends_on_its_own_sequence_alone(source, profile):
     model = model_of(FULL, dropout=0.3)
+    model.profile = profile
     together = model.encode(source.batch(np.arange(6)))
     for row in range(6):  # no neighbours, no padding
         torch.testing.assert_close(model.encode(source.batch(np.array([row])))[0], together[row])
