@@ -276,14 +276,14 @@ def run_apart(program: Path, arguments: Sequence[str], root: Path, log: Path) ->
 
 def prepare(stage: Stage, paths: DataPaths) -> None:
     """What a stage needs, or must not find, before it is measured."""
+    if stage.name == "make_synthetic_data":
+        return
     if stage.name.startswith("door"):
         shutil.rmtree(paths.cache / "checked", ignore_errors=True)
-    if stage.name == "split":
-        run_here("door_text", paths.root)
+        return
+    run_here("door_text" if stage.raw else "door_datetime", paths.root)
     if stage.name == "sequence_store":
         shutil.rmtree(paths.cache / "sequences", ignore_errors=True)
-    if stage.name not in ("make_synthetic_data", "door_text", "split"):
-        run_here("door_datetime", paths.root)
     if stage.name == "merge":
         run_here("random_blocks", paths.root)
 

@@ -159,6 +159,25 @@ class Shop:
         return max(round(self.rows[EventType.PAGE_VISIT] / self.visits_a_session), self.clients)
 
 
+@dataclass
+class Order:
+    """What is asked for; see the config."""
+
+    scale: float
+    timestamps: str
+    chunk: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be made.
+
+        Raises:
+            UserError: no size, no such form of timestamps, an empty chunk.
+        """
+        require(self.scale > 0, "scale", self.scale, "more than 0")
+        require(self.timestamps in ("text", "datetime"), "timestamps", self.timestamps, "text or datetime")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+
 # Chance ------------------------------------------------------------------------------------------------------
 
 
@@ -259,13 +278,9 @@ class SyntheticShop:
         shop: sizes, already scaled.
         seed: of everything.
         chunk: sessions that are made at a time.
-
-    Raises:
-        UserError: an empty chunk.
     """
 
     def __init__(self, shop: Shop, seed: int, chunk: int) -> None:
-        require(chunk >= 1, "chunk", chunk, "at least 1")
         self.shop, self.seed, self.chunk = shop, seed, chunk
         self.start = datetime.fromisoformat(shop.start)
         self._hours = self._rhythm()
@@ -528,10 +543,15 @@ _UNFINISHED = "unfinished"
 
 
 def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: bool) -> None:
-    """Leave somebody else's data alone; skip what is done."""
+    """Leave somebody else's data and a shop of other settings alone; skip what is done."""
     files = outputs(paths)
     if sealed(seal_file, key, files) and not overwrite:
         raise AlreadyDone(f"synthetic data · done before · {paths.raw} (overwrite=True makes it again)")
+    if seal_file.exists() and seal_file.read_text() != _UNFINISHED and not overwrite:
+        raise UserError(
+            f"{paths.raw}: holds a synthetic shop of other settings; replace it with overwrite=True, or set "
+            "CHALLENGE_DATA_PATH to another folder"
+        )
     if not seal_file.exists() and any(path.exists() for path in files):
         raise UserError(
             f"{paths.raw}: holds data that this command did not make; set CHALLENGE_DATA_PATH to another folder, or "
@@ -542,16 +562,14 @@ def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: b
 @command("scripts", "make_synthetic_data")
 def main(config: DictConfig) -> None:
     common, paths = Common.of(config), Common.of(config).paths
-    settings = parse(Shop, config, at="shop")
-    require(config.scale > 0, "scale", config.scale, "more than 0")
-    require(config.timestamps in ("text", "datetime"), "timestamps", config.timestamps, "text or datetime")
-    shop = SyntheticShop(settings.scaled(config.scale), common.seed, config.chunk)
+    order = parse(Order, config, ["scale", "timestamps", "chunk"])
+    shop = SyntheticShop(parse(Shop, config, at="shop").scaled(order.scale), common.seed, order.chunk)
     seal_file = paths.raw / ".synthetic"
-    key = digest_of(_VERSION, asdict(shop.shop), common.seed, config.chunk, config.timestamps)
+    key = digest_of(_VERSION, asdict(shop.shop), common.seed, order.chunk, order.timestamps)
     _refuse_to_replace(paths, seal_file, key, common.overwrite)
     paths.raw.mkdir(parents=True, exist_ok=True)
     seal_file.write_text(_UNFINISHED)
-    write(shop, paths, config.timestamps)
+    write(shop, paths, order.timestamps)
     seal(seal_file, key, outputs(paths))
     rows = sum(shop.shop.rows.values())
     closing_line(f"synthetic data · {rows:,} events of {shop.shop.clients:,} clients", paths.raw)

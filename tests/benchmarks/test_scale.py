@@ -8,7 +8,7 @@ from benchmarks import scale
 from benchmarks.scale import Measurement, Notes, ScaleSettings, Stage
 from ubp.config import composed, parse
 from ubp.errors import UserError
-from ubp.paths import CONFIGS, REPOSITORY
+from ubp.paths import CONFIGS, REPOSITORY, DataPaths
 
 
 @pytest.fixture
@@ -62,6 +62,20 @@ def test_a_stage_that_is_not_there_is_skipped_and_said(settings, tmp_path, monke
 def test_a_process_that_fails_is_an_error_with_its_last_line(tmp_path):
     with pytest.raises(UserError, match=r"split\.py .*exit code 1 .*folder missing.*see .*split\.log"):
         scale.run_apart(REPOSITORY / "scripts" / "split.py", [], tmp_path / "nothing", tmp_path / "split.log")
+
+
+def test_the_door_is_measured_where_it_is_one_and_done_before_where_it_is_not(settings, tmp_path, monkeypatch):
+    steps: list[str] = []
+    monkeypatch.setattr(scale, "run_here", lambda step, _: steps.append(step))
+    paths = DataPaths(tmp_path)
+    wanted = {"make_synthetic_data": [], "door_text": [], "door_datetime": [], "split": ["door_text"]}
+    wanted |= {"stat_features": ["door_datetime"], "merge": ["door_datetime", "random_blocks"]}
+    for stage in scale.stages(1.0, settings):
+        (paths.cache / "checked").mkdir(parents=True, exist_ok=True)
+        scale.prepare(stage, paths)
+        assert (paths.cache / "checked").exists() != stage.name.startswith("door")
+        assert steps == wanted.get(stage.name, ["door_datetime"]), stage.name
+        steps.clear()
 
 
 def test_ratios_and_growth(settings, tmp_path):

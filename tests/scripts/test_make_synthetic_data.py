@@ -1,6 +1,8 @@
 """The synthetic shop: the published shape at any size, the same bytes from the same seed, tasks that can be learnt."""
 
 import dataclasses
+import subprocess
+import sys
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.preprocessing import QuantileTransformer
 from threadpoolctl import threadpool_limits
 
 from scripts.make_synthetic_data import (
+    Order,
     Shop,
     Signals,
     SyntheticShop,
@@ -31,7 +34,7 @@ from ubp.data import ChallengeData
 from ubp.errors import UserError
 from ubp.evaluation.tasks import TASKS, TargetRules, labels, load_targets, load_window, make_targets
 from ubp.files import fingerprint
-from ubp.paths import CONFIGS, DataPaths
+from ubp.paths import CONFIGS, REPOSITORY, DataPaths
 from ubp.schema import EventType
 from ubp.split import SplitDates, write_split
 
@@ -205,6 +208,32 @@ def test_codes_are_written_as_published():
     assert codes_text(codes).to_list() == ["[ 11   2 201" + "   0" * 13 + "]"]
 
 
+def run(paths: DataPaths, *words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(REPOSITORY / "scripts" / "make_synthetic_data.py"), f"data_path={paths.root}", *words]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_the_command_makes_skips_and_replaces_only_when_told_to(tmp_path):
+    paths = DataPaths(tmp_path / "data")
+    first = run(paths, "scale=1e-4")
+    assert first.returncode == 0, first.stderr
+    assert "synthetic data · 16,890 events of 1,870 clients" in first.stdout
+    before = [fingerprint(file) for file in outputs(paths)]
+    assert "done before" in run(paths, "scale=1e-4").stdout
+    other = run(paths, "scale=2e-4")
+    assert other.returncode == 1
+    assert "holds a synthetic shop of other settings; replace it with overwrite=True" in other.stderr
+    assert [fingerprint(file) for file in outputs(paths)] == before
+
+
+def test_somebody_elses_data_is_left_alone(history):
+    before = fingerprint(history.raw / "product_buy.parquet")
+    refused = run(history, "scale=1e-4", "overwrite=True")
+    assert refused.returncode == 1
+    assert "holds data that this command did not make" in refused.stderr
+    assert fingerprint(history.raw / "product_buy.parquet") == before
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -212,7 +241,9 @@ def test_codes_are_written_as_published():
         (lambda: dataclasses.replace(settings(), rows={"visit": 1}), "shop.rows"),
         (lambda: Tails(1.0, 0.5, 0.5, 0.5), "shop.tails.clients=1.0"),
         (lambda: Signals(1.5, 3, 0.5, 60.0, 1.0, 0.1), "shop.signals.taste=1.5"),
-        (lambda: SyntheticShop(settings().scaled(1e-4), 0, 0), "chunk=0"),
+        (lambda: Order(0.0, "text", 1), "scale=0.0"),
+        (lambda: Order(1.0, "words", 1), "timestamps=words"),
+        (lambda: Order(1.0, "text", 0), "chunk=0"),
     ],
 )
 def test_senseless_numbers_are_refused(wrong, says):
