@@ -23,6 +23,27 @@ class Losses:
     price: float
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What is usual among the events.
+
+    Attributes:
+        categories: int64 [tokens], how often each token of a category occurs, special ones included.
+        events: the same for event types.
+        price: the median.
+    """
+
+    categories: Tensor
+    events: Tensor
+    price: float
+
+
+def _log_shares(counts: Tensor) -> Tensor:
+    """The logarithm of each token's share, as if each had occurred once more."""
+    shares = (counts + 1).double()
+    return torch.log(shares / shares.sum()).float()
+
+
 class NextSku(SequenceModel):
     """Reads (category, event type, price) of each event and says those of the next.
 
@@ -32,8 +53,7 @@ class NextSku(SequenceModel):
     what `ubp.slices.Slices` adds.
 
     Args:
-        categories: rows of the table of categories, special tokens included.
-        events: the same for event types.
+        usual: what is usual among the events; the model begins by saying that.
         category_width: of a category's vector.
         event_width: of an event type's; with the price's 1 they add up to the profile's width.
         layers: of the transformer.
@@ -46,8 +66,7 @@ class NextSku(SequenceModel):
 
     def __init__(
         self,
-        categories: int,
-        events: int,
+        usual: Usual,
         category_width: int,
         event_width: int,
         layers: int,
@@ -61,13 +80,15 @@ class NextSku(SequenceModel):
         self.width = category_width + event_width + 1
         self.losses = losses
         self.profile, self.positions = profile, positions
-        self.category = nn.Embedding(categories, category_width)
-        self.event = nn.Embedding(events, event_width)
-        self.category_bias = nn.Parameter(torch.zeros(categories))
-        self.event_bias = nn.Parameter(torch.zeros(events))
+        self.category = nn.Embedding(len(usual.categories), category_width)
+        self.event = nn.Embedding(len(usual.events), event_width)
+        # Biases take hundreds of steps to come from zero to the popularities.
+        self.category_bias = nn.Parameter(_log_shares(usual.categories))
+        self.event_bias = nn.Parameter(_log_shares(usual.events))
         self.transformer = CausalTransformer(self.width, layers, heads, positions, dropout)
         for table in (self.category, self.event):  # logits of about 1: the last layer norm's outputs are of size 1
             nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
+        nn.init.constant_(self.transformer.gpt2.ln_f.bias[-1:], usual.price)
 
     def _outputs(self, batch: Batch, time: int) -> Tensor:
         """Hidden states at the first places: float [rows, time, width]."""

@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig
 from scipy.stats import spearmanr
 
-from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku
+from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
 from ubp import schema
 from ubp.config import parse, resolved
 from ubp.data import ChallengeData
@@ -101,7 +101,20 @@ def tokenise(chosen: Selection, settings: SequenceSettings) -> tuple[Slices, int
     return Slices.of(chosen, columns, settings), vocabulary.size
 
 
-def build_model(categories: int, positions: int, settings: ModelSettings, seed: int) -> NextSku:
+def usual_events(source: Slices, categories: int) -> Usual:
+    """How often each category and event type occurs, and the median price."""
+    category, event = (
+        torch.from_numpy(np.bincount(source.columns[name], minlength=ids)) for name, ids in _ids(categories).items()
+    )
+    return Usual(category, event, price=float(np.median(source.columns[PRICE])))
+
+
+def _ids(categories: int) -> dict[str, int]:
+    """How many tokens the columns have."""
+    return {CATEGORY: categories, EVENT: EVENT_TOKENS}
+
+
+def build_model(usual: Usual, positions: int, settings: ModelSettings, seed: int) -> NextSku:
     """The transformer with its first weights.
 
     Raises:
@@ -111,7 +124,7 @@ def build_model(categories: int, positions: int, settings: ModelSettings, seed: 
     s, losses = settings, Losses(**vars(settings.losses))
     widths, shape = (s.category_width, s.event_width), (s.layers, s.heads, positions)
     try:
-        return NextSku(categories, EVENT_TOKENS, *widths, *shape, s.dropout, losses, s.profile)
+        return NextSku(usual, *widths, *shape, s.dropout, losses, s.profile)
     except ValueError as error:
         raise UserError(f"model.heads: {error}; the width is category_width + event_width + 1") from error
 
@@ -158,11 +171,13 @@ def report(trained: Trained, source: Slices, categories: int) -> Scores:
     said = foretell(trained, source)
     known = source.events_of(trained.parts.train)
     scores: Scores = {}
-    for name, ids, at in ((CATEGORY, categories, 10), (EVENT, EVENT_TOKENS, 1)):
+    for name, ids in _ids(categories).items():
         counts = torch.from_numpy(np.bincount(source.columns[name][known], minlength=ids))
         ranks = {MODEL: said.by_model[name], POPULAR: popularity_ranks(counts, said.came[name])}
         ranks[REPEATED] = said.repeated[name]
-        scores |= {f"{name} {metric}": values for metric, values in compared(ranks, at).items()}
+        scores |= {
+            f"{name} {metric}": values for metric, values in compared(ranks, at=10 if name == CATEGORY else 1).items()
+        }
     usual = float(np.median(source.columns[PRICE][known]))
     scores |= price_scores(said, usual)
     show(score_table(f"{len(trained.parts.held_out):,} held-out clients, {len(said.came[EVENT]):,} events", scores))
@@ -190,7 +205,7 @@ def main(config: DictConfig) -> None:
     with embedding_run(config) as run:
         source, categories = tokenise(select_events(run.data, events), events)
         logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
-        model = build_model(categories, events.newest, numbers, run.seed)
+        model = build_model(usual_events(source, categories), events.newest, numbers, run.seed)
         taught = source.at_least(2)  # a client with one event has no next one
         trained = fit(model, taught, trainer, run.folder, run.seed, make_loggers(loggers))
         relevant = source.of_clients(run.data.relevant_clients)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku
+from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
 from next_sku.next_sku_embeddings import (
     Foretold,
     LossSettings,
@@ -15,6 +15,7 @@ from next_sku.next_sku_embeddings import (
     report,
     select_events,
     tokenise,
+    usual_events,
 )
 from ubp import schema
 from ubp.data import ChallengeData
@@ -24,7 +25,8 @@ from ubp.schema import FIRST_TOKEN, EventType
 from ubp.slices import LENGTHS, Slices, SliceSettings
 from ubp.training import TrainerSettings, encode, fit
 
-CATEGORIES, EVENTS = FIRST_TOKEN + 3, FIRST_TOKEN + 2
+CATEGORIES = FIRST_TOKEN + 3
+USUAL = Usual(torch.tensor([0] * FIRST_TOKEN + [3, 2, 1]), torch.tensor([0] * FIRST_TOKEN + [3, 5]), price=0.4)
 
 
 def slices(categories, events, prices, longest=12):
@@ -50,7 +52,7 @@ def drawn(lengths, seed=0):
 
 def model_of(losses=(1.0, 1.0, 1.0), dropout=0.2, layers=2, training=False):
     torch.manual_seed(0)
-    return NextSku(CATEGORIES, EVENTS, 12, 3, layers, 4, 12, dropout, Losses(*losses)).train(training)
+    return NextSku(USUAL, 12, 3, layers, 4, 12, dropout, Losses(*losses)).train(training)
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +97,21 @@ def test_the_loss_against_a_loop_over_clients_and_places(source, losses):
             category, event, price = states[place].split([12, 3, 1])
             wanted = {name: batch[name][0, place + 1] for name in COLUMNS}
             logits = category @ model.category.weight.t() + model.category_bias
+            event_logits = event @ model.event.weight.t() + model.event_bias
             parts[CATEGORY].append(functional.cross_entropy(logits, wanted[CATEGORY]))
-            parts[EVENT].append(functional.cross_entropy(event @ model.event.weight.t(), wanted[EVENT]))
+            parts[EVENT].append(functional.cross_entropy(event_logits, wanted[EVENT]))
             parts[PRICE].append((price[0] - wanted[PRICE]).abs())
     wanted_loss = sum(weight * torch.stack(parts[name]).mean() for weight, name in zip(losses, COLUMNS, strict=True))
     batch = source.batch(np.arange(6))
     torch.testing.assert_close(model.loss(batch), wanted_loss)
     assert model.weight(batch) == len(parts[PRICE]) == 4 + 1 + 8 + 2 + 11 + 1
+
+
+def test_it_begins_by_saying_what_is_usual():
+    model = model_of()
+    shares = torch.softmax(model.category_bias, 0)[FIRST_TOKEN:]
+    torch.testing.assert_close(shares / shares.sum(), torch.tensor([4.0, 3.0, 2.0]) / 9)  # each once more
+    assert model.transformer.gpt2.ln_f.bias.tolist() == [0.0] * 15 + [pytest.approx(0.4)]
 
 
 def test_a_client_with_one_event_has_a_profile_and_no_part_in_the_loss():
@@ -204,6 +214,16 @@ class TestRecipe:
             by_category = source.columns[CATEGORY][places]
             assert len(set(by_category.tolist())) == len({properties[sku][0] for *_, sku in own})
 
+    def test_what_is_usual(self, data):
+        settings = self.settings(clients="all")
+        source, categories = tokenise(select_events(data, settings), settings)
+        usual = usual_events(source, categories)
+        assert len(usual.categories) == categories
+        assert usual.categories.sum() == usual.events.sum() == source.events.sum()
+        bought = FIRST_TOKEN + EventType.PRODUCT_BUY.code
+        assert usual.events[bought] == data.rows(EventType.PRODUCT_BUY)
+        assert usual.price == np.median(source.columns[PRICE])
+
     def test_all_clients_train_if_asked(self, data):
         more = select_events(data, self.settings(clients="all"))
         assert len(more.clients) > len(select_events(data, self.settings()).clients)
@@ -223,4 +243,4 @@ class TestRecipe:
         with pytest.raises(UserError, match=r"model\.dropout=1\.0"):
             ModelSettings(12, 3, 1, 4, 1.0, "last", losses)
         with pytest.raises(UserError, match="5 heads do not divide a width of 16; the width is category_width"):
-            build_model(9, 12, ModelSettings(12, 3, 1, 5, 0.0, "last", losses), seed=0)
+            build_model(USUAL, 12, ModelSettings(12, 3, 1, 5, 0.0, "last", losses), seed=0)
