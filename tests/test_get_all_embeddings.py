@@ -38,7 +38,7 @@ def sh(script: Path, *words: str, folder: Path, **environment: str) -> subproces
     variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHON")}
     return subprocess.run(
         ["/bin/sh", str(script), *words],
-        cwd=folder, env=variables | environment, capture_output=True, text=True, check=False, timeout=600,
+        cwd=folder, env=variables | environment, capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_a_command_that_really_fails_is_named(tmp_path):
 )
 def test_all_twelve_embeddings_on_the_tiny_history(make_history, tmp_path):
     """For real, the demo's sizes: twelve blocks of one history."""
-    paths = make_history().write(tmp_path / "data")
+    paths = make_history(clients=200).write(tmp_path / "data")  # a PCA to 128 columns needs some
     environment = {"PYTHON": sys.executable, "CHALLENGE_DATA_PATH": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
     split = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / "split.py")], env=os.environ | environment, check=True,
