@@ -43,6 +43,22 @@ EMBEDDINGS |= {
         for name in ("gru_ae_event_cat_price_sku_url", "gru_ae_week_event_cat_price_sku_url")
     },
 }
+TINY_TRANSFORMER = [
+    *("preset=demo", "logger=none", "model.layers=1", "sequences.shortest=4", "sequences.longest=8"),
+    "trainer.max_epochs=1",
+]
+TINY_READER = ["LLM/get_embeddings.py", "preset=demo", "max_tokens=24", "n_components=6"]
+EMBEDDINGS |= {
+    "next_sku_128_4_4": ["next_sku/next_sku_embeddings.py", *TINY_TRANSFORMER],
+    "next_url_192_6_4": ["next_url/next_url_embeddings.py", *TINY_TRANSFORMER, "sequences.min_count=1"],
+    "search_llm": TINY_READER,
+    "smollm2_all_interactions": [
+        *(*TINY_READER, "data_files=all_interactions_64.parquet", "save_dir_name=smollm2_all_interactions")
+    ],
+    "lightfm": ["LightFM/lightfm_train.py", "model.epochs=2", "model.threads=1"],
+}
+# What the language model reads.
+TEXTS = {name: [f"LLM/{name}.py", "preset=demo"] for name in ("preprocessing_search", "convert_to_text")}
 SPLIT = ["scripts/split.py"]
 MERGED = list(composed(CONFIGS / "merge", "basics").blocks)
 MERGE = ["scripts/merge.py", "--config-name=basics"]
@@ -50,12 +66,14 @@ TINY_PROBE = ["probe=light", "probe.thin=16", "probe.wide=32", "probe.epochs=1",
 EVALUATE = ["scripts/evaluate.py", "embeddings=[basics,stat_features]", *TINY_PROBE]
 ALL = {
     "make_demo_data": ["scripts/make_demo_data.py"],
+    "make_synthetic_data": ["scripts/make_synthetic_data.py"],
     "split": SPLIT,
     "make_targets": ["scripts/make_targets.py"],
     "merge": MERGE,
     "validate": ["scripts/validate.py", "entry=x"],
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "demo": ["scripts/demo.py"],
+    **TEXTS,
     **EMBEDDINGS,
 }
 
@@ -108,6 +126,7 @@ def journey(make_history, tmp_path_factory) -> Journey:
     root = tmp_path_factory.mktemp("journey") / "data"
     paths = make_history().write(root)
     runs = {"split": run(root, SPLIT)}
+    runs |= run_all(root, with_words(TEXTS, "submit=False"))
     runs |= run_all(root, with_words(EMBEDDINGS, "submit=False"))
     runs["merge"] = run(root, [*MERGE, "submit=False"])
     runs |= run_all(
@@ -127,7 +146,8 @@ def first_blocks(journey) -> dict[str, EmbeddingTable]:
 def submitted(journey) -> Journey:
     """Every block and the merge with submit=True, after the split."""
     root = journey.paths.root
-    runs = run_all(root, with_words(EMBEDDINGS, "submit=True"))
+    runs = run_all(root, with_words(TEXTS, "submit=True"))
+    runs |= run_all(root, with_words(EMBEDDINGS, "submit=True"))
     runs["merge"] = run(root, [*MERGE, "submit=True"])
     return Journey(journey.paths, runs)
 
@@ -137,7 +157,9 @@ def again(journey, first_blocks, submitted) -> dict[str, Done]:
     """The same command lines a second time."""
     assert first_blocks
     assert submitted.runs
-    return run_all(journey.paths.root, {**with_words({**EMBEDDINGS, "merge": MERGE}, "submit=False"), "split": SPLIT})
+    return run_all(
+        journey.paths.root, {**with_words({**TEXTS, **EMBEDDINGS, "merge": MERGE}, "submit=False"), "split": SPLIT}
+    )
 
 
 @pytest.fixture(scope="module")
