@@ -90,10 +90,20 @@ class TransformersBackend:
         self.causal = self._is_causal()
 
     def encode(self, tokens: Tokens, texts: Texts, advance: Advance) -> Vectors:
-        """See `Backend`."""
+        """See `Backend`.
+
+        Raises:
+            UserError: a batch does not fit into the GPU's memory.
+        """
         vectors = []
         for batch in batches_of(tokens.lengths[texts], self._token_budget):
-            vectors.append(self._encode_batch(tokens, texts[batch]))
+            try:
+                vectors.append(self._encode_batch(tokens, texts[batch]))
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"token_budget={self._token_budget}: a batch does not fit into the GPU's memory; halve it and "
+                    "give the command again: the run goes on where it was"
+                ) from error
             advance(int(tokens.lengths[texts[batch]].sum()))
         return np.concatenate(vectors)
 

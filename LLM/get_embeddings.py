@@ -112,7 +112,7 @@ def with_texts(config: DictConfig, texts: Path) -> DictConfig:
     return noted
 
 
-def require_same_history(texts: Path, data: ChallengeData) -> None:
+def require_same_history(texts: Path, data: ChallengeData, common: Common) -> None:
     """Refuse texts of another history.
 
     Raises:
@@ -120,8 +120,10 @@ def require_same_history(texts: Path, data: ChallengeData) -> None:
     """
     lineage = read_lineage(texts)
     if lineage.get("fingerprint") != data.fingerprint:
-        again = lineage.get("command", "the command that wrote it")
-        raise UserError(f"{texts}: made from another history than {data.folder} as it is; make it again: {again}")
+        words = [lineage.get("command", "the command that wrote it"), f"submit={common.submit}"]
+        words += [f"as_of={common.as_of}"] if common.as_of else []
+        again = " ".join(words)
+        raise UserError(f"{texts}: made from another history than {data.folder} as asked for; make it again: {again}")
 
 
 def read_by(settings: LanguageModelSettings, texts: Path, folder: Path) -> tuple[Tokens, Vectors, dict[str, Any]]:
@@ -187,7 +189,7 @@ def main(config: DictConfig) -> None:
     settings, common = parse(LanguageModelSettings, config, _SETTINGS), Common.of(config)
     texts = texts_file(common, settings)
     with embedding_run(with_texts(config, texts)) as run:
-        require_same_history(texts, run.data)
+        require_same_history(texts, run.data, common)
         tokens, vectors, report = read_by(settings, texts, run.folder)
         if settings.n_components is not None:
             few = (settings.n_components, settings.pca_clients, run.seed)

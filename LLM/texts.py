@@ -18,7 +18,7 @@ window is cut off on the left, at the old end (`LLM.tokens`).
 
 import json
 import logging
-import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def make_texts(config: DictConfig) -> None:
     path = common.paths.texts(common.submit) / f"{config.name}.parquet"
     lineage = {
         "name": config.name,
-        "command": f"{config.command} submit={common.submit}",
+        "command": config.command,
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }
@@ -134,20 +134,17 @@ def write_texts(data: ChallengeData, settings: TextSettings, path: Path, lineage
     Raises:
         UserError: there are none.
     """
-    parts = path.parent / f".{path.stem}.parts"
-    with written_aside(parts) as folder:
-        folder.mkdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".parts") as parts:
         clients = 0
         for number, texts in enumerate(_text_blocks(data, settings)):
-            texts.write_parquet(folder / f"{number:05d}.parquet", compression="lz4")
+            texts.write_parquet(Path(parts, f"{number:05d}.parquet"), compression="lz4")
             clients += texts.height
         if not clients:
             raise UserError(f"{data.folder}: no relevant client has such events; this text needs some")
         with written_aside(path) as aside:
-            pl.scan_parquet(folder).sink_parquet(
-                aside, row_group_size=TEXTS_AT_ONCE, metadata={_LINEAGE: json.dumps(lineage)}
-            )
-    shutil.rmtree(parts)
+            metadata = {_LINEAGE: json.dumps(lineage)}
+            pl.scan_parquet(parts).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
     return clients
 
 

@@ -168,7 +168,7 @@ def test_no_text_yet(paths, tiny_llama):
 
 def test_a_text_of_another_history(paths, tiny_llama):
     make_text(paths, "search")
-    with pytest.raises(UserError, match=r"another history .*: python LLM/preprocessing_search.py submit=True"):
+    with pytest.raises(UserError, match=r"another history .*_search.py submit=True as_of=2023-01-09"):
         embed(paths, tiny_llama, "as_of=2023-01-09")
 
 

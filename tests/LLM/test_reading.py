@@ -181,6 +181,18 @@ def test_numbers_that_are_not_finite_are_refused(texts, tiny_llama, tmp_path):
     assert list((tmp_path / "shards").iterdir()) == []
 
 
+def test_a_batch_too_large_for_the_gpu_is_one_line(texts, tiny_llama, tmp_path, monkeypatch):
+    found = tokenised(texts, tmp_path / "tokens", tiny_llama)
+    backend = open_backend("transformers", tiny_llama, "mean", "float32", 300, 96)
+
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(backend, "_hidden", full)
+    with pytest.raises(UserError, match=r"token_budget=300: a batch does not fit .* halve it"):
+        encode_all(found, backend, tmp_path / "shards", 9)
+
+
 def test_progress_is_a_line_now_and_then(texts, tiny_llama, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(shards, "_SECONDS_A_LINE", 0.0)
     found = tokenised(texts, tmp_path / "tokens", tiny_llama)
