@@ -16,6 +16,7 @@ from LightFM.lightfm_train import (
     Features,
     Interactions,
     ModelSettings,
+    centred,
     feature_matrix,
     learn,
     numbers,
@@ -278,6 +279,14 @@ def test_vectors_belong_to_the_right_client(tmp_path, make_history):
     np.fill_diagonal(alike, -np.inf)
     nearest = prepared.clients[alike.argmax(axis=1)]
     assert (nearest % 2 == prepared.clients % 2).all()
+
+
+def test_centring_takes_off_what_all_have_in_common():
+    own = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
+    found = centred(own + np.float32(50))
+    assert found.dtype == np.float32
+    assert np.abs(found.mean(axis=0)).max() < 1e-4
+    assert found == pytest.approx(own - own.mean(axis=0), abs=1e-4)
 
 
 def test_settings_that_overflow_are_one_line(tiny):
