@@ -343,7 +343,7 @@ def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> npt.NDArray
 def centred(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The vectors less their mean: float32 [clients, components]."""
     mean = vectors.mean(axis=0, dtype=np.float64)  # a million float32 in a row lose digits
-    return vectors - mean.astype(np.float32)
+    return np.asarray(vectors - mean, dtype=np.float32)
 
 
 @command("LightFM", "lightfm_train")
