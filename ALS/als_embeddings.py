@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from ubp import schema
 from ubp.config import parse
 from ubp.data import ChallengeData, collect
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require_positive
 from ubp.run import command, embedding_run
 from ubp.schema import EventType
 
@@ -62,8 +62,7 @@ class AlsSettings:
         Raises:
             UserError: no factors or no iterations.
         """
-        require(self.factors >= 1, "als.factors", self.factors, "at least 1")
-        require(self.iterations >= 1, "als.iterations", self.iterations, "at least 1")
+        require_positive(self, "als", "factors", "iterations")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from LLM.tokens import Tokens, open_or_tokenise
 from ubp.config import Common, parse
 from ubp.data import ChallengeData
 from ubp.embeddings import read_lineage
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require, require_positive
 from ubp.run import command, embedding_run
 
 logger = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ class LanguageModelSettings:
         Raises:
             UserError: a number out of its range or an unknown choice.
         """
-        for name in ("pca_clients", "token_budget", "shard_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require_positive(self, "", "pca_clients", "token_budget", "shard_size")
         require(self.max_tokens >= 8, "max_tokens", self.max_tokens, "at least 8")
         require(self.n_components is None or self.n_components >= 1, "n_components", self.n_components, "at least 1")
         choices = {"backend": BACKENDS, "pooling": POOLINGS, "dtype": ("auto", *DTYPES)}

@@ -47,7 +47,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from ubp import schema
 from ubp.config import parse
 from ubp.data import ChallengeData, collect
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require, require_positive
 from ubp.run import command, embedding_run
 from ubp.schema import EventType
 
@@ -143,8 +143,7 @@ class ModelSettings:
             self.learning_schedule,
             " or ".join(schedules),
         )
-        for name in ("components", "epochs", "max_sampled"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require_positive(self, "model", "components", "epochs", "max_sampled")
         require(self.learning_rate > 0, "model.learning_rate", self.learning_rate, "above 0")
         for name in ("item_alpha", "user_alpha", "threads"):
             require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "at least 0")

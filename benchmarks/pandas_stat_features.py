@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig
 
-from stat_features.stat_features import ABSENT_DAY, ABSENT_PRICE, COLUMNS, POPULARITIES, TIMING
+from stat_features.stat_features import COLUMNS, POPULARITIES, TIMING, absent_value
 from ubp import schema
 from ubp.config import Common
 from ubp.embeddings import EmbeddingTable
@@ -112,16 +112,8 @@ def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     table["added_skus_bought"] = share_bought(bought, added, schema.SKU)
     table["added_categories_bought"] = share_bought(bought, added, schema.CATEGORY)
     days = (end - start) / pd.Timedelta(days=1)
-    table = table[list(COLUMNS)].fillna({name: _absent(name, days) for name in COLUMNS}).sort_index()
+    table = table[list(COLUMNS)].fillna({name: absent_value(name, days) for name in COLUMNS}).sort_index()
     return table.index.to_numpy(np.int64), np.ascontiguousarray(table.to_numpy(np.float32))
-
-
-def _absent(column: str, days: float) -> float:
-    if column.endswith("_mean_interval"):
-        return days
-    if column.endswith(("_first_day", "_last_day")):
-        return ABSENT_DAY
-    return ABSENT_PRICE if column == "mean_price" else 0.0
 
 
 @command("scripts", "make_demo_data")

@@ -13,36 +13,45 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, open_dict
 from rich.table import Table
 
-from gru_autoencoder.recipe import ModelSettings, SequenceSettings, TokenSource, build_model, select_events, tokenise
+from gru_autoencoder.recipe import AutoencoderRecipe
+from next_sku.next_sku_embeddings import NextSkuRecipe
+from next_url.next_url_embeddings import NextUrlRecipe
 from ubp.config import Common, composed, parse
 from ubp.errors import UserError
 from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, peak_megabytes, say, show
 from ubp.sequences import length_buckets
-from ubp.training import SequenceModel, TrainerSettings, losses_in_pieces
+from ubp.training import Prepared, Recipe, TrainerSettings, losses_in_pieces
+
+RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
+    "gru_autoencoder": AutoencoderRecipe.of,
+    "next_sku": NextSkuRecipe.of,
+    "next_url": NextUrlRecipe.of,
+}
 
 
-def load(config: DictConfig) -> tuple[SequenceModel, TokenSource, TrainerSettings]:
-    """The model that ``config.model`` names, its sequences and how it is trained."""
+def load(config: DictConfig) -> tuple[Prepared[Any], TrainerSettings]:
+    """The model that ``config.model`` names with its sequences, and how it is trained."""
     folder, name = str(config.model).split("/")
     own = composed(CONFIGS / folder, name, [f"preset={config.sizes}"])
     with open_dict(own):
         own.logger = {}
-    settings = parse(ModelSettings, own, at="model")
-    chosen = select_events(Common.of(config).data(), parse(SequenceSettings, own, at="sequences"))
-    source = tokenise(chosen, settings.features)
-    return build_model(source, settings, seed=0), source, parse(TrainerSettings, own, at="trainer")
+    return RECIPES[folder](own).prepare(Common.of(config).data(), seed=0), parse(TrainerSettings, own, at="trainer")
 
 
 def measure(config: DictConfig) -> dict[str, float]:
     """Seconds and events of an epoch, and the process's or the GPU's peak memory in MB."""
-    model, source, trainer = load(config)
+    prepared, trainer = load(config)
+    model, source = prepared.model, prepared.taught
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     model.to(device).train()
@@ -52,7 +61,7 @@ def measure(config: DictConfig) -> dict[str, float]:
     for number in range(config.steps + 1):
         rows = batches[number * len(batches) // (config.steps + 1)]
         started = time.perf_counter()
-        batch = {name: values.to(device) for name, values in source.batch(rows).items()}
+        batch = {name: values.to(device) for name, values in source.batch(rows, np.random.default_rng(number)).items()}
         for optimizer in optimizers:
             optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda):

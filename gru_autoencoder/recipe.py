@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from gru_autoencoder.model import EVENT, LENGTHS, GruAutoencoder
 from ubp import schema
-from ubp.config import parse, resolved
+from ubp.config import parse
 from ubp.data import ChallengeData
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require, require_positive
 from ubp.nn import Feature
-from ubp.run import embedding_run, show
+from ubp.run import show
 from ubp.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences, gather
-from ubp.training import Batch, Rows, Trained, TrainerSettings, device_batches, encode, fit, make_loggers
+from ubp.training import Batch, Prepared, Rows, Trained, device_batches, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class SequenceSettings:
         Raises:
             UserError: no events.
         """
-        require(self.newest >= 1, "sequences.newest", self.newest, "at least 1")
+        require_positive(self, "sequences", "newest")
 
 
 @dataclass
@@ -79,8 +80,7 @@ class ModelSettings:
         Raises:
             UserError: a number out of its range.
         """
-        for name in ("hidden", "layers"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require_positive(self, "model", "hidden", "layers")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
 
@@ -98,7 +98,7 @@ class ReportSettings:
         Raises:
             UserError: nothing to write.
         """
-        require(self.written >= 1, "report.written", self.written, "at least 1")
+        require_positive(self, "report", "written")
 
 
 @dataclass(frozen=True)
@@ -222,22 +222,19 @@ def build_model(source: TokenSource, settings: ModelSettings, seed: int) -> GruA
         raise UserError(f"model.features: {error}") from error
 
 
-def teacher_forced(trained: Trained, source: TokenSource, rows: Rows) -> dict[str, float]:
+def teacher_forced(trained: Trained[GruAutoencoder], source: TokenSource) -> dict[str, float]:
     """The share of held-out tokens that come back, the decoder seeing the true ones before them."""
-    model = _autoencoder(trained)
     hits: dict[str, list[Tensor]] = {feature.name: [] for feature in source.features}
-    batches = np.array_split(rows, -(-len(rows) // trained.settings.batch_size))
-    for _, batch in device_batches(trained, source, batches):
-        for name, right in model.teacher_forced_hits(batch).items():
+    for batch in held_out_batches(trained, source):
+        for name, right in trained.model.teacher_forced_hits(batch).items():
             hits[name].append(right.float().cpu())
     return {name: float(torch.cat(rights).mean()) for name, rights in hits.items()}
 
 
-def written_back(trained: Trained, source: TokenSource, rows: Rows) -> tuple[Batch, dict[str, Tensor]]:
+def written_back(trained: Trained[GruAutoencoder], source: TokenSource, rows: Rows) -> tuple[Batch, dict[str, Tensor]]:
     """True sequences and what the decoder writes from their states alone: int64 [rows, time] a feature."""
-    model = _autoencoder(trained)
     ((true, written),) = [
-        (batch, model.write(batch, int(batch[LENGTHS].max()) + 1))
+        (batch, trained.model.write(batch, int(batch[LENGTHS].max()) + 1))
         for _, batch in device_batches(trained, source, [rows])
     ]
     return {name: ids.cpu() for name, ids in true.items()}, {name: ids.cpu() for name, ids in written.items()}
@@ -254,18 +251,13 @@ def free_running(batch: Batch, written: Mapping[str, Tensor]) -> dict[str, float
     return shares
 
 
-def _autoencoder(trained: Trained) -> GruAutoencoder:
-    model = trained.model
-    if not isinstance(model, GruAutoencoder):
-        raise TypeError(f"{type(model).__name__} is no GruAutoencoder")
-    return model
-
-
-def report(trained: Trained, source: TokenSource, settings: ReportSettings) -> dict[str, dict[str, float]]:
+def report(
+    trained: Trained[GruAutoencoder], source: TokenSource, settings: ReportSettings
+) -> dict[str, dict[str, float]]:
     """Print how well held-out sequences come back, some of them in words; return the accuracies."""
-    rows = np.random.default_rng(0).permutation(trained.parts.held_out)
-    forced = teacher_forced(trained, source, rows)
-    batch, written = written_back(trained, source, rows[: settings.written])
+    rows = trained.parts.held_out
+    forced = teacher_forced(trained, source)
+    batch, written = written_back(trained, source, np.random.default_rng(0).permutation(rows)[: settings.written])
     free = free_running(batch, written)
     table = Table("feature", "teacher-forced", "free-running", title=f"accuracy on {len(rows):,} held-out clients")
     for name in forced:
@@ -302,18 +294,33 @@ def _word(token: int, name: Callable[[int], str]) -> str:
     return name(token) if token >= FIRST_TOKEN else Token(token).name.lower()
 
 
-def make_embedding(config: DictConfig) -> None:
-    """The command: sequences of tokens in, the encoder's last states out."""
-    events, model = parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model")
-    trainer, reporting = parse(TrainerSettings, config, at="trainer"), parse(ReportSettings, config, at="report")
-    loggers = resolved(config)["logger"]
-    with embedding_run(config) as run:
-        source = tokenise(select_events(run.data, events), model.features)
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """Sequences of tokens in, the encoder's last states out."""
+
+    sequences: SequenceSettings
+    model: ModelSettings
+    reporting: ReportSettings
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "AutoencoderRecipe":
+        """From a command's config.
+
+        Raises:
+            UserError: a setting that makes no sense.
+        """
+        sequences, model = parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model")
+        return cls(sequences, model, parse(ReportSettings, config, at="report"))
+
+    def prepare(self, data: ChallengeData, seed: int) -> Prepared[GruAutoencoder]:
+        """See `ubp.training.Recipe`."""
+        source = tokenise(select_events(data, self.sequences), self.model.features)
         logger.info("%s sequences, %s events", f"{len(source.lengths):,}", f"{source.lengths.sum():,}")
-        autoencoder = build_model(source, model, run.seed)
-        trained = fit(autoencoder, source, trainer, run.folder, run.seed, make_loggers(loggers))
-        relevant = source.of_clients(run.data.relevant_clients)
-        vectors = encode(trained, relevant, run.folder)
-        if trained.trainer.is_global_zero:
-            quality = report(trained, source, reporting)
-            run.save(relevant.clients, vectors, quality | {"epochs": trained.epochs, "loss": trained.best_score})
+        reporting = partial(report, source=source, settings=self.reporting)
+        relevant = source.of_clients(data.relevant_clients)
+        return Prepared(build_model(source, self.model, seed), source, relevant, reporting)
+
+
+def make_embedding(config: DictConfig) -> None:
+    """The command."""
+    make_profiles(config, AutoencoderRecipe.of(config))

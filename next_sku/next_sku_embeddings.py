@@ -11,6 +11,7 @@ foretells held-out clients' events, beside two baselines.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,14 +20,14 @@ from scipy.stats import spearmanr
 
 from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
 from ubp import schema
-from ubp.config import parse, resolved
+from ubp.config import parse
 from ubp.data import ChallengeData
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require, require_positive
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
-from ubp.run import command, embedding_run, show
+from ubp.run import command, show
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences
 from ubp.slices import Slices, SliceSettings, real_targets, require_profile
-from ubp.training import Batch, Trained, TrainerSettings, device_batches, encode, fit, make_loggers
+from ubp.training import Batch, Prepared, Trained, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,7 @@ class ModelSettings:
         Raises:
             UserError: a number out of its range.
         """
-        for name in ("category_width", "event_width", "layers", "heads"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require_positive(self, "model", "category_width", "event_width", "layers", "heads")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "from 0 to below 1")
         require_profile(self.profile)
 
@@ -146,18 +146,14 @@ class Foretold:
     repeated: Batch
 
 
-def foretell(trained: Trained, source: Slices) -> Foretold:
+def foretell(trained: Trained[NextSku], source: Slices) -> Foretold:
     """The held-out clients' newest events, each foretold from those before it."""
-    model = trained.model
-    if not isinstance(model, NextSku):
-        raise TypeError(f"{type(model).__name__} is no NextSku")
-    rows = trained.parts.held_out
     parts: dict[str, list[Batch]] = {"came": [], "before": [], "by_model": [], "repeated": []}
-    for _, batch in device_batches(trained, source, np.array_split(rows, -(-len(rows) // trained.settings.batch_size))):
+    for batch in held_out_batches(trained, source):
         real = real_targets(batch)
         parts["came"].append({name: batch[name][:, 1:][real] for name in COLUMNS})
         parts["before"].append({name: batch[name][:, :-1][real] for name in COLUMNS})
-        parts["by_model"].append(model.foretell(batch))
+        parts["by_model"].append(trained.model.foretell(batch))
         parts["repeated"].append({name: repetition_ranks(batch[name])[real] for name in (CATEGORY, EVENT)})
     return Foretold(**{part: _together(batches) for part, batches in parts.items()})
 
@@ -166,7 +162,7 @@ def _together(batches: Sequence[Batch]) -> Batch:
     return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
 
-def report(trained: Trained, source: Slices, categories: int) -> Scores:
+def report(trained: Trained[NextSku], source: Slices, categories: int) -> Scores:
     """Print how well held-out clients' events are foretold, beside baselines; return the scores."""
     said = foretell(trained, source)
     known = source.events_of(trained.parts.train)
@@ -198,21 +194,35 @@ def price_scores(said: Foretold, usual: float) -> Scores:
     return {"price MAE, buckets": errors, "price Spearman": orders}
 
 
+@dataclass(frozen=True)
+class NextSkuRecipe:
+    """Item events in, hidden states out."""
+
+    sequences: SequenceSettings
+    model: ModelSettings
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "NextSkuRecipe":
+        """From the command's config.
+
+        Raises:
+            UserError: a setting that makes no sense.
+        """
+        return cls(parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model"))
+
+    def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextSku]:
+        """See `ubp.training.Recipe`."""
+        source, categories = tokenise(select_events(data, self.sequences), self.sequences)
+        logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
+        model = build_model(usual_events(source, categories), self.sequences.newest, self.model, seed)
+        taught = source.at_least(2)  # a client with one event has no next one
+        reporting = partial(report, source=taught, categories=categories)
+        return Prepared(model, taught, source.of_clients(data.relevant_clients), reporting)
+
+
 @command("next_sku", "next_sku")
 def main(config: DictConfig) -> None:
-    events, numbers = parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model")
-    trainer, loggers = parse(TrainerSettings, config, at="trainer"), resolved(config)["logger"]
-    with embedding_run(config) as run:
-        source, categories = tokenise(select_events(run.data, events), events)
-        logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
-        model = build_model(usual_events(source, categories), events.newest, numbers, run.seed)
-        taught = source.at_least(2)  # a client with one event has no next one
-        trained = fit(model, taught, trainer, run.folder, run.seed, make_loggers(loggers))
-        relevant = source.of_clients(run.data.relevant_clients)
-        vectors = encode(trained, relevant, run.folder)
-        if trained.trainer.is_global_zero:
-            scores = report(trained, taught, categories)
-            run.save(relevant.clients, vectors, scores | {"epochs": trained.epochs, "loss": trained.best_score})
+    make_profiles(config, NextSkuRecipe.of(config))
 
 
 if __name__ == "__main__":

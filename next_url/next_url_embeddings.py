@@ -11,6 +11,7 @@ held-out clients' visits, beside two baselines.
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +20,15 @@ from omegaconf import DictConfig
 
 from next_url.model import FREQUENCY, UNIFORM, NextUrl, Sampling
 from ubp import schema
-from ubp.config import parse, resolved
+from ubp.config import parse
 from ubp.data import ChallengeData
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require, require_positive
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
-from ubp.run import command, embedding_run, show
+from ubp.run import command, show
 from ubp.schema import FIRST_TOKEN, EventType
 from ubp.sequences import Sequences
 from ubp.slices import Slices, SliceSettings, real_targets, require_profile
-from ubp.training import Trained, TrainerSettings, device_batches, encode, fit, make_loggers
+from ubp.training import Prepared, Trained, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class ModelSettings:
         Raises:
             UserError: an unknown choice or a number out of its range.
         """
-        for name in ("width", "layers", "heads", "negatives"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require_positive(self, "model", "width", "layers", "heads", "negatives")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "from 0 to below 1")
         require_profile(self.profile)
         require(self.sampling in (UNIFORM, FREQUENCY), "model.sampling", self.sampling, f"{UNIFORM} or {FREQUENCY}")
@@ -98,45 +98,52 @@ def build_model(counts: npt.NDArray[np.int64], positions: int, settings: ModelSe
         raise UserError(f"model.heads: {error}") from error
 
 
-def report(trained: Trained, source: Slices, urls: int) -> Scores:
+def report(trained: Trained[NextUrl], source: Slices, urls: int) -> Scores:
     """Print how well held-out clients' visits are foretold, beside baselines; return the scores."""
-    model = trained.model
-    if not isinstance(model, NextUrl):
-        raise TypeError(f"{type(model).__name__} is no NextUrl")
-    rows = trained.parts.held_out
     known = source.columns[schema.URL][source.events_of(trained.parts.train)]
     counts = torch.from_numpy(np.bincount(known - FIRST_TOKEN, minlength=urls))
     ranks: dict[str, list[torch.Tensor]] = {MODEL: [], POPULAR: [], REPEATED: []}
-    batches = np.array_split(rows, -(-len(rows) // trained.settings.batch_size))
-    for _, batch in device_batches(trained, source, batches):
+    for batch in held_out_batches(trained, source):
         real = real_targets(batch)
-        ranks[MODEL].append(model.ranks(batch).cpu())
+        ranks[MODEL].append(trained.model.ranks(batch).cpu())
         ranks[POPULAR].append(popularity_ranks(counts, batch[schema.URL][:, 1:][real].cpu() - FIRST_TOKEN))
         ranks[REPEATED].append(repetition_ranks(batch[schema.URL])[real].cpu())
     together = {who: torch.cat(parts) for who, parts in ranks.items()}
     scores = compared(together)
-    show(score_table(f"{len(rows):,} held-out clients, {len(together[MODEL]):,} visits, {urls:,} urls", scores))
+    clients = len(trained.parts.held_out)
+    show(score_table(f"{clients:,} held-out clients, {len(together[MODEL]):,} visits, {urls:,} urls", scores))
     return scores
+
+
+@dataclass(frozen=True)
+class NextUrlRecipe:
+    """Visits in, hidden states out."""
+
+    sequences: SequenceSettings
+    model: ModelSettings
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "NextUrlRecipe":
+        """From the command's config.
+
+        Raises:
+            UserError: a setting that makes no sense.
+        """
+        return cls(parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model"))
+
+    def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextUrl]:
+        """See `ubp.training.Recipe`."""
+        source, counts = read_visits(data, self.sequences)
+        size = (f"{len(source.events):,}", f"{counts.sum():,}", f"{len(counts):,}")
+        logger.info("%s clients, %s visits, %s urls", *size)
+        model = build_model(counts, self.sequences.newest, self.model, seed)
+        taught = source.at_least(2)  # a client with one visit has no next one
+        return Prepared(model, taught, source, partial(report, source=taught, urls=len(counts)))
 
 
 @command("next_url", "next_url")
 def main(config: DictConfig) -> None:
-    visits, numbers = parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model")
-    trainer, loggers = parse(TrainerSettings, config, at="trainer"), resolved(config)["logger"]
-    with embedding_run(config) as run:
-        source, counts = read_visits(run.data, visits)
-        logger.info(
-            "%s clients, %s visits, %s urls", f"{len(source.events):,}", f"{counts.sum():,}", f"{len(counts):,}"
-        )
-        model = build_model(counts, visits.newest, numbers, run.seed)
-        taught = source.at_least(2)  # a client with one visit has no next one
-        trained = fit(model, taught, trainer, run.folder, run.seed, make_loggers(loggers))
-        vectors = encode(trained, source, run.folder)
-        if trained.trainer.is_global_zero:
-            scores = report(trained, taught, len(counts))
-            run.save(
-                source.clients, vectors, scores | {"epochs": trained.epochs, "validation_ndcg": trained.best_score}
-            )
+    make_profiles(config, NextUrlRecipe.of(config))
 
 
 if __name__ == "__main__":

@@ -161,13 +161,13 @@ def statistics(data: ChallengeData) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     for part in others:
         table = table.join(part, on=schema.CLIENT_ID, how="left", maintain_order="left")
     filled = table.select(
-        pl.col(name).fill_null(_absent(name, history_days(data))).cast(pl.Float32) for name in COLUMNS
+        pl.col(name).fill_null(absent_value(name, history_days(data))).cast(pl.Float32) for name in COLUMNS
     )
     return table[schema.CLIENT_ID].to_numpy(), np.ascontiguousarray(filled.to_numpy())
 
 
-def _absent(column: str, days: float) -> float:
-    """What stands where a client has no such event."""
+def absent_value(column: str, days: float) -> float:
+    """What stands in a column where a client has no such event; the history has so many days."""
     if column.endswith("_mean_interval"):
         return days
     if column.endswith(("_first_day", "_last_day")):

@@ -25,6 +25,22 @@ def require(holds: bool, setting: str, value: object, what: str) -> None:
         raise UserError(f"{setting}={value}: must be {what}")
 
 
+def require_positive(settings: object, group: str, *names: str) -> None:
+    """Refuse settings below 1 that count something.
+
+    Args:
+        settings: an object that has them as attributes.
+        group: what stands before their names on the command line, ``model``; empty for nothing.
+        names: of the attributes.
+
+    Raises:
+        UserError: one of them is below 1.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        require(value >= 1, f"{group}.{name}" if group else name, value, "at least 1")
+
+
 def name_some(names: Sequence[object], at_most: int = 12) -> str:
     """Names in one line, the tail as a count: ``a, b, c and 4 more``."""
     shown = ", ".join(str(name) for name in names[:at_most])

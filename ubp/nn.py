@@ -61,6 +61,14 @@ def _by_feature(logits: Tensor, classes: Tensor, sizes: tuple[int, ...]) -> list
     return [(part, classes[:, column, None]) for column, part in enumerate(parts)]
 
 
+def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
+    """Add ``slope.T @ hidden`` to a sum in float32; in one step where all are."""
+    if slope.dtype == torch.float32:
+        total.addmm_(slope.t(), hidden)
+    else:
+        total += slope.t() @ hidden
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropies of a linear layer's logits that never holds them all.
 
@@ -93,10 +101,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_bias += slope.sum(dim=0)
             slope = slope.to(weight.dtype)
             grad_hidden[rows] = slope @ weight
-            if weight.dtype == torch.float32:
-                grad_weight.addmm_(slope.t(), part)
-            else:
-                grad_weight += slope.t() @ part
+            _add_product(grad_weight, slope, part)
         ctx.count = max(len(hidden), 1)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         mean: Tensor = loss / ctx.count
@@ -123,11 +128,7 @@ def linear_cross_entropy(hidden: Tensor, layer: nn.Linear, classes: Tensor, size
     Returns:
         The features' mean cross-entropies, added up: a scalar, float32.
     """
-    weight: Tensor = layer.weight
-    bias: Tensor = layer.bias
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+    hidden, weight, bias = _as_autocast(hidden, layer.weight, layer.bias)
     # Without gradients too: the work for them is thrown away, but validation is a hundredth of training.
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, classes, tuple(sizes))  # type: ignore[no-untyped-call]
     return loss
@@ -196,10 +197,7 @@ class _SampledCrossEntropy(torch.autograd.Function):
             slope_own = ((logit - total).exp() - 1).to(hidden.dtype)[:, None]
             grad_hidden[rows] = torch.addmm(slope_own * own[rows], slope, drawn)
             grad_own[rows] = slope_own * part
-            if drawn.dtype == torch.float32:
-                grad_drawn.addmm_(slope.t(), part)
-            else:
-                grad_drawn += slope.t() @ part
+            _add_product(grad_drawn, slope, part)
         ctx.count = max(len(hidden), 1)
         ctx.save_for_backward(grad_hidden, grad_own, grad_drawn)
         ctx.dtype = drawn.dtype

@@ -12,12 +12,12 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 import hydra.utils
 import lightning as lit
@@ -31,11 +31,15 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ParallelStrategy
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ubp.errors import UserError, require
+from ubp.config import parse, resolved
+from ubp.data import ChallengeData
+from ubp.errors import UserError, require, require_positive
 from ubp.files import written_aside
+from ubp.run import embedding_run
 from ubp.sequences import length_buckets
 
 logger = logging.getLogger(__name__)
@@ -45,6 +49,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 VALIDATION_LOSS = "validation_loss"
 # Rows of a batch that a CPU works through at a time: more of them only fill its memory.
@@ -69,6 +74,14 @@ class Source(Protocol):
             generator: in training, for what is drawn anew each time (random slices); None asks for the
                 sequences as they are encoded.
         """
+
+
+class ClientSource(Source, Protocol):
+    """A source with a client to each row."""
+
+    @property
+    def clients(self) -> Rows:
+        """Each row's client: int64 [rows]."""
 
 
 class SequenceModel(nn.Module, ABC):
@@ -103,6 +116,9 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:
         """The vectors: float [rows, width]."""
+
+
+Model = TypeVar("Model", bound=SequenceModel)
 
 
 @dataclass(frozen=True)
@@ -148,8 +164,7 @@ class TrainerSettings:
         Raises:
             UserError: a number out of its range.
         """
-        for name in ("max_epochs", "patience", "batch_size", "devices"):
-            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+        require_positive(self, "trainer", "max_epochs", "patience", "batch_size", "devices")
         require(self.piece is None or self.piece >= 1, "trainer.piece", self.piece, "at least 1, or null")
         require(self.learning_rate >= 0, "trainer.learning_rate", self.learning_rate, "0 or more")
         for name in ("held_out", "validation"):
@@ -356,10 +371,10 @@ BEST, LAST, FINISHED = "best", "last", "finished"
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Generic[Model]):
     """What `fit` gives: the model with its best weights, and how the run went (``best_score``: its monitor's)."""
 
-    model: SequenceModel
+    model: Model
     parts: Parts
     trainer: lit.Trainer
     best_checkpoint: Path
@@ -369,13 +384,13 @@ class Trained:
 
 
 def fit(
-    model: SequenceModel,
+    model: Model,
     source: Source,
     settings: TrainerSettings,
     folder: Path,
     seed: int,
     loggers: list[Logger] | None = None,
-) -> Trained:
+) -> Trained[Model]:
     """Train a model and load the weights of its best epoch.
 
     Args:
@@ -457,7 +472,7 @@ def _on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def device_batches(trained: Trained, source: Source, batches: Sequence[Rows]) -> Iterator[tuple[Rows, Batch]]:
+def device_batches(trained: Trained[Model], source: Source, batches: Sequence[Rows]) -> Iterator[tuple[Rows, Batch]]:
     """Rows and their batch on the model's device, the model ready to be asked: no gradients, no dropout."""
     device = trained.trainer.strategy.root_device
     model = trained.model.to(device).eval()
@@ -468,7 +483,14 @@ def device_batches(trained: Trained, source: Source, batches: Sequence[Rows]) ->
     model.cpu()
 
 
-def encode(trained: Trained, source: Source, folder: Path) -> npt.NDArray[np.float32]:
+def held_out_batches(trained: Trained[Model], source: Source) -> Iterator[Batch]:
+    """The sequences kept apart, in the order of their rows, as `device_batches` gives them."""
+    rows = trained.parts.held_out
+    for _, batch in device_batches(trained, source, np.array_split(rows, -(-len(rows) // trained.settings.batch_size))):
+        yield batch
+
+
+def encode(trained: Trained[Model], source: Source, folder: Path) -> npt.NDArray[np.float32]:
     """The vectors of all sequences, by the best weights.
 
     Sequences are batched by length, so that padding is small; a vector depends on its own sequence alone.
@@ -501,3 +523,51 @@ def encode(trained: Trained, source: Source, folder: Path) -> npt.NDArray[np.flo
             vectors[part["rows"]] = part["vectors"]
         part_file.unlink()
     return vectors
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Model]):
+    """What a neural model's command has made ready.
+
+    Attributes:
+        model: with its first weights.
+        taught: what it learns from.
+        profiled: who gets a profile.
+        report: shows how good the trained model is on the sequences kept apart; what it returns is kept beside
+            the block.
+    """
+
+    model: Model
+    taught: Source
+    profiled: ClientSource
+    report: Callable[[Trained[Model]], Mapping[str, Any]]
+
+
+class Recipe(Protocol[Model]):
+    """Settings of a neural model's command, checked, and what it does with a history."""
+
+    def prepare(self, data: ChallengeData, seed: int) -> Prepared[Model]:
+        """Read, tokenise, draw the first weights by the seed."""
+
+
+def make_profiles(config: DictConfig, recipe: Recipe[Model]) -> None:
+    """The course of every neural model's command: prepare, learn, encode, report, save.
+
+    Args:
+        config: of the command.
+        recipe: made from it.
+
+    Raises:
+        UserError: a fault in config or data, see also `fit` and `make_loggers`.
+        AlreadyDone: see `embedding_run`.
+    """
+    settings, loggers = parse(TrainerSettings, config, at="trainer"), resolved(config)["logger"]
+    with embedding_run(config) as run:
+        prepared = recipe.prepare(run.data, run.seed)
+        trained = fit(prepared.model, prepared.taught, settings, run.folder, run.seed, make_loggers(loggers))
+        vectors = encode(trained, prepared.profiled, run.folder)
+        if trained.trainer.is_global_zero:
+            quality = prepared.report(trained)
+            monitor, _ = prepared.model.monitor
+            found = {**quality, "epochs": trained.epochs, monitor: trained.best_score}
+            run.save(prepared.profiled.clients, vectors, found)
