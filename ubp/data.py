@@ -186,7 +186,19 @@ class ChallengeData:
 
     @cached_property
     def files_fingerprint(self) -> str:
-        """Of the content of the event files and the properties."""
+        """Of the content of the event files and the properties, when it was first asked for."""
+        return self._fingerprint_now()
+
+    def require_unchanged(self) -> None:
+        """Make sure that the files are what they were when the history was opened.
+
+        Raises:
+            UserError: they are not.
+        """
+        if self._fingerprint_now() != self.files_fingerprint:
+            raise UserError(f"{self.folder}: its files changed while they were read; give the command again")
+
+    def _fingerprint_now(self) -> str:
         files = [*(self.file(event_type) for event_type in EventType), self.paths.properties]
         return digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files))
 

@@ -111,7 +111,7 @@ class Sequences:
         Processes that ask at the same time wait for the one that builds.
 
         Raises:
-            UserError: the history is longer than 68 years.
+            UserError: the history is longer than 68 years, or its files changed meanwhile.
         """
         folder = data.paths.sequences(data.fingerprint)
         with _locked(folder.with_name(f"{folder.name}.lock")):
@@ -119,6 +119,7 @@ class Sequences:
                 _remove_abandoned(folder)
                 with written_aside(folder) as aside:
                     _build(data, aside)
+                    data.require_unchanged()  # or the store would mix two histories, under the first one's name
         return cls.open(folder)
 
     @classmethod

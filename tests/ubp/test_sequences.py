@@ -231,6 +231,19 @@ class TestBuilding:
         more = (EventType.PAGE_VISIT, 1, START, 8)
         assert read_back(Sequences.build_or_open(written(tmp_path, [more])).all) == {1: [more, BUY]}
 
+    def test_files_that_change_while_they_are_read_make_no_store(self, tmp_path, monkeypatch):
+        data = written(tmp_path, [BUY])
+        build = sequences._build
+
+        def change_then_build(data: ChallengeData, folder: Path) -> None:
+            written(tmp_path, [BUY, BUY])
+            build(data, folder)
+
+        monkeypatch.setattr(sequences, "_build", change_then_build)
+        with pytest.raises(UserError, match="its files changed while they were read; give the command again"):
+            Sequences.build_or_open(data)
+        assert not list((tmp_path / "cache" / "sequences").glob("*/store.json"))
+
     def test_times_that_cannot_be_are_refused(self, tmp_path):
         data = written(tmp_path, [(EventType.PAGE_VISIT, 1, datetime(2150, 1, 1), 8)])
         with pytest.raises(UserError, match="mend the timestamps"):
