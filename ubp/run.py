@@ -54,7 +54,10 @@ _NOT_IN_LINEAGE = (
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
 # Libraries whose version can change a profile, noted where they were used.
-_NOTED_VERSIONS = ("implicit", "lightning", "numpy", "polars", "scikit-learn", "torch", "transformers")
+_NOTED_VERSIONS = (
+    *("implicit", "lightfm-next", "lightning", "numpy", "polars", "scikit-learn", "torch", "transformers", "vllm"),
+)
+_MODULES = {"lightfm-next": "lightfm", "scikit-learn": "sklearn"}  # where the package's name is another
 
 
 class AlreadyDone(Exception):
@@ -233,5 +236,5 @@ def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    used = [name for name in _NOTED_VERSIONS if name.replace("scikit-learn", "sklearn") in sys.modules]
+    used = [name for name in _NOTED_VERSIONS if _MODULES.get(name, name) in sys.modules]
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in used}

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from ubp.data import ChallengeData
 from ubp.embeddings import EmbeddingTable
 from ubp.entry import write_entry
 from ubp.errors import UserError
-from ubp.evaluation.scoring import Scores, load_profiles, scores_file, task_data
+from ubp.evaluation import scoring
+from ubp.evaluation.judge import Probe, judge
+from ubp.evaluation.scoring import Scores, load_profiles, score, scores_file, task_data
 from ubp.evaluation.tasks import TASKS, TargetRules, make_targets
 from ubp.split import SplitDates, write_split
 
@@ -115,3 +118,17 @@ def test_scores_are_read_only_if_made_from_the_same(tmp_path):
 
 def test_the_judges_scores_are_named_as_the_organisers(tmp_path):
     assert scores_file(tmp_path / "entry", "judge") == tmp_path / "entry" / "scores.json"
+
+
+def test_churn_is_trained_apart_only_where_it_is_another_question(local, folder, monkeypatch):
+    trained = []
+    monkeypatch.setattr(scoring, "judge", lambda data, *rest: trained.append(data.task.name) or judge(data, *rest))
+    profiles, probe = load_profiles("block", folder, local), Probe("tiny", 4, 4, epochs=1, seeds=(0, 1))
+    score(profiles, probe, local.paths, torch.device("cpu"))
+    assert trained == [task.name for task in TASKS for _ in probe.seeds]
+    trained.clear()
+    np.save(local.paths.active_clients, local.clients)
+    scores = score(profiles, probe, local.paths, torch.device("cpu"))
+    assert trained == [task.name for task in TASKS for _ in probe.seeds if task.name != "conversion"]
+    alone = judge(task_data(OF["conversion"], profiles, local.paths, torch.device("cpu")), probe, 1, lambda: None)
+    assert scores.details["conversion"][1]["score"] == alone[0].score
