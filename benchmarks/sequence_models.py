@@ -5,7 +5,9 @@
 
 An estimate: each model runs in a process of its own, on the GPU where there is one, a few steps (forward,
 backward, Adam) on batches spread over the lengths; the epoch is the median time a client times the clients.
-What Lightning adds to a step is not in it.
+What Lightning adds to a step is not in it. The floating point operations are those of the matrix products and
+convolutions of one step as torch counts them, times the epoch's events over the step's: what the epoch takes of
+a faster machine is no less than that over its rate.
 """
 
 import json
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, open_dict
 from rich.table import Table
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
 
 from gru_autoencoder.recipe import AutoencoderRecipe
 from next_sku.next_sku_embeddings import NextSkuRecipe
@@ -30,7 +35,7 @@ from ubp.errors import UserError
 from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, peak_megabytes, say, show
 from ubp.sequences import length_buckets
-from ubp.training import Prepared, Recipe, TrainerSettings, losses_in_pieces
+from ubp.training import LENGTHS, Batch, Prepared, Recipe, SequenceModel, TrainerSettings, losses_in_pieces
 
 RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
     "gru_autoencoder": AutoencoderRecipe.of,
@@ -49,7 +54,7 @@ def load(config: DictConfig) -> tuple[Prepared[Any], TrainerSettings]:
 
 
 def measure(config: DictConfig) -> dict[str, float]:
-    """Seconds and events of an epoch, and the process's or the GPU's peak memory in MB."""
+    """Seconds, events and operations of an epoch, and the process's or the GPU's peak memory in MB."""
     prepared, trainer = load(config)
     model, source = prepared.model, prepared.taught
     cuda = torch.cuda.is_available()
@@ -57,24 +62,36 @@ def measure(config: DictConfig) -> dict[str, float]:
     model.to(device).train()
     optimizers = model.optimizers(trainer.learning_rate)
     batches = length_buckets(source.lengths, trainer.batch_size, seed=0)
-    seconds = []
+    seconds, events, counter = [], [], FlopCounterMode(display=False)
     for number in range(config.steps + 1):
         rows = batches[number * len(batches) // (config.steps + 1)]
         started = time.perf_counter()
         batch = {name: values.to(device) for name, values in source.batch(rows, np.random.default_rng(number)).items()}
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-            for loss, _ in losses_in_pieces(model, batch, trainer.piece):
-                loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
-            optimizer.step()
+        with nullcontext() if number else counter:  # the first one warms up
+            take_step(model, optimizers, batch, trainer.piece)
         if cuda:
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() - started) / len(rows))
-    epoch = statistics.median(seconds[1:]) * len(source.lengths)
-    memory = torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_megabytes()
-    return {"epoch": epoch, "events": float(source.lengths.sum()), "memory": memory}
+        events.append(float(batch[LENGTHS].float().mean()))
+    clients = len(source.lengths)
+    an_epoch = statistics.fmean(events) * clients
+    return {
+        "epoch": statistics.median(seconds[1:]) * clients,
+        "events": an_epoch,
+        "memory": torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_megabytes(),
+        "operations": counter.get_total_flops() / (events[0] * len(batches[0])) * an_epoch,
+    }
+
+
+def take_step(model: SequenceModel, optimizers: list[Optimizer], batch: Batch, piece: int | None) -> None:
+    """Forward, backward, Adam; in bfloat16 on a GPU."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    with torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available()):
+        for loss, _ in losses_in_pieces(model, batch, piece):
+            loss.backward()  # type: ignore[no-untyped-call]
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def measure_apart(name: str, config: DictConfig) -> dict[str, float]:
@@ -98,11 +115,13 @@ def main(config: DictConfig) -> None:
         say(json.dumps(measure(config)))
         return
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    table = Table("model", "s an epoch", "events/s", "peak MB", title=f"training, {config.sizes} size, {where}")
+    headings = ("model", "s an epoch", "events/s", "peak MB", "events an epoch", "TFLOP an epoch")
+    table = Table(*headings, title=f"training, {config.sizes} size, {where}")
     for name in config.models:
         figures = measure_apart(name, config)
         speed = figures["events"] / figures["epoch"]
-        table.add_row(name.split("/")[1], f"{figures['epoch']:.1f}", f"{speed:,.0f}", f"{figures['memory']:,.0f}")
+        costs = f"{figures['epoch']:.1f}", f"{speed:,.0f}", f"{figures['memory']:,.0f}"
+        table.add_row(name.split("/")[1], *costs, f"{figures['events']:,.0f}", f"{figures['operations'] / 1e12:.1f}")
     show(table)
     closing_line("sequence models measured", Common.of(config).paths.root)
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
 from ubp.schema import Token
-from ubp.training import Batch, SequenceModel
+from ubp.training import LENGTHS, Batch, SequenceModel
 
-LENGTHS = "lengths"  # key of a batch: int64 [rows], events of each sequence
 EVENT = "event"  # the feature that says which of the others an event has
 
 

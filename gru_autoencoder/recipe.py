@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
 
-from gru_autoencoder.model import EVENT, LENGTHS, GruAutoencoder
+from gru_autoencoder.model import EVENT, GruAutoencoder
 from ubp import schema
 from ubp.config import parse
 from ubp.data import ChallengeData
@@ -22,7 +22,7 @@ from ubp.nn import Feature
 from ubp.run import show
 from ubp.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences, gather
-from ubp.training import Batch, Prepared, Rows, Trained, device_batches, held_out_batches, make_profiles
+from ubp.training import LENGTHS, Batch, Prepared, Rows, Trained, device_batches, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
 

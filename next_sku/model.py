@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from ubp import schema
 from ubp.nn import CausalTransformer, tied_cross_entropy
 from ubp.ranking import ranks_of
-from ubp.slices import FIRST, LAST, LENGTHS, profile_of, real_targets, trimmed
-from ubp.training import Batch, SequenceModel
+from ubp.slices import FIRST, LAST, profile_of, real_targets, trimmed
+from ubp.training import LENGTHS, Batch, SequenceModel
 
 CATEGORY, EVENT, PRICE = COLUMNS = (schema.CATEGORY, "event", schema.PRICE)  # of a batch
 

@@ -9,8 +9,8 @@ from ubp import schema
 from ubp.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
 from ubp.ranking import ranking_scores, ranks_of
 from ubp.schema import FIRST_TOKEN
-from ubp.slices import FIRST, LAST, LENGTHS, profile_of, real_targets, trimmed
-from ubp.training import Batch, SequenceModel
+from ubp.slices import FIRST, LAST, profile_of, real_targets, trimmed
+from ubp.training import LENGTHS, Batch, SequenceModel
 
 UNIFORM, FREQUENCY = "uniform", "frequency"
 

@@ -10,10 +10,9 @@ import torch
 
 from ubp.errors import require
 from ubp.sequences import Selection, gather
-from ubp.training import Batch, Rows
+from ubp.training import LENGTHS, Batch, Rows
 
-LENGTHS = "lengths"  # keys of a batch
-FIRST = "first"
+FIRST = "first"  # key of a batch
 LAST, SUM = "last", "sum"  # kinds of profiles
 
 

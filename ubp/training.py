@@ -56,6 +56,7 @@ VALIDATION_LOSS = "validation_loss"
 _CPU_PIECE = 64
 
 Batch = Mapping[str, Tensor]
+LENGTHS = "lengths"  # key of a batch: int64 [rows], events of each sequence
 Rows = npt.NDArray[np.int64]
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gru_autoencoder.model import LENGTHS, GruAutoencoder
+from gru_autoencoder.model import GruAutoencoder
 from gru_autoencoder.recipe import (
     FeatureSettings,
     ModelSettings,
@@ -18,6 +18,7 @@ from ubp.errors import UserError
 from ubp.nn import Feature
 from ubp.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences import gather
+from ubp.training import LENGTHS
 
 PRICED = (FIRST_TOKEN, FIRST_TOKEN + 2)  # tokens of the events that have a price
 FEATURES = [Feature("event", FIRST_TOKEN + 4, 6), Feature("price", FIRST_TOKEN + 9, 6, PRICED)]

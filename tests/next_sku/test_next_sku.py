@@ -22,8 +22,8 @@ from ubp.data import ChallengeData
 from ubp.errors import UserError
 from ubp.ranking import MODEL, POPULAR, REPEATED
 from ubp.schema import FIRST_TOKEN, EventType
-from ubp.slices import LENGTHS, Slices, SliceSettings
-from ubp.training import TrainerSettings, encode, fit
+from ubp.slices import Slices, SliceSettings
+from ubp.training import LENGTHS, TrainerSettings, encode, fit
 
 CATEGORIES = FIRST_TOKEN + 3
 USUAL = Usual(torch.tensor([0] * FIRST_TOKEN + [3, 2, 1]), torch.tensor([0] * FIRST_TOKEN + [3, 5]), price=0.4)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from ubp.errors import UserError
-from ubp.slices import FIRST, LENGTHS, Slices, SliceSettings, profile_of, real_targets, require_profile, trimmed
+from ubp.slices import FIRST, Slices, SliceSettings, profile_of, real_targets, require_profile, trimmed
+from ubp.training import LENGTHS
 
 
 def slices(lengths, shortest=3, longest=6, newest=6):
