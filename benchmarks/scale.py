@@ -2,7 +2,7 @@
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/scale.py scales=[0.01,0.1]       some minutes
-    python benchmarks/scale.py                         and 1.0: an hour, 24 GB of memory, 30 GB of disk
+    python benchmarks/scale.py                         and 1.0: half an hour, 24 GB of memory, 30 GB of disk
     python benchmarks/scale.py only=[split] again=[split] scales=[0.1]
 
 Data is made by scripts/make_synthetic_data.py, below ``$CHALLENGE_DATA_PATH/scale/SCALE``. Each stage is a

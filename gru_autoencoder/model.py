@@ -7,46 +7,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from gru_autoencoder.gru import StackedGru
 from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
 from ubp.schema import Token
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 EVENT = "event"  # the feature that says which of the others an event has
-
-
-class _StackedGru(nn.Module):
-    """Recurrent layers over padded sequences that gives every layer's output, not only the last one's.
-
-    A recurrent layer that runs forward sees no padding before a sequence's end, so the state at the last real
-    step is that of the sequence alone. nn.GRU on packed sequences says the same, but on a CPU its backward
-    step fills a tensor of the whole batch for each time step: 20 s a batch instead of one (docs/performance.md).
-
-    Args:
-        inputs: width of the input.
-        hidden: units of each layer.
-        layers: how many.
-        dropout: between layers.
-    """
-
-    def __init__(self, inputs: int, hidden: int, layers: int, dropout: float) -> None:
-        super().__init__()
-        widths = [inputs, *[hidden] * (layers - 1)]
-        self.layers = nn.ModuleList(nn.GRU(width, hidden) for width in widths)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, states: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Each layer's outputs, float [time, rows, hidden], of inputs [time, rows, width].
-
-        Args:
-            x: the inputs.
-            states: for each layer the state to begin with, float [rows, hidden]; zeros if None.
-        """
-        outputs = []
-        for number, layer in enumerate(self.layers):
-            begin = None if states is None else states[number][None].contiguous()
-            x, _ = layer(self.dropout(x) if number else x, begin)
-            outputs.append(x)
-        return outputs
 
 
 class _Head(nn.Module):
@@ -106,8 +72,8 @@ class GruAutoencoder(SequenceModel):
         self.width = hidden
         self.features = tuple(features)
         self.embedding = TokenEmbedding(features, combine)
-        self.encoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
-        self.decoder = _StackedGru(self.embedding.width, hidden, layers, dropout)
+        self.encoder = StackedGru(self.embedding.width, hidden, layers, dropout)
+        self.decoder = StackedGru(self.embedding.width, hidden, layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleList(_Head(hidden, list(group)) for _, group in groupby(features, lambda f: f.events))
 
