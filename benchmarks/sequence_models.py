@@ -7,7 +7,8 @@ An estimate: each model runs in a process of its own, on the GPU where there is 
 backward, Adam) on batches spread over the lengths; the epoch is the median time a client times the clients.
 What Lightning adds to a step is not in it. The floating point operations are those of the matrix products and
 convolutions of one step as torch counts them, times the epoch's events over the step's: what the epoch takes of
-a faster machine is no less than that over its rate.
+a faster machine is no less than that over its rate. ``gathered/s`` is how many events a second one process puts
+into batches: what a GPU can be fed with by each of ``trainer.workers``.
 """
 
 import json
@@ -62,11 +63,13 @@ def measure(config: DictConfig) -> dict[str, float]:
     model.to(device).train()
     optimizers = model.optimizers(trainer.learning_rate)
     batches = length_buckets(source.lengths, trainer.batch_size, seed=0)
-    seconds, events, counter = [], [], FlopCounterMode(display=False)
+    seconds, gathering, events, counter = [], [], [], FlopCounterMode(display=False)
     for number in range(config.steps + 1):
         rows = batches[number * len(batches) // (config.steps + 1)]
         started = time.perf_counter()
-        batch = {name: values.to(device) for name, values in source.batch(rows, np.random.default_rng(number)).items()}
+        gathered = source.batch(rows, np.random.default_rng(number))
+        gathering.append((time.perf_counter() - started) / len(rows))
+        batch = {name: values.to(device) for name, values in gathered.items()}
         with nullcontext() if number else counter:  # the first one warms up
             take_step(model, optimizers, batch, trainer.piece)
         if cuda:
@@ -77,6 +80,7 @@ def measure(config: DictConfig) -> dict[str, float]:
     an_epoch = statistics.fmean(events) * clients
     return {
         "epoch": statistics.median(seconds[1:]) * clients,
+        "gathering": statistics.median(gathering[1:]) * clients,
         "events": an_epoch,
         "memory": torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_megabytes(),
         "operations": counter.get_total_flops() / (events[0] * len(batches[0])) * an_epoch,
@@ -115,13 +119,14 @@ def main(config: DictConfig) -> None:
         say(json.dumps(measure(config)))
         return
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    headings = ("model", "s an epoch", "events/s", "peak MB", "events an epoch", "TFLOP an epoch")
+    headings = ("model", "s an epoch", "events/s", "peak MB", "gathered/s", "events an epoch", "TFLOP an epoch")
     table = Table(*headings, title=f"training, {config.sizes} size, {where}")
     for name in config.models:
         figures = measure_apart(name, config)
-        speed = figures["events"] / figures["epoch"]
-        costs = f"{figures['epoch']:.1f}", f"{speed:,.0f}", f"{figures['memory']:,.0f}"
-        table.add_row(name.split("/")[1], *costs, f"{figures['events']:,.0f}", f"{figures['operations'] / 1e12:.1f}")
+        speed, fed = (figures["events"] / figures[step] for step in ("epoch", "gathering"))
+        whole = f"{figures['events']:,.0f}", f"{figures['operations'] / 1e12:.1f}"
+        costs = f"{figures['epoch']:.1f}", f"{speed:,.0f}", f"{figures['memory']:,.0f}", f"{fed:,.0f}"
+        table.add_row(name.split("/")[1], *costs, *whole)
     show(table)
     closing_line("sequence models measured", Common.of(config).paths.root)
 

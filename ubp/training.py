@@ -409,6 +409,8 @@ def fit(
         UserError: too few sequences, or the loss is no number.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Else torch fills each new tensor, only to be overwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     parts = split_rows(len(source.lengths), settings, seed)
     # Both after validation and early stopping have had their say on the epoch.
     monitor, mode = model.monitor
