@@ -3,30 +3,32 @@
     python benchmarks/sequence_models.py                 at full size
     python benchmarks/sequence_models.py sizes=demo      at the demo's
 
-An estimate: each model runs in a process of its own, on the GPU where there is one, a few steps (forward,
-backward, Adam) on batches spread over the lengths; the epoch is the median time a client times the clients.
-What Lightning adds to a step is not in it. The floating point operations are those of the matrix products and
-convolutions of one step as torch counts them, times the epoch's events over the step's: what the epoch takes of
-a faster machine is no less than that over its rate. ``gathered/s`` is how many events a second one process puts
-into batches: what a GPU can be fed with by each of ``trainer.workers``.
+An estimate: each model runs in a process of its own, on the GPU where there is one, a step (forward, backward,
+Adam) on the longest sequences to warm up, then a few on batches spread over the lengths; the epoch is their mean
+time the batches. What Lightning adds to a step is not in it. ``gathered/s`` is how many events a second one process
+puts into batches: what a GPU can be fed with by each of ``trainer.workers``. The floating point operations are those
+of matrix products and attention (causal attention counted as if it were not) in the first step, by its events times
+the epoch's; counted on a CPU alone.
 """
 
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.random import default_rng
 from omegaconf import DictConfig, open_dict
 from rich.table import Table
+from torch._ops import OpOverloadPacket
 from torch.optim import Optimizer
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from gru_autoencoder.recipe import AutoencoderRecipe
 from next_sku.next_sku_embeddings import NextSkuRecipe
@@ -36,7 +38,38 @@ from ubp.errors import UserError
 from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, peak_megabytes, say, show
 from ubp.sequences import length_buckets
-from ubp.training import LENGTHS, Batch, Prepared, Recipe, SequenceModel, TrainerSettings, losses_in_pieces
+from ubp.training import (
+    LENGTHS,
+    Batch,
+    Prepared,
+    Recipe,
+    Rows,
+    SequenceModel,
+    Source,
+    TrainerSettings,
+    losses_in_pieces,
+)
+
+_aten = torch.ops.aten
+
+
+def _counted_as(operation: OpOverloadPacket[Any, Any]) -> Callable[..., int]:
+    """The number of operations of a like one, by the same arguments."""
+
+    def count(*arguments: Any, out_shape: object, **options: Any) -> int:  # noqa: ANN401, ARG001 (torch's to choose)
+        return int(flop_registry[operation](*arguments, **options))
+
+    return count
+
+
+# What torch's counter does not know.
+UNCOUNTED = {
+    _aten.addmm_: _counted_as(_aten.addmm),
+    _aten._scaled_dot_product_flash_attention_for_cpu: _counted_as(_aten._scaled_dot_product_flash_attention),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _counted_as(
+        _aten._scaled_dot_product_flash_attention_backward
+    ),
+}
 
 RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
     "gru_autoencoder": AutoencoderRecipe.of,
@@ -62,29 +95,39 @@ def measure(config: DictConfig) -> dict[str, float]:
     device = torch.device("cuda" if cuda else "cpu")
     model.to(device).train()
     optimizers = model.optimizers(trainer.learning_rate)
-    batches = length_buckets(source.lengths, trainer.batch_size, seed=0)
-    seconds, gathering, events, counter = [], [], [], FlopCounterMode(display=False)
-    for number in range(config.steps + 1):
-        rows = batches[number * len(batches) // (config.steps + 1)]
+    batches = length_buckets(source.lengths, trainer.batch_size, shuffle=False)  # the longest sequences first
+    events, gathering = gather(source, batches)
+    seconds, counter = [], FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    for number, rows in enumerate([batches[0], *spread(batches, config.steps)]):
         started = time.perf_counter()
-        gathered = source.batch(rows, np.random.default_rng(number))
-        gathering.append((time.perf_counter() - started) / len(rows))
-        batch = {name: values.to(device) for name, values in gathered.items()}
+        batch = {name: values.to(device) for name, values in source.batch(rows, default_rng(number)).items()}
         with nullcontext() if number else counter:  # the first one warms up
             take_step(model, optimizers, batch, trainer.piece)
         if cuda:
             torch.cuda.synchronize()
-        seconds.append((time.perf_counter() - started) / len(rows))
-        events.append(float(batch[LENGTHS].float().mean()))
-    clients = len(source.lengths)
-    an_epoch = statistics.fmean(events) * clients
+        seconds.append(time.perf_counter() - started)
+    first = float(source.batch(batches[0], default_rng(0))[LENGTHS].sum())
     return {
-        "epoch": statistics.median(seconds[1:]) * clients,
-        "gathering": statistics.median(gathering[1:]) * clients,
-        "events": an_epoch,
+        "epoch": statistics.fmean(seconds[1:]) * len(batches),
+        "gathering": gathering,
+        "events": events,
         "memory": torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_megabytes(),
-        "operations": counter.get_total_flops() / (events[0] * len(batches[0])) * an_epoch,
+        "operations": math.nan if cuda else counter.get_total_flops() / first * events,
     }
+
+
+def spread(batches: Sequence[Rows], count: int) -> list[Rows]:
+    """So many of the batches, at even distances."""
+    return [batches[(2 * number + 1) * len(batches) // (2 * count)] for number in range(count)]
+
+
+def gather(source: Source, batches: Sequence[Rows]) -> tuple[float, float]:
+    """Events of an epoch and the seconds that one process takes to gather them, from up to 200 of its batches."""
+    chosen = spread(batches, min(len(batches), 200))
+    started = time.perf_counter()
+    events = sum(float(source.batch(rows, default_rng(number))[LENGTHS].sum()) for number, rows in enumerate(chosen))
+    seconds = time.perf_counter() - started
+    return events * len(batches) / len(chosen), seconds * len(batches) / len(chosen)
 
 
 def take_step(model: SequenceModel, optimizers: list[Optimizer], batch: Batch, piece: int | None) -> None:
@@ -124,7 +167,7 @@ def main(config: DictConfig) -> None:
     for name in config.models:
         figures = measure_apart(name, config)
         speed, fed = (figures["events"] / figures[step] for step in ("epoch", "gathering"))
-        whole = f"{figures['events']:,.0f}", f"{figures['operations'] / 1e12:.1f}"
+        whole = f"{figures['events']:,.0f}", f"{figures['operations'] / 1e12:,.1f}"
         costs = f"{figures['epoch']:.1f}", f"{speed:,.0f}", f"{figures['memory']:,.0f}", f"{fed:,.0f}"
         table.add_row(name.split("/")[1], *costs, *whole)
     show(table)
