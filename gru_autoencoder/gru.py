@@ -17,7 +17,7 @@ class _CpuGru(torch.autograd.Function):
     With ``r, z`` the gates' sigmoids, ``c = h W_cᵀ + b_c`` and ``n = tanh(x W_nᵀ + b_n + r c)`` a step is
     ``h' = (1 − z) n + z h``. torch records every operation of every step, and on the way back multiplies and adds
     up the weights' gradients step by step. Here a step forward is one product of matrices and six operations in
-    place, a step back one product and seven; whatever does not wait for another step is worked out for all steps
+    place, a step back one product and six; whatever does not wait for another step is worked out for all steps
     at once, above all the weights' gradients.
     """
 

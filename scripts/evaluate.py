@@ -1,8 +1,8 @@
 """Score a block or an entry on the six tasks.
 
-    python scripts/evaluate.py embeddings=demo                               by the judge: minutes on two cores
-    python scripts/evaluate.py embeddings=stat_features probe=light          by the light probe: seconds
-    python scripts/evaluate.py embeddings=[stat_features,demo] probe=light   several in one table
+    python scripts/evaluate.py embeddings=basics                              by the judge: minutes on two cores
+    python scripts/evaluate.py embeddings=stat_features probe=light           by the light probe: seconds
+    python scripts/evaluate.py embeddings=[stat_features,basics] probe=light   several in one table
     python scripts/evaluate.py embeddings=/some/where/my_entry
 
 Prints a table and writes ``scores.json`` (``scores_light.json``) beside the entry's files, for a block

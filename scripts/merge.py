@@ -1,6 +1,6 @@
 """Merge blocks into one profile a client and write it as an entry.
 
-    python scripts/merge.py --config-name=demo submit=False
+    python scripts/merge.py --config-name=basics submit=False
         -> embeddings_submit/NAME or embeddings_local/NAME: client_ids.npy, embeddings.npy (float16)
 
 A config names the blocks, in the order of their columns, and for each a processor, a scaler and an imputer

@@ -190,13 +190,16 @@ class ChallengeData:
         return self._fingerprint_now()
 
     def require_unchanged(self) -> None:
-        """Make sure that the files are what they were when the history was opened.
+        """Make sure that the files are what they were when the history was opened, as far as `fingerprint` sees.
 
         Raises:
             UserError: they are not.
         """
         if self._fingerprint_now() != self.files_fingerprint:
-            raise UserError(f"{self.folder}: its files changed while they were read; give the command again")
+            raise UserError(
+                f"{self.folder}: its event files, or {self.paths.properties.name}, changed while they were read; "
+                "give the command again"
+            )
 
     def _fingerprint_now(self) -> str:
         files = [*(self.file(event_type) for event_type in EventType), self.paths.properties]

@@ -237,4 +237,12 @@ def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:
 
 def _versions() -> dict[str, str]:
     used = [name for name in _NOTED_VERSIONS if _MODULES.get(name, name) in sys.modules]
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in used}
+    return {"python": platform.python_version()} | {name: _version(name) for name in used}
+
+
+def _version(package: str) -> str:
+    """Its version, or that it is another package with the same module (a run must not fail at its end for that)."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

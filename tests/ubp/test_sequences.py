@@ -240,7 +240,7 @@ class TestBuilding:
             build(data, folder)
 
         monkeypatch.setattr(sequences, "_build", change_then_build)
-        with pytest.raises(UserError, match="its files changed while they were read; give the command again"):
+        with pytest.raises(UserError, match="changed while they were read; give the command again"):
             Sequences.build_or_open(data)
         assert not list((tmp_path / "cache" / "sequences").glob("*/store.json"))
 

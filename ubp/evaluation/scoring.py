@@ -192,12 +192,14 @@ def score(profiles: Profiles, probe: Probe, paths: DataPaths, device: torch.devi
             progress.update(epochs, description=f"{profiles.name} · {task.name}")
             data = task_data(task, profiles, paths, device)
             started = time.perf_counter()
-            if before and _come_to_the_same(before[0], data):
-                runs = before[1]
-                progress.advance(epochs, len(probe.seeds) * probe.epochs)
-            else:
+            runs = before[1] if before and _come_to_the_same(before[0], data) else None
+            before = None  # its data may be as large as the profiles
+            if runs is None:
                 runs = _runs(data, probe, lambda: progress.advance(epochs))
-            before = None if task.is_propensity else (data, runs)
+            else:
+                progress.advance(epochs, len(probe.seeds) * probe.epochs)
+            if not task.is_propensity:
+                before = data, runs
             details[task.name] = best = [_best(run, seed) for run, seed in zip(runs, probe.seeds, strict=True)]
             if (seconds := time.perf_counter() - started) > _LONG:
                 logger.info("%s · %s: %.4f after %.0f s", profiles.name, task.name, best[0]["score"], seconds)
