@@ -33,7 +33,7 @@ from ubp import schema
 from ubp.config import Common, parse
 from ubp.data import ChallengeData
 from ubp.embeddings import read_lineage
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require, require_positive
 from ubp.files import written_aside
 from ubp.run import AlreadyDone, closing_line
 from ubp.schema import EventType
@@ -83,7 +83,7 @@ class TextSettings:
         Raises:
             UserError: no events or fields, or an unknown one.
         """
-        require(self.newest >= 1, "text.newest", self.newest, "at least 1")
+        require_positive(self, "text", "newest")
         require(len(self.fields) >= 1, "text.fields", self.fields, "at least one field")
         types = [event_type.value for event_type in EventType]
         for setting, names, known in (("event_types", self.event_types, types), ("fields", self.fields, FIELDS)):

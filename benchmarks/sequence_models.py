@@ -97,7 +97,7 @@ def measure(config: DictConfig) -> dict[str, float]:
     optimizers = model.optimizers(trainer.learning_rate)
     batches = length_buckets(source.lengths, trainer.batch_size, shuffle=False)  # the longest sequences first
     events, gathering = gather(source, batches)
-    seconds, counter = [], FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    seconds, lengths, counter = [], [], FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     for number, rows in enumerate([batches[0], *spread(batches, config.steps)]):
         started = time.perf_counter()
         batch = {name: values.to(device) for name, values in source.batch(rows, default_rng(number)).items()}
@@ -106,13 +106,13 @@ def measure(config: DictConfig) -> dict[str, float]:
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    first = float(source.batch(batches[0], default_rng(0))[LENGTHS].sum())
+        lengths.append(float(batch[LENGTHS].sum()))
     return {
         "epoch": statistics.fmean(seconds[1:]) * len(batches),
         "gathering": gathering,
         "events": events,
         "memory": torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_megabytes(),
-        "operations": math.nan if cuda else counter.get_total_flops() / first * events,
+        "operations": math.nan if cuda else counter.get_total_flops() / lengths[0] * events,
     }
 
 

@@ -15,14 +15,23 @@ from torch import Tensor
 
 from gru_autoencoder.model import EVENT, GruAutoencoder
 from ubp import schema
-from ubp.config import parse
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
 from ubp.nn import Feature
 from ubp.run import show
 from ubp.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences, gather
-from ubp.training import LENGTHS, Batch, Prepared, Rows, Trained, device_batches, held_out_batches, make_profiles
+from ubp.training import (
+    LENGTHS,
+    Batch,
+    Prepared,
+    Recipe,
+    Rows,
+    Trained,
+    device_batches,
+    held_out_batches,
+    make_profiles,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -295,28 +304,18 @@ def _word(token: int, name: Callable[[int], str]) -> str:
 
 
 @dataclass(frozen=True)
-class AutoencoderRecipe:
+class AutoencoderRecipe(Recipe[GruAutoencoder]):
     """Sequences of tokens in, the encoder's last states out."""
 
     sequences: SequenceSettings
     model: ModelSettings
-    reporting: ReportSettings
-
-    @classmethod
-    def of(cls, config: DictConfig) -> "AutoencoderRecipe":
-        """From a command's config.
-
-        Raises:
-            UserError: a setting that makes no sense.
-        """
-        sequences, model = parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model")
-        return cls(sequences, model, parse(ReportSettings, config, at="report"))
+    report: ReportSettings
 
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[GruAutoencoder]:
         """See `ubp.training.Recipe`."""
         source = tokenise(select_events(data, self.sequences), self.model.features)
         logger.info("%s sequences, %s events", f"{len(source.lengths):,}", f"{source.lengths.sum():,}")
-        reporting = partial(report, source=source, settings=self.reporting)
+        reporting = partial(report, source=source, settings=self.report)
         relevant = source.of_clients(data.relevant_clients)
         return Prepared(build_model(source, self.model, seed), source, relevant, reporting)
 

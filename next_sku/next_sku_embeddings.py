@@ -20,14 +20,13 @@ from scipy.stats import spearmanr
 
 from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
 from ubp import schema
-from ubp.config import parse
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
 from ubp.run import command, show
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences
 from ubp.slices import Slices, SliceSettings, real_targets, require_profile
-from ubp.training import Batch, Prepared, Trained, held_out_batches, make_profiles
+from ubp.training import Batch, Prepared, Recipe, Trained, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
 
@@ -195,20 +194,11 @@ def price_scores(said: Foretold, usual: float) -> Scores:
 
 
 @dataclass(frozen=True)
-class NextSkuRecipe:
+class NextSkuRecipe(Recipe[NextSku]):
     """Item events in, hidden states out."""
 
     sequences: SequenceSettings
     model: ModelSettings
-
-    @classmethod
-    def of(cls, config: DictConfig) -> "NextSkuRecipe":
-        """From the command's config.
-
-        Raises:
-            UserError: a setting that makes no sense.
-        """
-        return cls(parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model"))
 
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextSku]:
         """See `ubp.training.Recipe`."""

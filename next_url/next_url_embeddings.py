@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 
 from next_url.model import FREQUENCY, UNIFORM, NextUrl, Sampling
 from ubp import schema
-from ubp.config import parse
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
@@ -28,7 +27,7 @@ from ubp.run import command, show
 from ubp.schema import FIRST_TOKEN, EventType
 from ubp.sequences import Sequences
 from ubp.slices import Slices, SliceSettings, real_targets, require_profile
-from ubp.training import Prepared, Trained, held_out_batches, make_profiles
+from ubp.training import Prepared, Recipe, Trained, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
 
@@ -116,20 +115,11 @@ def report(trained: Trained[NextUrl], source: Slices, urls: int) -> Scores:
 
 
 @dataclass(frozen=True)
-class NextUrlRecipe:
+class NextUrlRecipe(Recipe[NextUrl]):
     """Visits in, hidden states out."""
 
     sequences: SequenceSettings
     model: ModelSettings
-
-    @classmethod
-    def of(cls, config: DictConfig) -> "NextUrlRecipe":
-        """From the command's config.
-
-        Raises:
-            UserError: a setting that makes no sense.
-        """
-        return cls(parse(SequenceSettings, config, at="sequences"), parse(ModelSettings, config, at="model"))
 
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextUrl]:
         """See `ubp.training.Recipe`."""

@@ -39,7 +39,7 @@ from scipy.special import ndtri
 
 from ubp import schema
 from ubp.config import Common, parse
-from ubp.errors import UserError, require
+from ubp.errors import UserError, require, require_positive
 from ubp.files import digest_of, seal, sealed, written_aside
 from ubp.paths import DataPaths
 from ubp.run import AlreadyDone, closing_line, command
@@ -99,7 +99,7 @@ class Signals:
         for name in ("taste", "leavers", "new_skus"):
             share = getattr(self, name)
             require(0 <= share <= 1, f"shop.signals.{name}", share, "a share from 0 to 1")
-        require(self.favourites >= 1, "shop.signals.favourites", self.favourites, "at least 1")
+        require_positive(self, "shop.signals", "favourites")
         require(self.stay_days > 0, "shop.signals.stay_days", self.stay_days, "more than 0")
         require(self.buyers >= 0, "shop.signals.buyers", self.buyers, "at least 0")
 
@@ -130,8 +130,7 @@ class Shop:
         """
         known = [event_type.value for event_type in EventType]
         require(sorted(self.rows) == sorted(known), "shop.rows", list(self.rows), f"of {', '.join(known)}")
-        require(self.days > 0, "shop.days", self.days, "at least 1")
-        require(self.visits_a_session >= 1, "shop.visits_a_session", self.visits_a_session, "at least 1")
+        require_positive(self, "shop", "days", "visits_a_session")
         require(0 <= self.general_pages <= 1, "shop.general_pages", self.general_pages, "a share from 0 to 1")
         try:
             date.fromisoformat(self.start)
@@ -175,7 +174,7 @@ class Order:
         """
         require(self.scale > 0, "scale", self.scale, "more than 0")
         require(self.timestamps in ("text", "datetime"), "timestamps", self.timestamps, "text or datetime")
-        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+        require_positive(self, "", "chunk")
 
 
 # Chance ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ubp.errors import require
+from ubp.errors import require, require_positive
 from ubp.sequences import Selection, gather
 from ubp.training import LENGTHS, Batch, Rows
 
@@ -36,7 +36,7 @@ class SliceSettings:
         Raises:
             UserError: a number out of its range.
         """
-        require(self.shortest >= 1, "sequences.shortest", self.shortest, "at least 1")
+        require_positive(self, "sequences", "shortest")
         require(self.longest >= self.shortest, "sequences.longest", self.longest, "at least sequences.shortest")
         require(self.newest >= self.longest, "sequences.newest", self.newest, "at least sequences.longest")
 

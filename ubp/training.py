@@ -14,10 +14,10 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
 import hydra.utils
 import lightning as lit
@@ -546,9 +546,23 @@ class Prepared(Generic[Model]):
     report: Callable[[Trained[Model]], Mapping[str, Any]]
 
 
-class Recipe(Protocol[Model]):
-    """Settings of a neural model's command, checked, and what it does with a history."""
+@dataclass(frozen=True)
+class Recipe(ABC, Generic[Model]):
+    """Settings of a neural model's command, checked, and what it does with a history.
 
+    A recipe's fields are dataclasses, each named as the part of the config that it is made from.
+    """
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Self:
+        """From a command's config.
+
+        Raises:
+            UserError: a setting that makes no sense.
+        """
+        return cls(**{part.name: parse(cast("type[Any]", part.type), config, at=part.name) for part in fields(cls)})
+
+    @abstractmethod
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[Model]:
         """Read, tokenise, draw the first weights by the seed."""
 
