@@ -87,6 +87,10 @@ class StackedGru(nn.Module):
     step is that of the sequence alone. nn.GRU on packed sequences says the same, but on a CPU its backward
     step fills a tensor of the whole batch for each time step: 20 s a batch instead of one (docs/performance.md).
 
+    The recurrence is computed in float32 whatever autocast says. On CUDA, autocast runs cuDNN's recurrent layers in
+    float16 even where it is told bfloat16, and without a loss scaler gradients below 6e-8 would become zero; over a
+    hundred time steps most are. cuDNN may use TF32 for it (`torch.backends.cudnn.allow_tf32`, on by default).
+
     Args:
         inputs: width of the input.
         hidden: units of each layer.
@@ -108,13 +112,15 @@ class StackedGru(nn.Module):
             states: for each layer the state to begin with, float [rows, hidden]; zeros if None.
         """
         outputs = []
-        for number, layer in enumerate(cast("list[nn.GRU]", list(self.layers))):
-            x = self.dropout(x) if number else x
-            begin = x.new_zeros(x.shape[1], layer.hidden_size) if states is None else states[number]
-            if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-                weights = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
-                x = _CpuGru.apply(x, begin, *weights)  # type: ignore[no-untyped-call]
-            else:
-                x, _ = layer(x, begin[None].contiguous())
-            outputs.append(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            for number, layer in enumerate(cast("list[nn.GRU]", list(self.layers))):
+                x = self.dropout(x) if number else x
+                begin = x.new_zeros(x.shape[1], layer.hidden_size) if states is None else states[number].to(x.dtype)
+                if x.device.type == "cpu":
+                    weights = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
+                    x = _CpuGru.apply(x, begin, *weights)  # type: ignore[no-untyped-call]
+                else:
+                    x, _ = layer(x, begin[None].contiguous())
+                outputs.append(x)
         return outputs
