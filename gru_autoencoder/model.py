@@ -13,6 +13,9 @@ from ubp.schema import Token
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 EVENT = "event"  # the feature that says which of the others an event has
+PROFILE, LAYERS = INITIAL_STATES = ("profile", "layers")  # what the decoder's layers start from
+TEACHER_FORCED, FREE_RUNNING = MONITORS = ("teacher_forced", "free_running")  # what early stopping goes by
+FREE_RUNNING_LOSS = "validation_free_running_loss"
 
 
 class _Head(nn.Module):
@@ -43,19 +46,26 @@ class GruAutoencoder(SequenceModel):
 
     A batch holds, for each feature, int64 [rows, 1 + time + 1]: the start token, the events, the end token at
     the place after the last event, padding behind it; and ``lengths``, the number of events. The encoder
-    reads the events alone; its state is that after a client's true last event, whatever the padding. The
-    decoder starts from that state and is taught by forcing: it sees the start token and the events, and is to
-    say the events and the end token. What an event does not have (a page visit's sku) it need not say: the
-    event type says so already, and logits of thousands of skus at each page visit are the dearer half of the work.
+    reads the events alone; the profile is its last layer's state after a client's true last event, whatever the
+    padding. The profile is added to every token that the decoder reads, and the decoder's layers start from it:
+    there is no other way for information from the encoder to the decoder (the published model lets every
+    decoder layer start from its own encoder layer: ``initial_states=layers``). In training the decoder sees the
+    start token and the true events (teacher forcing), and is to predict the events and the end token. What an
+    event does not have (a page visit's sku) is not predicted: the event type says so already, and logits of
+    thousands of skus at each page visit are the dearer half of the work.
 
     Args:
         features: what a token is made of; each has a softmax of its own.
         combine: whether their embeddings are concatenated or summed.
         hidden: units of each recurrent layer; the last layer's state is the profile.
         layers: recurrent layers, in the encoder as in the decoder.
-        dropout: between layers, and on what the heads see.
-        word_dropout: share of the tokens that are hidden from the taught decoder (Bowman et al., "Generating
-            Sentences from a Continuous Space", 2016): what it cannot see before it, it must get from the state.
+        dropout: between layers.
+        word_dropout: share of the tokens that are hidden from the decoder in training (Bowman et al., "Generating
+            Sentences from a Continuous Space", 2016): what it cannot see before it, it must get from the profile.
+        initial_states: of the decoder's layers: ``profile``, or ``layers``, each encoder layer's last state.
+        monitor: what early stopping and the best epoch go by: the validation loss by ``teacher_forced`` decoding,
+            or by ``free_running``, where the decoder reads its own predictions and only the profile tells it
+            which client's events to write.
     """
 
     def __init__(
@@ -66,15 +76,22 @@ class GruAutoencoder(SequenceModel):
         layers: int,
         dropout: float,
         word_dropout: float = 0.0,
+        initial_states: str = PROFILE,
+        monitor: str = TEACHER_FORCED,
     ) -> None:
         super().__init__()
+        self.initial_states = initial_states
+        if monitor == FREE_RUNNING:
+            self.monitor = (FREE_RUNNING_LOSS, "min")
         self.word_dropout = word_dropout
         self.width = hidden
         self.features = tuple(features)
         self.embedding = TokenEmbedding(features, combine)
         self.encoder = StackedGru(self.embedding.width, hidden, layers, dropout)
         self.decoder = StackedGru(self.embedding.width, hidden, layers, dropout)
-        self.dropout = nn.Dropout(dropout)
+        # Added to tokens as it is where the widths allow it, as published.
+        same = self.embedding.width == hidden
+        self.to_tokens: nn.Module = nn.Identity() if same else nn.Linear(hidden, self.embedding.width)
         self.heads = nn.ModuleList(_Head(hidden, list(group)) for _, group in groupby(features, lambda f: f.events))
 
     def _embedded(self, batch: Batch, start: int, stop: int) -> Tensor:
@@ -92,18 +109,30 @@ class GruAutoencoder(SequenceModel):
     def encode(self, batch: Batch) -> Tensor:
         return self.states(batch)[-1]
 
+    def _begin(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """What is added to the decoder's tokens, float [rows, width], and its layers' first states."""
+        states = self.states(batch)
+        profile = states[-1]
+        first = states if self.initial_states == LAYERS else [profile] * len(states)
+        return self.to_tokens(profile), first
+
     def decoded(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the taught decoder holds at each real position, and what it is to say there.
+        """The decoder's outputs at the real positions by teacher forcing, and the tokens to predict there.
 
         Returns:
             float [positions, hidden] and for each feature int64 [positions].
         """
         time = batch[self.features[0].name].shape[1]
-        output = self.decoder(self._embedded(self._with_gaps(batch), 0, time - 1), self.states(batch))[-1]
-        steps = torch.arange(time - 1, device=output.device)
-        real = steps[:, None] <= batch[LENGTHS]  # the events and the end token: [time, rows]
-        wanted = {feature.name: batch[feature.name][:, 1:].t()[real] for feature in self.features}
-        return self.dropout(output[real]), wanted
+        profile, first = self._begin(batch)
+        tokens = self._embedded(self._with_gaps(batch), 0, time - 1)
+        return self._at_real_positions(self.decoder(tokens + profile, first)[-1], batch)
+
+    def _at_real_positions(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Outputs [time, rows, hidden] and the tokens that follow, at the events and the end token."""
+        steps = torch.arange(len(output), device=output.device)
+        real = steps[:, None] <= batch[LENGTHS]  # [time, rows]
+        targets = {feature.name: batch[feature.name][:, 1:].t()[real] for feature in self.features}
+        return output[real], targets
 
     def _with_gaps(self, batch: Batch) -> Batch:
         """The batch as the decoder sees it: in training some events are hidden, in all features at once."""
@@ -118,14 +147,24 @@ class GruAutoencoder(SequenceModel):
         return (batch[LENGTHS] + 1).sum().float()
 
     def loss(self, batch: Batch) -> Tensor:
-        """The features' cross-entropies where an event has them, added up, a real position."""
-        hidden, wanted = self.decoded(batch)
+        """The features' cross-entropies where an event has them, added up, the mean over the real positions."""
+        return self._loss(*self.decoded(batch))
+
+    def _loss(self, hidden: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         loss = hidden.new_zeros((), dtype=torch.float32)
         for head in self._heads():
-            there, classes = head.said(hidden, wanted)
+            there, classes = head.said(hidden, targets)
             share = len(there) / max(len(hidden), 1)
             loss = loss + share * linear_cross_entropy(there, head.layer, classes, head.sizes)
         return loss
+
+    def free_running_loss(self, batch: Batch) -> Tensor:
+        """The same loss where the decoder reads its own predictions instead of the true events: a scalar."""
+        steps = batch[self.features[0].name].shape[1] - 1
+        return self._loss(*self._at_real_positions(self._free_running(batch, steps)[0], batch))
+
+    def validation_scores(self, batch: Batch) -> dict[str, Tensor]:
+        return {FREE_RUNNING_LOSS: self.free_running_loss(batch)} if self.monitor[0] == FREE_RUNNING_LOSS else {}
 
     def teacher_forced_hits(self, batch: Batch) -> dict[str, Tensor]:
         """Where the taught decoder's likeliest id is the true one.
@@ -145,25 +184,31 @@ class GruAutoencoder(SequenceModel):
         return cast("list[_Head]", list(self.heads))
 
     def write(self, batch: Batch, steps: int) -> dict[str, Tensor]:
-        """What the decoder says when it reads its own words, the likeliest at each step.
+        """Write sequences from their profiles alone, the likeliest token each time, read again at the next.
 
         Args:
-            batch: its states and start tokens are used.
+            batch: its profiles and start tokens are used.
             steps: how many tokens to write.
 
         Returns:
             For each feature int64 [rows, steps]; what follows an end token means nothing.
         """
-        states = self.states(batch)
+        return self._free_running(batch, steps)[1]
+
+    def _free_running(self, batch: Batch, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The decoder's outputs, float [steps, rows, hidden], and its tokens, for each feature int64 [rows, steps]."""
+        profile, states = self._begin(batch)
         said = {feature.name: batch[feature.name][:, 0] for feature in self.features}
         written: dict[str, list[Tensor]] = {feature.name: [] for feature in self.features}
+        held = []
         for _ in range(steps):
-            outputs = self.decoder(self.embedding(said)[None], states)
+            outputs = self.decoder((self.embedding(said) + profile)[None], states)
             states = [output[0] for output in outputs]
+            held.append(states[-1])
             said = self._say(states[-1])
             for name, ids in said.items():
                 written[name].append(ids)
-        return {name: torch.stack(ids, dim=1) for name, ids in written.items()}
+        return torch.stack(held), {name: torch.stack(ids, dim=1) for name, ids in written.items()}
 
     def _say(self, hidden: Tensor) -> dict[str, Tensor]:
         """The likeliest token: for each feature int64 [rows], none where the event said has no such value."""

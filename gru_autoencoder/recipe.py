@@ -1,7 +1,7 @@
 """What the GRU autoencoders' commands have in common: read, prepare, learn, report, save."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
 
-from gru_autoencoder.model import EVENT, GruAutoencoder
+from gru_autoencoder.model import EVENT, INITIAL_STATES, MONITORS, PROFILE, TEACHER_FORCED, GruAutoencoder
 from ubp import schema
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
@@ -36,7 +36,8 @@ from ubp.training import (
 logger = logging.getLogger(__name__)
 
 Columns = dict[str, npt.NDArray[Any]]
-CODES = "codes"  # the feature that stands for the 16 codes of a sku's name
+CODES = "codes"  # the feature that stands for the 16 codes of a sku's name, side by side in one token
+CODE = "code"  # the feature that makes each of the 16 codes a token of its own
 
 
 @dataclass
@@ -81,6 +82,8 @@ class ModelSettings:
     layers: int
     dropout: float
     word_dropout: float
+    initial_states: str = PROFILE
+    monitor: str = TEACHER_FORCED
     features: dict[str, FeatureSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,6 +95,8 @@ class ModelSettings:
         require_positive(self, "model", "hidden", "layers")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
+        for name, known in {"initial_states": INITIAL_STATES, "monitor": MONITORS}.items():
+            require(getattr(self, name) in known, f"model.{name}", getattr(self, name), " or ".join(known))
 
 
 @dataclass
@@ -120,7 +125,7 @@ class TokenSource:
         lengths: int64 [rows], its events.
         columns: feature to tokens, integers [events].
         features: what the tokens' columns are.
-        names: feature to a function that says in words what a token means.
+        labels: by feature, what its tokens are called.
     """
 
     clients: npt.NDArray[np.int64]
@@ -128,7 +133,7 @@ class TokenSource:
     lengths: npt.NDArray[np.int64]
     columns: Columns
     features: list[Feature]
-    names: dict[str, Callable[[int], str]]
+    labels: dict[str, "TokenLabel"]
 
     def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:  # noqa: ARG002
         """For each feature int64 [rows, 1 + time + 1], and ``lengths``: see `GruAutoencoder`."""
@@ -139,7 +144,7 @@ class TokenSource:
         """The rows of some clients."""
         keep = np.isin(self.clients, clients)
         kept = (self.clients[keep], self.starts[keep], self.lengths[keep])
-        return TokenSource(*kept, self.columns, self.features, self.names)
+        return TokenSource(*kept, self.columns, self.features, self.labels)
 
 
 def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
@@ -161,16 +166,50 @@ def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
     return chosen.newest(settings.newest).at_least(1)
 
 
+@dataclass(frozen=True)
+class TokenLabel:
+    """What a feature's tokens are called in the report's examples.
+
+    Attributes:
+        prefix: before the value.
+        values: by token, from `FIRST_TOKEN` on; None: the token's own number, from 0 on.
+    """
+
+    prefix: str
+    values: Sequence[Any] | npt.NDArray[np.int64] | None = None
+
+    def of(self, token: int) -> str:
+        """The label of one token."""
+        if token < FIRST_TOKEN:
+            return Token(token).name.lower()
+        place = token - FIRST_TOKEN
+        return f"{self.prefix} {place if self.values is None else self.values[place]}".strip()
+
+
 def tokenise(chosen: Selection, features: Mapping[str, FeatureSettings]) -> TokenSource:
     """The events' tokens.
 
     Raises:
-        UserError: an unknown feature.
+        UserError: an unknown feature, or single codes beside another feature.
     """
+    if CODE in features:
+        return _tokenise_codes(chosen, features)
     source = TokenSource(chosen.clients, chosen.starts, chosen.lengths, {}, [], {})
     for name, settings in features.items():
-        _add_feature(source, chosen, name, settings, says_type=EVENT in features)
+        _add_feature(source, chosen, name, settings, predicts_type=EVENT in features)
     return source
+
+
+def _tokenise_codes(chosen: Selection, features: Mapping[str, FeatureSettings]) -> TokenSource:
+    """Sixteen tokens a sku, its codes in their order; one table for all positions."""
+    require(len(features) == 1, "model.features", ", ".join(features), f"{CODE} alone, or without it")
+    codes = chosen.sequences.names[chosen.references(schema.SKU)]
+    feature = Feature(CODE, FIRST_TOKEN + schema.CODE_BOOK, features[CODE].width)
+    column = codes.reshape(-1).astype(np.uint16) + np.uint16(FIRST_TOKEN)
+    lengths = chosen.lengths * schema.CODES
+    return TokenSource(
+        chosen.clients, chosen.starts * schema.CODES, lengths, {CODE: column}, [feature], {CODE: TokenLabel("code")}
+    )
 
 
 def _having(subject: str) -> tuple[int, ...]:
@@ -179,37 +218,33 @@ def _having(subject: str) -> tuple[int, ...]:
 
 
 def _add_feature(
-    source: TokenSource, chosen: Selection, name: str, settings: FeatureSettings, *, says_type: bool
+    source: TokenSource, chosen: Selection, name: str, settings: FeatureSettings, *, predicts_type: bool
 ) -> None:
-    def add(
-        feature: str, ids: int, column: npt.NDArray[Any], word: Callable[[int], str], subject: str | None = None
-    ) -> None:
+    def add(feature: str, ids: int, column: npt.NDArray[Any], label: TokenLabel, subject: str | None = None) -> None:
         source.columns[feature] = column
-        events = _having(subject) if subject and says_type else None
+        events = _having(subject) if subject and predicts_type else None
         source.features.append(Feature(feature, ids, settings.width, events))
-        source.names[feature] = word
+        source.labels[feature] = label
 
     sequences = chosen.sequences
     if name == EVENT:
-        by_code = {event_type.code: event_type.value for event_type in EventType}
-        add(name, EVENT_TOKENS, chosen.event_tokens(), lambda token: by_code[token - FIRST_TOKEN])
+        add(name, EVENT_TOKENS, chosen.event_tokens(), TokenLabel("", schema.EVENT_ORDER))
     elif name == "day":
-        add(name, FIRST_TOKEN + sequences.days, chosen.day_tokens(), lambda token: f"day {token - FIRST_TOKEN}")
+        add(name, FIRST_TOKEN + sequences.days, chosen.day_tokens(), TokenLabel(name))
     elif name == "week":
-        add(name, FIRST_TOKEN + sequences.weeks, chosen.week_tokens(), lambda token: f"week {token - FIRST_TOKEN}")
+        add(name, FIRST_TOKEN + sequences.weeks, chosen.week_tokens(), TokenLabel(name))
     elif name == CODES:
         codes = sequences.names[chosen.references(schema.SKU)]
         for position in range(schema.CODES):
             column = codes[:, position].astype(np.uint16) + FIRST_TOKEN
-            word = lambda token: str(token - FIRST_TOKEN)  # noqa: E731
-            add(f"code_{position}", FIRST_TOKEN + schema.CODE_BOOK, column, word, schema.SKU)
+            add(f"code_{position}", FIRST_TOKEN + schema.CODE_BOOK, column, TokenLabel(""), schema.SKU)
     elif name in (schema.CATEGORY, schema.PRICE, schema.SKU, schema.URL):
         vocabulary = chosen.vocabulary(name, top=settings.top)
-        column = chosen.tokens(name, vocabulary)
         about = schema.URL if name == schema.URL else schema.SKU
-        add(name, vocabulary.size, column, lambda token: f"{name} {vocabulary.values[token - FIRST_TOKEN]}", about)
+        label = TokenLabel(name, vocabulary.values)
+        add(name, vocabulary.size, chosen.tokens(name, vocabulary), label, about)
     else:
-        known = ("day", "week", "event", schema.CATEGORY, schema.PRICE, schema.SKU, schema.URL, CODES)
+        known = ("day", "week", "event", schema.CATEGORY, schema.PRICE, schema.SKU, schema.URL, CODES, CODE)
         raise UserError(f"model.features.{name}: no such feature; known: {', '.join(known)}")
 
 
@@ -225,7 +260,14 @@ def build_model(source: TokenSource, settings: ModelSettings, seed: int) -> GruA
     combine = cast("Literal['concat', 'sum']", settings.combine)
     try:
         return GruAutoencoder(
-            source.features, combine, settings.hidden, settings.layers, settings.dropout, settings.word_dropout
+            source.features,
+            combine,
+            settings.hidden,
+            settings.layers,
+            settings.dropout,
+            settings.word_dropout,
+            settings.initial_states,
+            settings.monitor,
         )
     except ValueError as error:
         raise UserError(f"model.features: {error}") from error
@@ -295,12 +337,8 @@ def _examples(batch: Batch, written: Mapping[str, Tensor], source: TokenSource, 
 def _words(tokens: Mapping[str, Tensor], source: TokenSource) -> list[str]:
     """Each token in words, its first features."""
     names = list(tokens)[:_WORDS]
-    columns = [[_word(int(token), source.names[name]) for token in tokens[name]] for name in names]
+    columns = [[source.labels[name].of(int(token)) for token in tokens[name]] for name in names]
     return [", ".join(words) for words in zip(*columns, strict=True)]
-
-
-def _word(token: int, name: Callable[[int], str]) -> str:
-    return name(token) if token >= FIRST_TOKEN else Token(token).name.lower()
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from gru_autoencoder.recipe import (
     FeatureSettings,
     ModelSettings,
     SequenceSettings,
+    TokenLabel,
     TokenSource,
     build_model,
     free_running,
@@ -31,8 +34,8 @@ def source_of(lengths, seed=0):
     columns = {feature.name: rng.integers(FIRST_TOKEN, feature.ids, total) for feature in FEATURES}
     columns["price"][~np.isin(columns["event"], PRICED)] = Token.NONE
     starts = np.cumsum(lengths) - lengths
-    names = {feature.name: str for feature in FEATURES}
-    return TokenSource(np.arange(len(lengths)), starts, lengths, columns, FEATURES, names)
+    labels = {feature.name: TokenLabel(feature.name) for feature in FEATURES}
+    return TokenSource(np.arange(len(lengths)), starts, lengths, columns, FEATURES, labels)
 
 
 def model_of(combine="sum", layers=2, dropout=0.0, hidden=12):
@@ -100,7 +103,10 @@ def test_the_parts_of_a_batch_weigh_as_the_whole(source):
 
 
 def test_written_events_have_no_values_that_their_type_has_not(source):
-    written = model_of().write(source.batch(np.arange(6)), 9)
+    model = model_of()
+    with torch.no_grad():  # an untrained model would write one event type alone
+        model.heads[0].layer.weight *= 100
+    written = model.write(source.batch(np.arange(6)), 9)
     having = torch.isin(written["event"], torch.tensor([*PRICED, Token.END]))
     assert (written["price"][~having] == Token.NONE).all()
     assert (~having).any()
@@ -127,6 +133,57 @@ def test_ten_sequences_are_learnt_by_heart():
 def settings(**changes):
     base = {"event_types": None, "clients": "relevant", "distinct": None, "newest": 10}
     return SequenceSettings(**(base | changes))
+
+
+def test_the_profile_is_the_only_way_from_the_encoder_to_the_decoder(source):
+    """What the decoder predicts is a function of the last layer's state; with the published start it is not."""
+    batch = source.batch(np.arange(6))
+    for initial_states, same in (("profile", True), ("layers", False)):
+        torch.manual_seed(0)
+        model = GruAutoencoder(FEATURES, "sum", 12, 3, 0.0, initial_states=initial_states).eval()
+        states = model.states(batch)
+        hidden, _ = model.decoded(batch)
+        model.states = lambda _, states=states: [torch.randn_like(states[0]), torch.randn_like(states[1]), states[2]]
+        assert torch.equal(model.decoded(batch)[0], hidden) == same
+
+
+def test_the_decoder_reads_the_profile_at_each_token(source):
+    """Not only at its start: whatever its layers forget, it can read again."""
+    model, batch = model_of(layers=1), source.batch(np.array([0]))
+    hidden, _ = model.decoded(batch)
+    profile = model.encode(batch)
+    tokens = model.embedding({feature.name: batch[feature.name][:, :-1].t() for feature in FEATURES})
+    output, _ = model.decoder.layers[0](tokens + model.to_tokens(profile), profile[None])
+    torch.testing.assert_close(hidden, output[:, 0])
+
+
+def test_the_free_running_loss_is_that_of_a_decoder_that_reads_its_own_predictions(source):
+    """Against a loop over clients: the true tokens only say where a sequence ends and what was to be predicted."""
+    model, rows = model_of(), np.arange(6)
+    total, positions = 0.0, 0
+    for row in rows:
+        batch = source.batch(np.array([row]))
+        profile = model.to_tokens(model.encode(batch))
+        states = [model.encode(batch)] * 2
+        token = {feature.name: batch[feature.name][:, 0] for feature in FEATURES}
+        for step in range(int(source.lengths[row]) + 1):
+            outputs = model.decoder((model.embedding(token) + profile)[None], states)
+            states = [output[0] for output in outputs]
+            token = model._say(states[-1])
+            for head, feature in zip(model.heads, FEATURES, strict=True):
+                true = int(batch[feature.name][0, step + 1])
+                if true != Token.NONE:
+                    total = total - head.layer(states[-1]).log_softmax(-1)[0, true]
+            positions += 1
+    torch.testing.assert_close(model.free_running_loss(source.batch(rows)), total / positions)
+
+
+def test_early_stopping_goes_by_the_loss_that_the_config_names(source):
+    batch = source.batch(np.arange(6))
+    assert model_of().validation_scores(batch) == {}
+    model = GruAutoencoder(FEATURES, "sum", 12, 1, 0.0, monitor="free_running").eval()
+    (name,) = model.validation_scores(batch)
+    assert model.monitor == (name, "min")
 
 
 class TestRecipe:
@@ -174,6 +231,36 @@ class TestRecipe:
         np.testing.assert_array_equal(codes, [list(names[sku]) for sku in skus])
         for start, length in zip(chosen.starts, chosen.lengths, strict=True):
             assert len(set(skus[start : start + length])) == length
+
+    def test_a_code_is_a_token(self, data):
+        """The published form: sixteen tokens a sku, in the order of its codes."""
+        chosen = select_events(data, settings(event_types=["product_buy"], distinct="sku", newest=4))
+        source = tokenise(chosen, {"code": FeatureSettings(8)})
+        assert [feature.name for feature in source.features] == ["code"]
+        names = dict(data.properties().select("sku", "name").collect().iter_rows())
+        skus = chosen.sequences.skus[chosen.references("sku")]
+        wanted = np.concatenate([np.asarray(names[sku]) for sku in skus])
+        np.testing.assert_array_equal(source.columns["code"].astype(int) - FIRST_TOKEN, wanted)
+        np.testing.assert_array_equal(source.lengths, 16 * chosen.lengths)
+        last = source.batch(np.array([1]))["code"][0, 1:-1].numpy() - FIRST_TOKEN
+        start, length = chosen.starts[1], chosen.lengths[1]
+        np.testing.assert_array_equal(last, wanted[16 * start : 16 * (start + length)])
+        with pytest.raises(UserError, match="code alone"):
+            tokenise(chosen, {"code": FeatureSettings(8), "event": FeatureSettings(8)})
+
+    def test_a_source_can_be_sent_to_another_process(self, data):
+        source = tokenise(
+            select_events(data, settings()),
+            {name: FeatureSettings(4) for name in ("day", "week", "event", "category", "price", "sku", "url", "codes")},
+        )
+        again = pickle.loads(pickle.dumps(source))  # noqa: S301
+        rows = np.arange(5)
+        for name, tokens in source.batch(rows).items():
+            assert torch.equal(again.batch(rows)[name], tokens)
+        assert again.labels["event"].of(FIRST_TOKEN) == "search_query"
+        assert again.labels["category"].of(FIRST_TOKEN).startswith("category 50")
+        assert again.labels["day"].of(FIRST_TOKEN + 3) == "day 3"
+        assert again.labels["day"].of(Token.OTHER) == "other"
 
     @pytest.mark.parametrize(
         ("change", "line"),
