@@ -45,7 +45,7 @@ class Common:
     submit: bool
     overwrite: bool
     seed: int
-    cuda_visible_devices: str
+    cuda_visible_devices: str | None
     unknown_sku: str
     as_of: str | None
 

@@ -79,7 +79,7 @@ def command(folder: str, config_name: str) -> Callable[[Callable[[DictConfig], N
         @functools.wraps(body)
         def run_body(config: DictConfig) -> None:
             try:
-                os.environ["CUDA_VISIBLE_DEVICES"] = Common.of(config).cuda_visible_devices
+                _choose_gpus(Common.of(config))
                 body(config)
             except AlreadyDone as done:
                 say(str(done))
@@ -100,6 +100,15 @@ def command(folder: str, config_name: str) -> Callable[[Callable[[DictConfig], N
         return main
 
     return decorate
+
+
+def _choose_gpus(common: Common) -> None:
+    """The GPUs that the config names are all there is; where it names none, a scheduler's choice or the user's stays.
+
+    Before anything looks for GPUs.
+    """
+    if common.cuda_visible_devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = common.cuda_visible_devices
 
 
 def _asked_config(default: str) -> str:
@@ -214,6 +223,7 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
     run = EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
     if common.overwrite and _is_first_process():
         shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
+    logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
     yield run
 
 

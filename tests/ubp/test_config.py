@@ -79,6 +79,13 @@ def test_common_settings():
     assert common.paths.block("a", submit=True) == Path("data/embeddings_submit/a.parquet")
 
 
+@pytest.mark.parametrize(
+    ("devices", "wanted"), [(None, None), (1, "1"), ("", ""), ("GPU-8f2a", "GPU-8f2a"), ([0, 1], "0,1"), ([], "")]
+)
+def test_gpus_by_number_by_name_several_none_or_unsaid(devices, wanted):
+    assert Common.of(OmegaConf.create(COMMON | {"cuda_visible_devices": devices})).cuda_visible_devices == wanted
+
+
 @pytest.mark.parametrize("key", ["submit", "overwrite", "seed"])
 def test_common_settings_of_a_wrong_type(key):
     with pytest.raises(UserError, match=f"^{key}: "):
