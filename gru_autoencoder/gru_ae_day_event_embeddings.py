@@ -8,13 +8,17 @@ come back from that state.
 
 from omegaconf import DictConfig
 
-from gru_autoencoder.recipe import make_embedding
-from ubp.run import command
+from ubp.run import command, embedding_run
 
 
 @command("gru_autoencoder", "gru_ae_day_event")
 def main(config: DictConfig) -> None:
-    make_embedding(config)
+    with embedding_run(config) as run:
+        # Imported where something is to be made: torch takes seconds.
+        from gru_autoencoder.recipe import AutoencoderRecipe
+        from ubp.training import make_profiles
+
+        make_profiles(run, config, AutoencoderRecipe)
 
 
 if __name__ == "__main__":

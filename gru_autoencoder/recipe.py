@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
 
@@ -30,7 +29,6 @@ from ubp.training import (
     Trained,
     device_batches,
     held_out_batches,
-    make_profiles,
 )
 
 logger = logging.getLogger(__name__)
@@ -356,8 +354,3 @@ class AutoencoderRecipe(Recipe[GruAutoencoder]):
         reporting = partial(report, source=source, settings=self.report)
         relevant = source.of_clients(data.relevant_clients)
         return Prepared(build_model(source, self.model, seed), source, relevant, reporting)
-
-
-def make_embedding(config: DictConfig) -> None:
-    """The command."""
-    make_profiles(config, AutoencoderRecipe.of(config))

@@ -23,7 +23,7 @@ from ubp import schema
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
-from ubp.run import command, show
+from ubp.run import command, embedding_run, show
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences
 from ubp.slices import Slices, SliceSettings, real_targets, require_profile
 from ubp.training import Batch, Prepared, Recipe, Trained, held_out_batches, make_profiles
@@ -212,7 +212,8 @@ class NextSkuRecipe(Recipe[NextSku]):
 
 @command("next_sku", "next_sku")
 def main(config: DictConfig) -> None:
-    make_profiles(config, NextSkuRecipe.of(config))
+    with embedding_run(config) as run:
+        make_profiles(run, config, NextSkuRecipe)
 
 
 if __name__ == "__main__":

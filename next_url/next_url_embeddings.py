@@ -23,7 +23,7 @@ from ubp import schema
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
-from ubp.run import command, show
+from ubp.run import command, embedding_run, show
 from ubp.schema import FIRST_TOKEN, EventType
 from ubp.sequences import Sequences
 from ubp.slices import Slices, SliceSettings, real_targets, require_profile
@@ -133,7 +133,8 @@ class NextUrlRecipe(Recipe[NextUrl]):
 
 @command("next_url", "next_url")
 def main(config: DictConfig) -> None:
-    make_profiles(config, NextUrlRecipe.of(config))
+    with embedding_run(config) as run:
+        make_profiles(run, config, NextUrlRecipe)
 
 
 if __name__ == "__main__":

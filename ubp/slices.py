@@ -12,7 +12,7 @@ from ubp.errors import require, require_positive
 from ubp.sequences import Selection, gather
 from ubp.training import LENGTHS, Batch, Rows
 
-FIRST = "first"  # key of a batch
+FIRST, REAL = "first", "real"  # keys of a batch
 LAST, SUM = "last", "sum"  # kinds of profiles
 
 
@@ -152,3 +152,13 @@ def real_targets(batch: Batch) -> torch.Tensor:
     """Where an event follows: bool [rows, time − 1], for the outputs at all places but the last."""
     time = next(iter(batch.values())).shape[1]
     return torch.arange(1, time, device=batch[LENGTHS].device) < batch[LENGTHS][:, None]
+
+
+def with_targets(batch: Batch) -> Batch:
+    """`trimmed`, and ``real`` int64 [positions], the places of `real_targets` in [rows × (time − 1)].
+
+    For models' `ubp.training.SequenceModel.on_host`: ``outputs.flatten(0, 1).index_select(0, batch[REAL])`` are
+    those of the places but the last where an event follows, rows after rows.
+    """
+    batch = trimmed(batch)
+    return {**batch, REAL: real_targets(batch).flatten().nonzero()[:, 0]}

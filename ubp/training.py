@@ -3,57 +3,51 @@
 A model is a `SequenceModel`, its data a `Source`. What a run does depends on seed, data and settings alone:
 each step draws from a generator seeded by (seed, epoch, step), and which clients share a batch is a function
 of (seed, epoch). So a run that was killed and taken up again at its last epoch gives what an undisturbed run
-gives, bit for bit on a CPU.
+gives, bit for bit on a CPU with the same number of threads (`threads_for`). On CUDA the fastest kernels are
+taken, deterministic or not.
 """
 
 import logging
 import math
+import os
 import sys
-import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
 import hydra.utils
-import lightning as lit
 import numpy as np
 import numpy.typing as npt
 import torch
 from hydra.errors import HydraException
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import ParallelStrategy
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ubp.config import parse, resolved
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
 from ubp.files import written_aside
-from ubp.run import embedding_run
+from ubp.run import EmbeddingRun
 from ubp.sequences import length_buckets
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:  # seconds of imports, which `fit` spends when there is something to fit
+    import lightning as lit
+    from lightning.pytorch.loggers import Logger
 
-# Lightning says much that is no news: which devices there are not, what else one could subscribe to.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+logger = logging.getLogger(__name__)
 
 VALIDATION_LOSS = "validation_loss"
 # Rows of a batch that a CPU works through at a time: more of them only fill its memory.
 _CPU_PIECE = 64
+# Processes that gather batches for a GPU: it waits for none of them, and this one is free to give it work.
+_CUDA_WORKERS = 2
+# Multiply-adds of a matrix product that threads share: below, they wait for one another longer than they compute
+# (docs/performance.md, "Threads").
+_SHARED_PRODUCT = 2**25
 
 Batch = Mapping[str, Tensor]
 LENGTHS = "lengths"  # key of a batch: int64 [rows], events of each sequence
@@ -85,6 +79,11 @@ class ClientSource(Source, Protocol):
         """Each row's client: int64 [rows]."""
 
 
+def as_it_is(batch: Batch) -> Batch:
+    """The batch itself."""
+    return batch
+
+
 class SequenceModel(nn.Module, ABC):
     """A model of sequences that gives each one a vector.
 
@@ -97,14 +96,29 @@ class SequenceModel(nn.Module, ABC):
     width: int
     monitor: tuple[str, Literal["min", "max"]] = (VALIDATION_LOSS, "min")
 
+    @property
+    def on_host(self) -> Callable[[Batch], Batch]:
+        """Adds to a batch what depends on its values and decides about shapes; here nothing.
+
+        A program that reads a value on a GPU (``int(lengths.max())``), or asks for a tensor whose size depends on
+        values (``outputs[mask]``, ``mask.nonzero()``), waits until the GPU has done all it was given. So whoever
+        gathers a batch, or a piece of one, calls this before the batch leaves the CPU: it cuts padding off and
+        adds the places of the real positions, int64 [positions], with which the model calls ``index_select``.
+        What is added stands behind what was there, and need not have a row for each sequence.
+
+        Returns:
+            A function that can be pickled: processes that gather batches call it, and the model is not theirs.
+        """
+        return as_it_is
+
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss over the batch's real positions: a scalar."""
 
     def weight(self, batch: Batch) -> Tensor:
         """Over how many positions `loss` takes its mean: a scalar; here the rows."""
-        rows = next(iter(batch.values()))
-        return torch.tensor(float(len(rows)), device=rows.device)
+        # full fills it where it is to be; tensor would copy it there, and the copy be waited for.
+        return torch.full((), float(rows_of(batch)), device=next(iter(batch.values())).device)
 
     def validation_scores(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 (for those that have some)
         """Further means over the batch's positions, by the names under which they are logged: scalars."""
@@ -113,6 +127,22 @@ class SequenceModel(nn.Module, ABC):
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """What steps the weights: one Adam, unless a model has sparse gradients, which need one of their own."""
         return [torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)]
+
+    def product(self, rows: int, time: int) -> int:
+        """Multiply-adds of one matrix product in a step, the larger the better shared between threads.
+
+        Recurrent layers go one time step after the other, each a product of the rows' states with a layer's
+        weights; elsewhere all places are in one product, here that with the largest matrix but for embeddings.
+
+        Args:
+            rows: that are worked through at a time.
+            time: tokens of a row.
+        """
+        layers = [module for module in self.modules() if isinstance(module, nn.RNNBase)]
+        if layers:
+            return rows * max(layer.get_parameter("weight_hh_l0").numel() for layer in layers)
+        tables = {module.weight for module in self.modules() if isinstance(module, nn.Embedding)}
+        return rows * time * max((weight.numel() for weight in self.parameters() if weight not in tables), default=0)
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:
@@ -138,7 +168,9 @@ class TrainerSettings:
         strategy: Lightning's.
         accelerator: Lightning's; ``auto`` takes the GPU where there is one.
         precision: Lightning's; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
-        workers: processes that gather batches; 0: the training process.
+        workers: processes that gather batches; 0: the training process. None: 2 on CUDA, 0 elsewhere.
+        threads: of a CPU, at the most ``OMP_NUM_THREADS`` where that is set; None: see `threads_for`. Their number
+            may change the last bits of what comes out.
         held_out: share of the sequences kept apart, to report quality on.
         validation: share of the rest that drives early stopping.
         progress: show a bar on a terminal.
@@ -154,7 +186,8 @@ class TrainerSettings:
     strategy: str = "auto"
     accelerator: str = "auto"
     precision: str = "auto"
-    workers: int = 0
+    workers: int | None = None
+    threads: int | None = None
     held_out: float = 0.02
     validation: float = 0.01
     progress: bool = True
@@ -166,10 +199,20 @@ class TrainerSettings:
             UserError: a number out of its range.
         """
         require_positive(self, "trainer", "max_epochs", "patience", "batch_size", "devices")
-        require(self.piece is None or self.piece >= 1, "trainer.piece", self.piece, "at least 1, or null")
+        for name, least in {"piece": 1, "threads": 1, "workers": 0}.items():
+            value = getattr(self, name)
+            require(value is None or value >= least, f"trainer.{name}", value, f"at least {least}, or null")
         require(self.learning_rate >= 0, "trainer.learning_rate", self.learning_rate, "0 or more")
         for name in ("held_out", "validation"):
             require(0 < getattr(self, name) < 0.5, f"trainer.{name}", getattr(self, name), "between 0 and 0.5")
+
+    def piece_on(self, device: str) -> int | None:
+        """Rows that are worked through at a time on a kind of device; None: all."""
+        return self.piece or (_CPU_PIECE if device == "cpu" else None)
+
+    def workers_on(self, device: str) -> int:
+        """Processes that gather batches for a kind of device."""
+        return (_CUDA_WORKERS if device == "cuda" else 0) if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)
@@ -196,149 +239,68 @@ def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
     return Parts(np.sort(cuts[2]), np.sort(cuts[1]), np.sort(cuts[0]))
 
 
-@dataclass(frozen=True)
-class _Ask:
-    """A batch to gather: its rows and, in training, the seed of what is drawn for it."""
-
-    rows: Rows
-    seed: tuple[int, ...] | None = None
+def rows_of(batch: Batch) -> int:
+    """How many sequences it holds."""
+    return len(next(iter(batch.values())))
 
 
-class _Plan(Sampler[_Ask]):
-    """Batches of rows of similar length for one rank.
-
-    Lightning tells it each further epoch, but begins to read the first one of a resumed run before it does so.
-    """
-
-    def __init__(
-        self, rows: Rows, lengths: Rows, batch_size: int, seed: int, epoch: int, rank: int, world: int
-    ) -> None:
-        self._rows = rows
-        self._plan = partial(length_buckets, lengths[rows], batch_size, seed=seed, rank=rank, world=world)
-        self._seed, self._rank = seed, rank
-        self._epoch = epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[_Ask]:
-        epoch = self._epoch
-        for number, places in enumerate(self._plan(epoch=epoch)):
-            yield _Ask(self._rows[places], (self._seed, epoch, number, self._rank))
-
-    def __len__(self) -> int:
-        return len(self._plan())
+def in_pieces(batch: Batch, piece: int | None, on_host: Callable[[Batch], Batch]) -> list[Batch]:
+    """A batch in parts of so many rows, None for all, each with what the model wants to know of it."""
+    rows = rows_of(batch)
+    size = piece or max(rows, 1)
+    cut = [{name: values[at : at + size] for name, values in batch.items()} for at in range(0, rows, size)]
+    return [on_host(part) for part in cut]
 
 
-class _Batches(Dataset[Batch]):
-    """Rows in, their batch out."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def __getitem__(self, ask: _Ask) -> Batch:
-        return self._source.batch(ask.rows, None if ask.seed is None else np.random.default_rng(ask.seed))
-
-
-def losses_in_pieces(model: SequenceModel, batch: Batch, piece: int | None) -> Iterator[tuple[Tensor, bool]]:
-    """The batch's loss in parts that add up to it; each part's graph can be freed before the next is made.
+def losses_of(model: SequenceModel, pieces: Sequence[Batch]) -> Iterator[tuple[Tensor, bool]]:
+    """A batch's loss in parts that add up to it; each part's graph can be freed before the next is made.
 
     Args:
         model: whose loss.
-        batch: of a step.
-        piece: rows of a part; None: 64 on a CPU, all rows elsewhere.
+        pieces: of the batch (`in_pieces`), on the model's device.
 
     Yields:
         A part of the loss, a scalar, and whether it is the last one.
     """
-    first = next(iter(batch.values()))
-    size = piece or (_CPU_PIECE if first.device.type == "cpu" else len(first))
-    pieces = [{name: rows[at : at + size] for name, rows in batch.items()} for at in range(0, len(first), size)]
-    weights = torch.stack([model.weight(part) for part in pieces])
+    weights = torch.stack([model.weight(piece) for piece in pieces])
     shares = weights / weights.sum().clamp(min=1)
-    for number, (part, share) in enumerate(zip(pieces, shares, strict=True), start=1):
-        yield model.loss(part) * share, number == len(pieces)
+    for number, (piece, share) in enumerate(zip(pieces, shares, strict=True), start=1):
+        yield model.loss(piece) * share, number == len(pieces)
 
 
-class _Training(lit.LightningModule):
-    """What Lightning calls of a `SequenceModel`."""
-
-    def __init__(
-        self, model: SequenceModel, source: Source, parts: Parts, settings: TrainerSettings, seed: int, first_epoch: int
-    ) -> None:
-        super().__init__()
-        self.automatic_optimization = False  # a step has pieces, and a model may have several optimizers
-        self.model = model
-        self._source, self._parts, self._settings = source, parts, settings
-        self._seed, self._first_epoch = seed, first_epoch
-
-    def _loader(self, rows: Rows, shuffled: bool) -> DataLoader[Batch]:
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        first = self._first_epoch if shuffled else 0
-        plan = _Plan(rows, self._source.lengths, self._settings.batch_size, self._seed, first, rank, world)
-        return DataLoader(
-            _Batches(self._source),
-            batch_size=None,
-            # Validation batches are the same in each epoch.
-            sampler=plan if shuffled else [_Ask(ask.rows) for ask in plan],
-            num_workers=self._settings.workers,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            persistent_workers=self._settings.workers > 0,
-        )
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self._parts.train, shuffled=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self._parts.validation, shuffled=False)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 (Lightning's signature)
-        torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        optimizers = cast("list[LightningOptimizer]", self.optimizers(use_pl_optimizer=True))
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss = self._backward(batch)
-        if self._settings.gradient_clip:
-            dense = [weight for weight in self.parameters() if weight.grad is not None and not weight.grad.is_sparse]
-            torch.nn.utils.clip_grad_norm_(dense, self._settings.gradient_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        self.log("train_loss", loss, prog_bar=True)
-
-    def _backward(self, batch: Batch) -> Tensor:
-        """The batch's loss, its gradients left in the weights."""
-        losses = []
-        for loss, is_last in losses_in_pieces(self.model, batch, self._settings.piece):
-            with nullcontext() if is_last else self._without_exchange():
-                self.manual_backward(loss)
-            losses.append(loss.detach())
-        return torch.stack(losses).sum()
-
-    def _without_exchange(self) -> AbstractContextManager[None]:
-        """Ranks exchange gradients once a step, at its last piece: they may have different numbers of pieces."""
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        scores = {VALIDATION_LOSS: self.model.loss(batch), **self.model.validation_scores(batch)}
-        self.log_dict(scores, prog_bar=True, batch_size=len(next(iter(batch.values()))), sync_dist=True)
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return self.model.optimizers(self._settings.learning_rate)
+def losses_in_pieces(model: SequenceModel, batch: Batch, piece: int | None) -> Iterator[tuple[Tensor, bool]]:
+    """The same of a batch that is not cut yet; None: pieces of 64 rows on a CPU, all rows elsewhere."""
+    device = next(iter(batch.values())).device.type
+    return losses_of(model, in_pieces(batch, piece or (_CPU_PIECE if device == "cpu" else None), model.on_host))
 
 
-class _AtomicCheckpoints(TorchCheckpointIO):
-    """A checkpoint appears whole or not at all: a kill while it is written costs no run."""
+def threads_for(model: SequenceModel, source: Source, settings: TrainerSettings) -> int:
+    """Threads that compute on a CPU: ``settings.threads``, or by the sizes of the work, never by the machine's load.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ANN401
-        with written_aside(Path(path)) as aside:
-            super().save_checkpoint(checkpoint, aside, storage_options)
+    All that torch was given, where they have enough to do between one wait for each other and the next
+    (`SequenceModel.product`); else one: who waits there spins, and beside other processes, which hold up one of
+    the threads, the wait takes many times what the work takes.
+    """
+    allowed = int(os.environ.get("OMP_NUM_THREADS") or sys.maxsize)
+    if settings.threads is not None:
+        return min(settings.threads, allowed)
+    rows = min(settings.piece_on("cpu") or settings.batch_size, settings.batch_size)
+    product = model.product(rows, max(1, int(np.mean(source.lengths))))
+    return torch.get_num_threads() if product >= _SHARED_PRODUCT else 1
 
 
-def make_loggers(configs: Mapping[str, dict[str, Any]]) -> list[Logger]:
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Compute on a CPU with so many threads, None for as many as now; afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_loggers(configs: Mapping[str, dict[str, Any]]) -> "list[Logger]":
     """Lightning's loggers from their configs (``configs/logger``).
 
     Raises:
@@ -350,34 +312,19 @@ def make_loggers(configs: Mapping[str, dict[str, Any]]) -> list[Logger]:
         raise UserError(f"logger: {' '.join(str(error).split())}; install its package or choose logger=csv") from error
 
 
-class _EpochLines(Callback):
-    """A line in the log for each epoch, for those who read it later or without a terminal."""
-
-    def __init__(self, monitor: str) -> None:
-        self._names = dict.fromkeys(("train_loss", VALIDATION_LOSS, monitor))
-
-    def on_train_epoch_start(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
-        if trainer.is_global_zero:
-            losses = [f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in self._names]
-            seconds = time.perf_counter() - self._started
-            logger.info(
-                "epoch %d of %s: %s, %.1f s", trainer.current_epoch + 1, trainer.max_epochs, ", ".join(losses), seconds
-            )
-
-
 BEST, LAST, FINISHED = "best", "last", "finished"
 
 
 @dataclass(frozen=True)
 class Trained(Generic[Model]):
-    """What `fit` gives: the model with its best weights, and how the run went (``best_score``: its monitor's)."""
+    """What `fit` gives: the model with its best weights, and how the run went (``best_score``: its monitor's).
+
+    ``settings`` are those that the run took: ``threads`` is their number.
+    """
 
     model: Model
     parts: Parts
-    trainer: lit.Trainer
+    trainer: "lit.Trainer"
     best_checkpoint: Path
     best_score: float
     epochs: int
@@ -390,7 +337,7 @@ def fit(
     settings: TrainerSettings,
     folder: Path,
     seed: int,
-    loggers: list[Logger] | None = None,
+    loggers: "list[Logger] | None" = None,
 ) -> Trained[Model]:
     """Train a model and load the weights of its best epoch.
 
@@ -408,10 +355,13 @@ def fit(
     Raises:
         UserError: too few sequences, or the loss is no number.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Else torch fills each new tensor, only to be overwritten.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Imported here: they take seconds, which a command spends when its data is read and its first lines are said.
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    from ubp.lightning_loop import EpochLines, Training, make_trainer
+
     parts = split_rows(len(source.lengths), settings, seed)
+    settings = replace(settings, threads=threads_for(model, source, settings))
     # Both after validation and early stopping have had their say on the epoch.
     monitor, mode = model.monitor
     keep = partial(ModelCheckpoint, folder, save_on_train_epoch_end=True, enable_version_counter=False)
@@ -425,9 +375,11 @@ def fit(
     finished = folder / FINISHED
     if finished.exists():  # nothing is left to train, whatever stopped it then: only load what it learnt
         settings = replace(settings, max_epochs=int(finished.read_text()))
-    trainer = _trainer(settings, [best, last, stop, _EpochLines(monitor)], loggers or [])
-    training = _Training(model, source, parts, settings, seed, first_epoch)
-    trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
+    trainer = make_trainer(settings, [best, last, stop, EpochLines(monitor)], loggers or [])
+    training = Training(model, source, parts, settings, seed, first_epoch)
+    _choose_kernels(trainer.strategy.root_device)
+    with limited_threads(settings.threads):
+        trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
     best_score = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
     if not math.isfinite(best_score):
         raise UserError(f"training: {monitor} is no number from the start; try a smaller trainer.learning_rate")
@@ -439,40 +391,15 @@ def fit(
     return Trained(model, parts, trainer, path, best_score, trainer.current_epoch, settings)
 
 
-def _trainer(settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger]) -> lit.Trainer:
-    cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    precision = ("bf16-mixed" if cuda else "32-true") if settings.precision == "auto" else settings.precision
-    progress = settings.progress and _on_terminal()
-    if progress:
-        callbacks = [*callbacks, RichProgressBar(leave=False)]
-    try:
-        return _lightning_trainer(settings, callbacks, loggers, precision, progress)
-    except (ValueError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+def _choose_kernels(device: torch.device) -> None:
+    """Deterministic ones on a CPU, where bits are promised; the fastest ones elsewhere.
 
-
-def _lightning_trainer(
-    settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger], precision: str, progress: bool
-) -> lit.Trainer:
-    return lit.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
-        precision=cast("Any", precision),
-        max_epochs=settings.max_epochs,
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[_AtomicCheckpoints()],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-    )
-
-
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
+    cuDNN is not asked to try its algorithms out (``cudnn.benchmark``): it tries convolutions, which no model has,
+    and anew for each shape, while batches are of many lengths.
+    """
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    # Else torch fills each new tensor, only to be overwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def device_batches(trained: Trained[Model], source: Source, batches: Sequence[Rows]) -> Iterator[tuple[Rows, Batch]]:
@@ -480,10 +407,17 @@ def device_batches(trained: Trained[Model], source: Source, batches: Sequence[Ro
     device = trained.trainer.strategy.root_device
     model = trained.model.to(device).eval()
     precision = trained.trainer.precision_plugin
-    with torch.inference_mode(), precision.forward_context():
+    with limited_threads(trained.settings.threads), torch.inference_mode(), precision.forward_context():
         for rows in batches:
-            yield rows, {name: values.to(device) for name, values in source.batch(rows).items()}
+            yield rows, to_device(model.on_host(source.batch(rows)), device)
     model.cpu()
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; a GPU copies while it computes what it was given before."""
+    if device.type != "cuda":
+        return {name: values.to(device) for name, values in batch.items()}
+    return {name: values.pin_memory().to(device, non_blocking=True) for name, values in batch.items()}
 
 
 def held_out_batches(trained: Trained[Model], source: Source) -> Iterator[Batch]:
@@ -567,24 +501,24 @@ class Recipe(ABC, Generic[Model]):
         """Read, tokenise, draw the first weights by the seed."""
 
 
-def make_profiles(config: DictConfig, recipe: Recipe[Model]) -> None:
+def make_profiles(run: EmbeddingRun, config: DictConfig, recipe: type[Recipe[Model]]) -> None:
     """The course of every neural model's command: prepare, learn, encode, report, save.
 
     Args:
+        run: what the command makes.
         config: of the command.
-        recipe: made from it.
+        recipe: its settings are made from the config.
 
     Raises:
         UserError: a fault in config or data, see also `fit` and `make_loggers`.
-        AlreadyDone: see `embedding_run`.
     """
-    settings, loggers = parse(TrainerSettings, config, at="trainer"), resolved(config)["logger"]
-    with embedding_run(config) as run:
-        prepared = recipe.prepare(run.data, run.seed)
-        trained = fit(prepared.model, prepared.taught, settings, run.folder, run.seed, make_loggers(loggers))
-        vectors = encode(trained, prepared.profiled, run.folder)
-        if trained.trainer.is_global_zero:
-            quality = prepared.report(trained)
-            monitor, _ = prepared.model.monitor
-            found = {**quality, "epochs": trained.epochs, monitor: trained.best_score}
-            run.save(prepared.profiled.clients, vectors, found)
+    chosen, settings = recipe.of(config), parse(TrainerSettings, config, at="trainer")
+    prepared = chosen.prepare(run.data, run.seed)
+    loggers = make_loggers(resolved(config)["logger"])
+    trained = fit(prepared.model, prepared.taught, settings, run.folder, run.seed, loggers)
+    vectors = encode(trained, prepared.profiled, run.folder)
+    if trained.trainer.is_global_zero:
+        quality = prepared.report(trained)
+        monitor, _ = prepared.model.monitor
+        found = {**quality, "epochs": trained.epochs, monitor: trained.best_score}
+        run.save(prepared.profiled.clients, vectors, found)

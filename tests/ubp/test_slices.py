@@ -2,8 +2,19 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ubp.host_reads import host_reads
 from ubp.errors import UserError
-from ubp.slices import FIRST, Slices, SliceSettings, profile_of, real_targets, require_profile, trimmed
+from ubp.slices import (
+    FIRST,
+    REAL,
+    Slices,
+    SliceSettings,
+    profile_of,
+    real_targets,
+    require_profile,
+    trimmed,
+    with_targets,
+)
 from ubp.training import LENGTHS
 
 
@@ -114,3 +125,16 @@ def test_profiles_against_a_loop():
 def test_lengths_that_make_no_sense(lengths):
     with pytest.raises(UserError, match="must be at least"):
         SliceSettings(*lengths)
+
+
+def test_real_places_are_those_of_the_mask_and_read_nothing_on_the_device():
+    batch = slices([2, 20, 9]).batch(np.arange(3), np.random.default_rng(1))
+    piece = {name: values[:1] for name, values in batch.items()}
+    told = with_targets(piece)
+    assert told["sku"].shape == (1, 2)  # cut to what the piece needs
+    batch = with_targets(batch)
+    wanted = batch["sku"][:, 1:][real_targets(batch)]
+    with host_reads() as reads:
+        found = batch["sku"][:, 1:].flatten().index_select(0, batch[REAL])
+    assert found.tolist() == wanted.tolist()
+    assert reads == []

@@ -7,9 +7,22 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ubp.host_reads import host_reads
 from tests.ubp.training_toy import Copier, Numbers, settings
 from ubp.errors import UserError
-from ubp.training import encode, fit, make_loggers, split_rows
+from ubp.training import (
+    _choose_kernels,
+    as_it_is,
+    encode,
+    fit,
+    in_pieces,
+    limited_threads,
+    losses_of,
+    make_loggers,
+    split_rows,
+    threads_for,
+    to_device,
+)
 
 
 def weights(trained):
@@ -55,6 +68,152 @@ def test_a_step_in_pieces_is_the_step_as_a_whole(piece, tmp_path):
     pieces = fit(Copier(dropout=0), Numbers(), settings(piece=piece), tmp_path / "pieces", seed=1)
     torch.testing.assert_close(weights(pieces), weights(whole), rtol=1e-4, atol=1e-6)
     assert pieces.best_score == pytest.approx(whole.best_score, rel=1e-4)
+
+
+def test_batches_by_two_spawned_processes_give_the_same_bits(undisturbed, tmp_path):
+    spawned = fit(Copier(), Numbers(), settings(workers=2), tmp_path, seed=1)
+    assert torch.equal(weights(spawned), weights(undisturbed[0]))
+    assert spawned.best_score == undisturbed[0].best_score
+
+
+def test_workers_are_two_for_a_gpu_unless_their_number_is_said():
+    assert (settings().workers_on("cuda"), settings().workers_on("cpu")) == (2, 0)
+    assert (settings(workers=0).workers_on("cuda"), settings(workers=5).workers_on("cpu")) == (0, 5)
+
+
+class Told(Copier):
+    """Remembers the loss and the rows of each step."""
+
+    steps_seen: list[list[tuple[float, int]]]
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.steps_seen = []
+
+    def loss(self, batch):
+        loss = super().loss(batch)
+        if self.training:
+            self.steps_seen.append((float(loss.detach()), len(batch["rows"])))
+        return loss
+
+
+def test_an_epochs_line_says_the_mean_loss_of_the_epoch(tmp_path, caplog):
+    model = Told()
+    with caplog.at_level("INFO", logger="ubp.lightning_loop"):
+        fit(model, Numbers(), settings(max_epochs=2, learning_rate=0.05), tmp_path, seed=1)
+    said = [float(loss) for loss in re.findall(r"train_loss ([\d.]+)", caplog.text)]
+    epochs = np.array_split(np.array(model.steps_seen), 2)
+    assert len({rows for _, rows in model.steps_seen}) > 1  # the last batch is smaller, and weighs less
+    wanted = [np.average(steps[:, 0], weights=steps[:, 1]) for steps in epochs]
+    assert said == pytest.approx(wanted, abs=6e-5)
+    assert abs(said[0] - model.steps_seen[len(epochs[0]) - 1][0]) > 1e-3  # not the last batch's
+
+
+class Threaded(Copier):
+    """Remembers how many threads its losses and vectors were worked out with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def loss(self, batch):
+        self.seen.add(torch.get_num_threads())
+        return super().loss(batch)
+
+    def encode(self, batch):
+        self.seen.add(torch.get_num_threads())
+        return super().encode(batch)
+
+
+@pytest.mark.parametrize(("asked", "allowed", "seen"), [(None, None, 1), (2, None, 2), (2, "1", 1), (1, "4", 1)])
+def test_training_and_encoding_take_their_threads_and_give_them_back(asked, allowed, seen, tmp_path, monkeypatch):
+    if allowed is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    model = Threaded()
+    with limited_threads(3):
+        trained = fit(model, Numbers(), settings(threads=asked, max_epochs=1), tmp_path, seed=1)
+        assert model.seen == {seen}
+        model.seen.clear()
+        encode(trained, Numbers(), tmp_path)
+        assert model.seen == {seen}
+        assert torch.get_num_threads() == 3
+
+
+class Wide(Copier):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+
+def test_threads_are_chosen_by_the_size_of_the_products():
+    """Rows 64, tokens 4; a recurrent layer goes token by token, a table of vectors is no product."""
+    sizes = settings(batch_size=256)
+    with limited_threads(3):
+        chosen = {
+            name: threads_for(Wide(layer), Numbers(), sizes)
+            for name, layer in {
+                "small": torch.nn.Linear(256, 256),
+                "large": torch.nn.Linear(512, 512),
+                "recurrent": torch.nn.GRU(256, 256),
+                "wide recurrent": torch.nn.GRU(512, 512),
+                "table": torch.nn.Embedding(10_000, 64),
+            }.items()
+        }
+        assert chosen == {"small": 1, "large": 3, "recurrent": 1, "wide recurrent": 3, "table": 1}
+        assert threads_for(Wide(torch.nn.Linear(512, 512)), Numbers(), settings(batch_size=4)) == 1
+    assert Wide(torch.nn.GRU(256, 128)).product(rows=32, time=99) == 32 * 128 * 3 * 128
+
+
+def test_kernels_are_deterministic_on_a_cpu_and_the_fastest_elsewhere(tmp_path):
+    fit(Copier(), Numbers(), settings(max_epochs=1), tmp_path, seed=1)
+    assert torch.are_deterministic_algorithms_enabled()
+    _choose_kernels(torch.device("cuda"))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def step(model, pieces, optimizers):
+    """What `fit` does in a step."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    losses = []
+    for loss, _ in losses_of(model, pieces):
+        loss.backward()
+        losses.append(loss.detach())
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return torch.stack(losses).sum()
+
+
+def test_a_step_reads_nothing_back_from_the_device():
+    model = Copier()
+    pieces = in_pieces(Numbers().batch(np.arange(20)), 8, as_it_is)
+    optimizers = model.optimizers(0.01)
+    with host_reads() as reads:
+        step(model, pieces, optimizers)
+    assert reads == []
+    with host_reads() as reads:
+        pieces[0]["values"][pieces[0]["rows"] > 2]
+        int(pieces[0]["rows"].max())
+    assert len(reads) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_step_on_a_gpu_makes_nobody_wait():
+    device = torch.device("cuda")
+    model = Copier().to(device)
+    optimizers = model.optimizers(0.01)
+    pieces = [to_device(piece, device) for piece in in_pieces(Numbers().batch(np.arange(20)), 8, model.on_host)]
+    step(model, pieces, optimizers)  # the first one sets things up
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(model, pieces, optimizers)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 class Recaller(Copier):
@@ -137,6 +296,8 @@ def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
         ({"batch_size": 0}, "trainer.batch_size=0: must be at least 1"),
         ({"max_epochs": 0}, "trainer.max_epochs=0: must be at least 1"),
         ({"piece": 0}, "trainer.piece=0: must be at least 1, or null"),
+        ({"threads": 0}, "trainer.threads=0: must be at least 1, or null"),
+        ({"workers": -1}, "trainer.workers=-1: must be at least 0, or null"),
         ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
         ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
     ],
