@@ -34,13 +34,11 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from lightfm import LightFM
-from lightfm.data import Dataset
 from omegaconf import DictConfig
 from scipy.sparse import coo_matrix, csr_matrix
 
@@ -50,6 +48,9 @@ from ubp.data import ChallengeData, collect
 from ubp.errors import UserError, require, require_positive
 from ubp.run import command, embedding_run
 from ubp.schema import EventType
+
+if TYPE_CHECKING:
+    from lightfm.data import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class Prepared:
         sku_features: float32 [skus, sku features].
     """
 
-    mapping: Dataset
+    mapping: "Dataset"
     weights: coo_matrix
     client_features: csr_matrix
     sku_features: csr_matrix
@@ -205,7 +206,7 @@ def prepare(data: ChallengeData, pairs: pl.DataFrame, settings: Features) -> Pre
     clients, client_features, skus, sku_features = mapping.mapping()
     rows = numbers(clients, pairs[schema.CLIENT_ID].to_numpy())
     columns = numbers(skus, pairs[schema.SKU].to_numpy())
-    weights = coo_matrix((pairs["weight"].to_numpy(), (rows, columns)), mapping.interactions_shape())
+    weights = coo_matrix((pairs["weight"].to_numpy(writable=True), (rows, columns)), mapping.interactions_shape())
     searches = data.events(EventType.SEARCH_QUERY).select(schema.CLIENT_ID, codes=schema.QUERY)
     names = data.properties().select(schema.SKU, codes=schema.NAME)
     return Prepared(
@@ -216,8 +217,10 @@ def prepare(data: ChallengeData, pairs: pl.DataFrame, settings: Features) -> Pre
     )
 
 
-def fit_mapping(pairs: pl.DataFrame, settings: Features) -> Dataset:
+def fit_mapping(pairs: pl.DataFrame, settings: Features) -> "Dataset":
     """LightFM's own mapping of ids and features to numbers; a code's feature is called ``(position, code)``."""
+    from lightfm.data import Dataset  # two seconds, which a block that is there does not need
+
     codes = [(position, code) for position in range(schema.CODES) for code in range(schema.CODE_BOOK)]
     mapping = Dataset()
     mapping.fit(
@@ -309,6 +312,8 @@ def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> npt.NDArray
     Raises:
         UserError: it diverges, as with settings that overflow.
     """
+    from lightfm import LightFM
+
     model = LightFM(
         no_components=settings.components,
         loss=settings.loss,

@@ -295,3 +295,10 @@ def test_settings_that_overflow_are_one_line(tiny):
     with pytest.raises(UserError, match="try a smaller learning_rate") as caught:
         learn(prepared, dataclasses.replace(SMALL, learning_rate=1e38), seed=0)
     assert len(caught.value.messages) == 1
+
+
+def test_pairs_in_one_piece_of_memory_can_be_learnt_from(tiny):
+    """As Polars gives them with one thread: numpy then sees memory that must not be written to."""
+    data = tiny[1]
+    pairs = weighted_pairs(data, PAIRS).rechunk()
+    assert np.isfinite(learn(prepare(data, pairs, BOTH), SMALL, seed=1)).all()
