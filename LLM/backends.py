@@ -11,7 +11,7 @@ A text's vector is the model's last hidden states, pooled:
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,6 @@ from LLM.tokens import IDS, Tokens
 from ubp.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-POOLINGS: Final = ("mean", "last")
-BACKENDS: Final = ("transformers", "vllm")
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Vectors = npt.NDArray[np.float32]
 Texts = npt.NDArray[np.int64]
@@ -68,7 +64,7 @@ def open_backend(backend: str, folder: Path, pooling: str, dtype: str, token_bud
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = ("bfloat16" if device.type == "cuda" else "float32") if dtype == "auto" else dtype
     logger.info("transformers on %s, %s, %s pooling", device.type, chosen, pooling)
-    return TransformersBackend(load_model(folder, DTYPES[chosen]), device, pooling, token_budget)
+    return TransformersBackend(load_model(folder, getattr(torch, chosen)), device, pooling, token_budget)
 
 
 class TransformersBackend:

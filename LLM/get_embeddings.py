@@ -15,22 +15,22 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
-from sklearn.decomposition import PCA
 
-from LLM.backends import BACKENDS, DTYPES, POOLINGS, Vectors, open_backend
-from LLM.models import find_model, load_tokeniser, weights_fingerprint, window
-from LLM.shards import encode_all, keep_only_of
+from LLM.choices import BACKENDS, DTYPES, POOLINGS
 from LLM.tokens import Tokens, open_or_tokenise
 from ubp.config import Common, parse
 from ubp.data import ChallengeData
 from ubp.embeddings import read_lineage
 from ubp.errors import UserError, require, require_positive
 from ubp.run import command, embedding_run
+
+if TYPE_CHECKING:
+    from LLM.backends import Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +125,17 @@ def require_same_history(texts: Path, data: ChallengeData, common: Common) -> No
         raise UserError(f"{texts}: made from another history than {data.folder} as asked for; make it again: {again}")
 
 
-def read_by(settings: LanguageModelSettings, texts: Path, folder: Path) -> tuple[Tokens, Vectors, dict[str, Any]]:
+def read_by(settings: LanguageModelSettings, texts: Path, folder: Path) -> tuple[Tokens, "Vectors", dict[str, Any]]:
     """The texts' tokens, their vectors float32 [texts, width], and what is to be noted of the reading.
 
     Raises:
         UserError: the model cannot be had or does not work.
     """
+    # Imported where there is something to read: torch and the hub's client take seconds.
+    from LLM.backends import open_backend
+    from LLM.models import find_model, load_tokeniser, weights_fingerprint, window
+    from LLM.shards import encode_all, keep_only_of
+
     weights = find_model(settings.model, settings.models)
     model = weights_fingerprint(weights)
     keep_only_of(folder, model)
@@ -148,8 +153,8 @@ def read_by(settings: LanguageModelSettings, texts: Path, folder: Path) -> tuple
 
 
 def reduce(
-    vectors: Vectors, text_of: npt.NDArray[np.int64], n_components: int, pca_clients: int, seed: int
-) -> tuple[Vectors, float]:
+    vectors: "Vectors", text_of: npt.NDArray[np.int64], n_components: int, pca_clients: int, seed: int
+) -> tuple["Vectors", float]:
     """Vectors of fewer columns, by a PCA over clients.
 
     The covariance is taken in float64: language models have single dimensions whose mean is a thousand times
@@ -168,6 +173,8 @@ def reduce(
     Raises:
         UserError: the model or the clients are too few for so many components.
     """
+    from sklearn.decomposition import PCA
+
     for what, most in (("clients with a text", len(text_of)), ("columns of the model", vectors.shape[1])):
         if n_components > most:
             raise UserError(f"n_components={n_components}: only {most:,} {what}; at most n_components={most}")

@@ -16,7 +16,8 @@ from benchmarks.probe_agreement import probe
 from scripts.evaluate import choose_device
 from ubp.config import Common, composed, parse
 from ubp.data import ChallengeData
-from ubp.evaluation.scoring import Profiles, Scores, score
+from ubp.evaluation.scores import Profiles, Scores
+from ubp.evaluation.scoring import score
 from ubp.merge import Profile, find_blocks, merge
 from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, show

@@ -23,7 +23,8 @@ from sklearn.preprocessing import QuantileTransformer
 from scripts.evaluate import asked_embeddings
 from ubp.config import Common
 from ubp.data import ChallengeData
-from ubp.evaluation.scoring import Profiles, load_profiles, task_data
+from ubp.evaluation.scores import Profiles, load_profiles
+from ubp.evaluation.scoring import task_data
 from ubp.evaluation.tasks import TASKS
 from ubp.run import closing_line, command, show
 

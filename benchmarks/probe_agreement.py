@@ -11,10 +11,9 @@ from omegaconf import DictConfig
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from scripts.evaluate import choose_device, evaluate
+from scripts.evaluate import evaluate
 from ubp.config import Common, composed, parse
-from ubp.evaluation.judge import Probe
-from ubp.evaluation.scoring import load_profiles
+from ubp.evaluation.scores import Probe, load_profiles
 from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, show
 
@@ -28,12 +27,11 @@ def probe(name: str) -> Probe:
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     data, folder = common.data(), common.paths.embeddings(common.submit)
-    device = choose_device("auto")
     judge, light = probe("judge"), probe("light")
     rows: list[tuple[str, float, float]] = []
     for name in config.things:
         profiles = load_profiles(name, folder, data)
-        by_judge, by_light = (evaluate(profiles, by, data, device, common.overwrite).total for by in (judge, light))
+        by_judge, by_light = (evaluate(profiles, by, data, "auto", common.overwrite).total for by in (judge, light))
         rows.append((name, by_judge, by_light))
     rows.sort(key=lambda row: -row[1])
     table = Table("block or entry", "judge", "light")

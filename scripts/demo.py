@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from ubp.config import Common, composed
 from ubp.errors import UserError
-from ubp.evaluation.scoring import Scores, scores_file, scores_table
+from ubp.evaluation.scores import Scores, scores_file, scores_table
 from ubp.paths import CONFIGS, REPOSITORY
 from ubp.run import closing_line, command, say, show
 

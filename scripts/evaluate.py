@@ -11,28 +11,32 @@ Prints a table and writes ``scores.json`` (``scores_light.json``) beside the ent
 
 import hashlib
 import logging
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ubp.config import Common, parse
 from ubp.data import ChallengeData
 from ubp.errors import UserError
-from ubp.evaluation.judge import Probe
-from ubp.evaluation.scoring import Profiles, Scores, load_profiles, probe_title, score, scores_file, scores_table
+from ubp.evaluation.scores import Probe, Profiles, Scores, load_profiles, probe_title, scores_file, scores_table
 from ubp.files import digest_of, fingerprint
 from ubp.paths import DataPaths
 from ubp.run import closing_line, command, show
 
+if TYPE_CHECKING:  # seconds of imports, for what is not scored yet
+    import torch
+
 logger = logging.getLogger(__name__)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> "torch.device":
     """The device that ``device=`` names.
 
     Raises:
         UserError: torch does not know it or does not have it.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -60,28 +64,41 @@ def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> str:
     return digest_of(ids, vectors, probe, *targets)
 
 
+def score_anew(profiles: Profiles, probe: Probe, paths: DataPaths, device: str) -> Scores:
+    """Score it on the device that ``device=`` names; the same bits each time on a CPU."""
+    import torch
+
+    from ubp.evaluation.scoring import score
+
+    chosen = choose_device(device)
+    torch.use_deterministic_algorithms(chosen.type == "cpu", warn_only=True)
+    return score(profiles, probe, paths, chosen)
+
+
 @command("scripts", "evaluate")
 def main(config: DictConfig) -> None:
     common, probe = Common.of(config), parse(Probe, config, at="probe")
     asked = asked_embeddings(config)
     data = common.data(submit=False)
-    device = choose_device(config.device)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     loaded = [load_profiles(name, common.paths.embeddings(common.submit), data) for name in asked]
-    rows = [evaluate(profiles, probe, data, device, common.overwrite) for profiles in loaded]
+    rows = [evaluate(profiles, probe, data, config.device, common.overwrite) for profiles in loaded]
     show(scores_table(rows, probe_title(probe)))
     for profiles in loaded:
         closing_line(f"{profiles.name} scored", scores_file(profiles.path, probe.name), *profiles.vectors.shape)
 
 
-def evaluate(profiles: Profiles, probe: Probe, data: ChallengeData, device: torch.device, overwrite: bool) -> Scores:
-    """Score it, unless that was done before."""
+def evaluate(profiles: Profiles, probe: Probe, data: ChallengeData, device: str, overwrite: bool) -> Scores:
+    """Score it, unless that was done before.
+
+    Raises:
+        UserError: see `choose_device` and `ubp.evaluation.scoring.score`.
+    """
     made_from, file = what_counts(profiles, probe, data.paths), scores_file(profiles.path, probe.name)
     before = None if overwrite else Scores.read(file, made_from)
     if before is not None:
         logger.info("%s: scored before (overwrite=True scores it again)", profiles.name)
         return before
-    scores = score(profiles, probe, data.paths, device)
+    scores = score_anew(profiles, probe, data.paths, device)
     scores.write(file, made_from)
     return scores
 

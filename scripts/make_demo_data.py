@@ -45,9 +45,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from omegaconf import DictConfig
-from sklearn.cluster import KMeans
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ubp import schema
 from ubp.config import Common
@@ -134,6 +131,11 @@ class NameCodes:
     """A product quantiser of texts: 16 codes, each from a code book of its own."""
 
     def __init__(self, texts: list[str], seed: int) -> None:
+        # Imported where texts get their codes: a second and a half, which a log that is there does not need.
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         self._words = TfidfVectorizer(token_pattern=r"[a-z0-9.]+", sublinear_tf=True)  # noqa: S106 (words)
         self._svd = TruncatedSVD(COMPONENTS, random_state=seed)
         vectors = self._svd.fit_transform(self._words.fit_transform(texts))

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ALS.als_embeddings import AlsSettings, Interactions
 from ubp.config import Common, parse, resolved
-from ubp.evaluation.judge import Probe
+from ubp.evaluation.scores import Probe
 from ubp.evaluation.tasks import TargetRules
 from ubp.merge import Profile
 from ubp.paths import CONFIGS, REPOSITORY

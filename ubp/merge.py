@@ -5,18 +5,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra.utils
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from hydra.errors import HydraException
-from sklearn.base import TransformerMixin
 
 from ubp import schema
 from ubp.embeddings import EmbeddingTable, read_lineage
 from ubp.errors import UserError, name_some
+
+if TYPE_CHECKING:  # a second of imports; Hydra makes the transformers that a merge names
+    from sklearn.base import TransformerMixin
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +237,7 @@ def _transformed(values: Matrix, transformer: Transformer | None) -> Matrix:
     return np.asarray(_instance(transformer).fit_transform(values), dtype=np.float32)
 
 
-def _instance(transformer: Transformer) -> TransformerMixin:
+def _instance(transformer: Transformer) -> "TransformerMixin":
     if "_target_" not in transformer:
         raise UserError(f"{transformer}: a transformer needs its _target_, such as sklearn.preprocessing.Normalizer")
     try:

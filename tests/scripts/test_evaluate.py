@@ -4,14 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from scripts import evaluate as command
 from ubp.data import ChallengeData
 from ubp.errors import UserError
-from ubp.evaluation.judge import Probe
-from ubp.evaluation.scoring import Profiles, Scores
+from ubp.evaluation.scores import Probe, Profiles, Scores
 from ubp.evaluation.tasks import TASKS
 
 PROBE = Probe("light", 16, 32, epochs=1, seeds=(0,))
@@ -29,13 +27,13 @@ def scored(history, monkeypatch):
         calls.append(probe)
         return Scores(profiles.name, 2, probe.name, {task.name: 0.5 for task in TASKS}, 3.0, 0.0, {})
 
-    monkeypatch.setattr(command, "score", score)
+    monkeypatch.setattr(command, "score_anew", score)
     profiles = Profiles("a", history.root / "a.parquet", np.arange(3), np.ones((3, 2), np.float32))
     return profiles, data, calls
 
 
 def evaluate(profiles, data, probe=PROBE, overwrite=False) -> Scores:
-    return command.evaluate(profiles, probe, data, torch.device("cpu"), overwrite)
+    return command.evaluate(profiles, probe, data, "cpu", overwrite)
 
 
 def test_the_same_is_scored_once(scored):

@@ -13,33 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ubp.evaluation.metrics import TaskMetrics, TaskScore
+from ubp.evaluation.scores import Probe
 from ubp.evaluation.tasks import Targets, Task
-
-
-@dataclass(frozen=True)
-class Probe:
-    """How profiles are scored; the defaults are the judge's.
-
-    Attributes:
-        name: as it stands in tables and scores.
-        thin: width of the residual stream.
-        wide: hidden units of a block.
-        epochs: the best of them counts.
-        batch_size: rows a step, for training and for scoring.
-        learning_rate: of AdamW.
-        seeds: one run each; their mean counts.
-        side_by_side: on a CPU, one run a core instead of all cores on one run: faster for small models.
-    """
-
-    name: str = "judge"
-    thin: int = 2048
-    wide: int = 4096
-    epochs: int = 3
-    batch_size: int = 128
-    learning_rate: float = 0.001
-    seeds: tuple[int, ...] = (1278,)
-    side_by_side: bool = False
-
 
 # torch's seed is the whole process's: nobody else may draw while a model draws its first weights.
 _SEEDING = threading.Lock()

@@ -11,7 +11,8 @@ from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
 from ubp.evaluation import judge as judge_module
 from ubp.evaluation import scoring
-from ubp.evaluation.judge import JudgeModel, Probe, TaskData, judge
+from ubp.evaluation.judge import JudgeModel, TaskData, judge
+from ubp.evaluation.scores import Probe
 from ubp.evaluation.tasks import TASKS, Targets
 
 OF = {task.name: task for task in TASKS}

@@ -11,8 +11,9 @@ from ubp.embeddings import EmbeddingTable
 from ubp.entry import write_entry
 from ubp.errors import UserError
 from ubp.evaluation import scoring
-from ubp.evaluation.judge import Probe, judge
-from ubp.evaluation.scoring import Scores, load_profiles, score, scores_file, task_data
+from ubp.evaluation.judge import judge
+from ubp.evaluation.scores import Probe, Scores, load_profiles, scores_file
+from ubp.evaluation.scoring import score, task_data
 from ubp.evaluation.tasks import TASKS, TargetRules, make_targets
 from ubp.split import SplitDates, write_split
 
