@@ -155,10 +155,16 @@ def real_targets(batch: Batch) -> torch.Tensor:
 
 
 def with_targets(batch: Batch) -> Batch:
-    """`trimmed`, and ``real`` int64 [positions], the places of `real_targets` in [rows × (time − 1)].
+    """`trimmed`, and ``real`` int64 [positions], the places of `real_targets` in [rows × (time − 1)], laid out flat.
 
-    For models' `ubp.training.SequenceModel.on_host`: ``outputs.flatten(0, 1).index_select(0, batch[REAL])`` are
-    those of the places but the last where an event follows, rows after rows.
+    For models' `ubp.training.SequenceModel.on_host`. A batch that has them already is left as it is.
     """
+    if REAL in batch:
+        return batch
     batch = trimmed(batch)
     return {**batch, REAL: real_targets(batch).flatten().nonzero()[:, 0]}
+
+
+def at_targets(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Where an event follows, of [rows, time − 1, …] that of a batch `with_targets`: [positions, …]."""
+    return values.flatten(0, 1).index_select(0, batch[REAL])
