@@ -12,7 +12,7 @@ from ubp.errors import require, require_positive
 from ubp.sequences import Selection, gather
 from ubp.training import LENGTHS, Batch, Rows
 
-FIRST, REAL = "first", "real"  # keys of a batch
+FIRST = "first"  # key of a batch
 LAST, SUM = "last", "sum"  # kinds of profiles
 
 
@@ -152,6 +152,9 @@ def real_targets(batch: Batch) -> torch.Tensor:
     """Where an event follows: bool [rows, time − 1], for the outputs at all places but the last."""
     time = next(iter(batch.values())).shape[1]
     return torch.arange(1, time, device=batch[LENGTHS].device) < batch[LENGTHS][:, None]
+
+
+REAL = "real"  # key of a batch
 
 
 def with_targets(batch: Batch) -> Batch:

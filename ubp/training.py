@@ -128,6 +128,10 @@ class SequenceModel(nn.Module, ABC):
         """What steps the weights: one Adam, unless a model has sparse gradients, which need one of their own."""
         return [torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)]
 
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """The vectors: float [rows, width]."""
+
     def product(self, rows: int, time: int) -> int:
         """Multiply-adds of one matrix product in a step, the larger the better shared between threads.
 
@@ -143,10 +147,6 @@ class SequenceModel(nn.Module, ABC):
             return rows * max(layer.get_parameter("weight_hh_l0").numel() for layer in layers)
         tables = {module.weight for module in self.modules() if isinstance(module, nn.Embedding)}
         return rows * time * max((weight.numel() for weight in self.parameters() if weight not in tables), default=0)
-
-    @abstractmethod
-    def encode(self, batch: Batch) -> Tensor:
-        """The vectors: float [rows, width]."""
 
 
 Model = TypeVar("Model", bound=SequenceModel)

@@ -41,6 +41,20 @@ def test_without_a_generator_the_newest_events_are_given():
     assert source.lengths.tolist() == [2, 6, 6]
 
 
+def test_real_places_are_those_of_the_mask_and_read_nothing_on_the_device():
+    batch = slices([2, 20, 9]).batch(np.arange(3), np.random.default_rng(1))
+    piece = {name: values[:1] for name, values in batch.items()}
+    told = with_targets(piece)
+    assert told["sku"].shape == (1, 2)  # cut to what the piece needs
+    batch = with_targets(batch)
+    wanted = batch["sku"][:, 1:][real_targets(batch)]
+    with host_reads() as reads:
+        found = at_targets(batch["sku"][:, 1:], batch)
+        assert with_targets(batch)[REAL] is batch[REAL]
+    assert found.tolist() == wanted.tolist()
+    assert reads == []
+
+
 def test_in_training_slices_are_random_and_hold_the_event_that_follows():
     source = slices([2, 20, 9])
     rows = np.arange(3)
@@ -126,17 +140,3 @@ def test_profiles_against_a_loop():
 def test_lengths_that_make_no_sense(lengths):
     with pytest.raises(UserError, match="must be at least"):
         SliceSettings(*lengths)
-
-
-def test_real_places_are_those_of_the_mask_and_read_nothing_on_the_device():
-    batch = slices([2, 20, 9]).batch(np.arange(3), np.random.default_rng(1))
-    piece = {name: values[:1] for name, values in batch.items()}
-    told = with_targets(piece)
-    assert told["sku"].shape == (1, 2)  # cut to what the piece needs
-    batch = with_targets(batch)
-    wanted = batch["sku"][:, 1:][real_targets(batch)]
-    with host_reads() as reads:
-        found = at_targets(batch["sku"][:, 1:], batch)
-        assert with_targets(batch)[REAL] is batch[REAL]
-    assert found.tolist() == wanted.tolist()
-    assert reads == []

@@ -70,6 +70,136 @@ def test_a_step_in_pieces_is_the_step_as_a_whole(piece, tmp_path):
     assert pieces.best_score == pytest.approx(whole.best_score, rel=1e-4)
 
 
+class Recaller(Copier):
+    """Has a table of rows whose gradients are sparse, and is judged by a score that is better when larger."""
+
+    monitor = ("closeness", "max")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(60, 7, sparse=True)
+
+    def loss(self, batch):
+        return ((self.table(batch["rows"]) + self.up(self.down(batch["values"])) - batch["values"]) ** 2).mean()
+
+    def validation_scores(self, batch):
+        return {"closeness": -self.loss(batch)}
+
+    def optimizers(self, learning_rate):
+        dense = [weight for name, weight in self.named_parameters() if not name.startswith("table")]
+        return [torch.optim.Adam(dense, learning_rate), torch.optim.SparseAdam(self.table.parameters(), learning_rate)]
+
+
+def test_a_model_may_bring_sparse_gradients_and_a_score_of_its_own(tmp_path):
+    before = Recaller().table.weight.detach().clone()
+    trained = fit(Recaller(), Numbers(), settings(piece=3), tmp_path, seed=1)
+    changed = (trained.model.table.weight != before).any(dim=1).nonzero().flatten().numpy()
+    np.testing.assert_array_equal(changed, trained.parts.train)  # only the rows that training met
+    with torch.inference_mode():
+        wanted = -trained.model.eval().loss(Numbers().batch(trained.parts.validation))
+    assert trained.best_score == pytest.approx(float(wanted), rel=1e-5)
+
+
+class Drawing(Numbers):
+    """Remembers what was drawn for its batches."""
+
+    def batch(self, rows, generator=None):
+        self.__dict__.setdefault("drawn", []).append(None if generator is None else float(generator.random()))
+        return super().batch(rows)
+
+
+def test_what_a_source_draws_in_training_differs_from_step_to_step_and_not_from_run_to_run(tmp_path):
+    source, again = Drawing(), Drawing()
+    fit(Copier(), source, settings(max_epochs=2), tmp_path / "one", seed=1)
+    fit(Copier(), again, settings(max_epochs=2), tmp_path / "two", seed=1)
+    drawn = [number for number in source.drawn if number is not None]
+    assert source.drawn == again.drawn
+    assert len(drawn) == len(set(drawn)) == 2 * 8  # steps
+    assert None in source.drawn  # validation
+
+
+def test_the_best_epoch_is_the_one_that_is_used(tmp_path):
+    """With a huge learning rate the first epoch is the best; its weights come back, not the last ones."""
+    trained = fit(Copier(), Numbers(), settings(learning_rate=0.5, max_epochs=6, patience=6), tmp_path, seed=1)
+    batch = Numbers().batch(trained.parts.validation)
+    with torch.inference_mode():
+        assert float(trained.model.eval().loss(batch)) == pytest.approx(trained.best_score, rel=1e-5)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert not torch.equal(last["model.down.weight"], trained.model.down.weight)
+
+
+def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path):
+    trained = fit(Copier(), Numbers(), settings(learning_rate=0.0, max_epochs=50, patience=2), tmp_path, seed=1)
+    assert trained.epochs == 3
+
+
+def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
+    """Killed while it encoded or saved, and given again."""
+    patient = settings(learning_rate=0.1, max_epochs=60, patience=2)
+    first = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
+    assert first.epochs < 60
+    again = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
+    assert again.epochs == first.epochs
+    assert torch.equal(weights(again), weights(first))
+    np.testing.assert_array_equal(encode(again, Numbers(), tmp_path), encode(first, Numbers(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"batch_size": 0}, "trainer.batch_size=0: must be at least 1"),
+        ({"max_epochs": 0}, "trainer.max_epochs=0: must be at least 1"),
+        ({"piece": 0}, "trainer.piece=0: must be at least 1, or null"),
+        ({"threads": 0}, "trainer.threads=0: must be at least 1, or null"),
+        ({"workers": -1}, "trainer.workers=-1: must be at least 0, or null"),
+        ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
+        ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(change, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        settings(**change)
+
+
+@pytest.mark.parametrize("change", [{"strategy": "foo"}, {"precision": "foo"}, {"accelerator": "foo"}])
+def test_what_lightning_refuses_is_one_line(change, tmp_path):
+    with pytest.raises(UserError, match=r"^trainer: [^\n]+$"):
+        fit(Copier(), Numbers(), settings(**change), tmp_path, seed=1)
+
+
+def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed, tmp_path):
+    trained, _ = undisturbed
+    vectors = encode(trained, Numbers(41), tmp_path)
+    np.testing.assert_array_equal(vectors[:, 0], np.arange(41))
+    with torch.inference_mode():
+        alone = [trained.model.eval().encode(Numbers().batch(np.array([row])))[0].numpy() for row in range(41)]
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+
+
+def test_two_processes_train_and_encode_every_row_once(tmp_path):
+    script = Path(__file__).with_name("training_toy.py")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    vectors = np.load(tmp_path / "vectors.npy")
+    np.testing.assert_array_equal(vectors[:, 0], np.arange(53))
+    assert np.isfinite(vectors).all()
+    assert not list(tmp_path.glob("part-*"))
+
+
+def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
+    class Broken(Copier):
+        def loss(self, batch):
+            return super().loss(batch) * float("nan")
+
+    with pytest.raises(UserError, match=r"trainer\.learning_rate"):
+        fit(Broken(), Numbers(), settings(), tmp_path, seed=1)
+
+
+def test_a_logger_that_is_not_installed_says_what_to_do():
+    with pytest.raises(UserError, match="install its package or choose logger=csv"):
+        make_loggers({"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger"}})
+
+
 def test_batches_by_two_spawned_processes_give_the_same_bits(undisturbed, tmp_path):
     spawned = fit(Copier(), Numbers(), settings(workers=2), tmp_path, seed=1)
     assert torch.equal(weights(spawned), weights(undisturbed[0]))
@@ -214,133 +344,3 @@ def test_a_step_on_a_gpu_makes_nobody_wait():
         step(model, pieces, optimizers)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-class Recaller(Copier):
-    """Has a table of rows whose gradients are sparse, and is judged by a score that is better when larger."""
-
-    monitor = ("closeness", "max")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = torch.nn.Embedding(60, 7, sparse=True)
-
-    def loss(self, batch):
-        return ((self.table(batch["rows"]) + self.up(self.down(batch["values"])) - batch["values"]) ** 2).mean()
-
-    def validation_scores(self, batch):
-        return {"closeness": -self.loss(batch)}
-
-    def optimizers(self, learning_rate):
-        dense = [weight for name, weight in self.named_parameters() if not name.startswith("table")]
-        return [torch.optim.Adam(dense, learning_rate), torch.optim.SparseAdam(self.table.parameters(), learning_rate)]
-
-
-def test_a_model_may_bring_sparse_gradients_and_a_score_of_its_own(tmp_path):
-    before = Recaller().table.weight.detach().clone()
-    trained = fit(Recaller(), Numbers(), settings(piece=3), tmp_path, seed=1)
-    changed = (trained.model.table.weight != before).any(dim=1).nonzero().flatten().numpy()
-    np.testing.assert_array_equal(changed, trained.parts.train)  # only the rows that training met
-    with torch.inference_mode():
-        wanted = -trained.model.eval().loss(Numbers().batch(trained.parts.validation))
-    assert trained.best_score == pytest.approx(float(wanted), rel=1e-5)
-
-
-class Drawing(Numbers):
-    """Remembers what was drawn for its batches."""
-
-    def batch(self, rows, generator=None):
-        self.__dict__.setdefault("drawn", []).append(None if generator is None else float(generator.random()))
-        return super().batch(rows)
-
-
-def test_what_a_source_draws_in_training_differs_from_step_to_step_and_not_from_run_to_run(tmp_path):
-    source, again = Drawing(), Drawing()
-    fit(Copier(), source, settings(max_epochs=2), tmp_path / "one", seed=1)
-    fit(Copier(), again, settings(max_epochs=2), tmp_path / "two", seed=1)
-    drawn = [number for number in source.drawn if number is not None]
-    assert source.drawn == again.drawn
-    assert len(drawn) == len(set(drawn)) == 2 * 8  # steps
-    assert None in source.drawn  # validation
-
-
-def test_the_best_epoch_is_the_one_that_is_used(tmp_path):
-    """With a huge learning rate the first epoch is the best; its weights come back, not the last ones."""
-    trained = fit(Copier(), Numbers(), settings(learning_rate=0.5, max_epochs=6, patience=6), tmp_path, seed=1)
-    batch = Numbers().batch(trained.parts.validation)
-    with torch.inference_mode():
-        assert float(trained.model.eval().loss(batch)) == pytest.approx(trained.best_score, rel=1e-5)
-    last = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
-    assert not torch.equal(last["model.down.weight"], trained.model.down.weight)
-
-
-def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path):
-    trained = fit(Copier(), Numbers(), settings(learning_rate=0.0, max_epochs=50, patience=2), tmp_path, seed=1)
-    assert trained.epochs == 3
-
-
-def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
-    """Killed while it encoded or saved, and given again."""
-    patient = settings(learning_rate=0.1, max_epochs=60, patience=2)
-    first = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
-    assert first.epochs < 60
-    again = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
-    assert again.epochs == first.epochs
-    assert torch.equal(weights(again), weights(first))
-    np.testing.assert_array_equal(encode(again, Numbers(), tmp_path), encode(first, Numbers(), tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"batch_size": 0}, "trainer.batch_size=0: must be at least 1"),
-        ({"max_epochs": 0}, "trainer.max_epochs=0: must be at least 1"),
-        ({"piece": 0}, "trainer.piece=0: must be at least 1, or null"),
-        ({"threads": 0}, "trainer.threads=0: must be at least 1, or null"),
-        ({"workers": -1}, "trainer.workers=-1: must be at least 0, or null"),
-        ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
-        ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
-    ],
-)
-def test_numbers_that_make_no_sense_are_refused(change, line):
-    with pytest.raises(UserError, match=re.escape(line)):
-        settings(**change)
-
-
-@pytest.mark.parametrize("change", [{"strategy": "foo"}, {"precision": "foo"}, {"accelerator": "foo"}])
-def test_what_lightning_refuses_is_one_line(change, tmp_path):
-    with pytest.raises(UserError, match=r"^trainer: [^\n]+$"):
-        fit(Copier(), Numbers(), settings(**change), tmp_path, seed=1)
-
-
-def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed, tmp_path):
-    trained, _ = undisturbed
-    vectors = encode(trained, Numbers(41), tmp_path)
-    np.testing.assert_array_equal(vectors[:, 0], np.arange(41))
-    with torch.inference_mode():
-        alone = [trained.model.eval().encode(Numbers().batch(np.array([row])))[0].numpy() for row in range(41)]
-    np.testing.assert_allclose(vectors, alone, atol=1e-6)
-
-
-def test_two_processes_train_and_encode_every_row_once(tmp_path):
-    script = Path(__file__).with_name("training_toy.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    vectors = np.load(tmp_path / "vectors.npy")
-    np.testing.assert_array_equal(vectors[:, 0], np.arange(53))
-    assert np.isfinite(vectors).all()
-    assert not list(tmp_path.glob("part-*"))
-
-
-def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
-    class Broken(Copier):
-        def loss(self, batch):
-            return super().loss(batch) * float("nan")
-
-    with pytest.raises(UserError, match=r"trainer\.learning_rate"):
-        fit(Broken(), Numbers(), settings(), tmp_path, seed=1)
-
-
-def test_a_logger_that_is_not_installed_says_what_to_do():
-    with pytest.raises(UserError, match="install its package or choose logger=csv"):
-        make_loggers({"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger"}})
