@@ -114,6 +114,16 @@ class SequenceModel(nn.Module, ABC):
         """What steps the weights: one Adam, unless a model has sparse gradients, which need one of their own."""
         return [torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)]
 
+    def use_dense_gradients(self) -> None:
+        """Give no sparse gradients from now on; `fit` calls it before `optimizers` where devices exchange gradients.
+
+        NCCL exchanges dense gradients alone. (gloo takes sparse ones, but what two processes on a CPU do shall be
+        what two GPUs do.) A table's rows that a step did not read then move too, by Adam's momentum.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                module.sparse = False
+
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:
         """The vectors: float [rows, width]."""
@@ -327,7 +337,14 @@ class _Training(lit.LightningModule):
         self.log_dict(scores, prog_bar=True, batch_size=len(next(iter(batch.values()))), sync_dist=True)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return self.model.optimizers(self._settings.learning_rate)
+        optimizers = self.model.optimizers(self._settings.learning_rate)
+        sparse = any(isinstance(optimizer, torch.optim.SparseAdam) for optimizer in optimizers)
+        if sparse and isinstance(self.trainer.strategy, ParallelStrategy):
+            raise UserError(
+                f"trainer.strategy={self._settings.strategy}: {type(self.model).__name__} has sparse gradients, "
+                "which devices cannot exchange; choose trainer.devices=1 trainer.strategy=auto"
+            )
+        return optimizers
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
@@ -406,7 +423,7 @@ def fit(
         The model, its rows by purpose, and the trainer for `encode`.
 
     Raises:
-        UserError: too few sequences, or the loss is no number.
+        UserError: too few sequences, the loss is no number, or sparse gradients on several devices.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else torch fills each new tensor, only to be overwritten.
@@ -426,6 +443,8 @@ def fit(
     if finished.exists():  # nothing is left to train, whatever stopped it then: only load what it learnt
         settings = replace(settings, max_epochs=int(finished.read_text()))
     trainer = _trainer(settings, [best, last, stop, _EpochLines(monitor)], loggers or [])
+    if isinstance(trainer.strategy, ParallelStrategy):
+        model.use_dense_gradients()
     training = _Training(model, source, parts, settings, seed, first_epoch)
     trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
     best_score = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
