@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ubp import schema
 from ubp.nn import CausalTransformer, tied_cross_entropy
 from ubp.ranking import ranks_of
-from ubp.slices import FIRST, LAST, profile_of, real_targets, trimmed
+from ubp.slices import FIRST, Pooling, read_in_windows, real_targets, trimmed
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 CATEGORY, EVENT, PRICE = COLUMNS = (schema.CATEGORY, "event", schema.PRICE)  # of a batch
@@ -30,12 +30,14 @@ class Usual:
     Attributes:
         categories: int64 [tokens], how often each token of a category occurs, special ones included.
         events: the same for event types.
-        price: the median.
+        price: the median, in buckets.
+        deviation: mean distance of the prices from it, in buckets, above 0.
     """
 
     categories: Tensor
     events: Tensor
     price: float
+    deviation: float
 
 
 def _log_shares(counts: Tensor) -> Tensor:
@@ -47,10 +49,12 @@ def _log_shares(counts: Tensor) -> Tensor:
 class NextSku(SequenceModel):
     """Reads (category, event type, price) of each event and says those of the next.
 
-    The vector of an event is [category's | event type's | price]. The hidden state is cut in the same way: its
-    first part is multiplied with the categories' own vectors, its second with the event types', its last
-    number is the price. A batch holds ``category`` and ``event`` int64, ``price`` float, [rows, time] each, and
-    what `ubp.slices.Slices` adds.
+    The vector of an event is [category's | event type's | price]. The hidden state is cut in the same way, and
+    each part goes through a linear layer: the first is then multiplied with the categories' own vectors, the
+    second with the event types', the last is the price. A price goes in as its distance from the median
+    over the mean distance, as small as the 127 numbers beside it: a bucket from 0 to 99 would drown them in the first
+    layer norm. In batches, losses and predictions it is in buckets. A batch holds ``category`` and ``event`` int64,
+    ``price`` float, [rows, time] each, and what `ubp.slices.Slices` adds.
 
     Args:
         usual: what is usual among the events; the model begins by saying that.
@@ -58,10 +62,11 @@ class NextSku(SequenceModel):
         event_width: of an event type's; with the price's 1 they add up to the profile's width.
         layers: of the transformer.
         heads: of its attention.
-        positions: the longest sequence.
-        dropout: see `CausalTransformer`.
+        positions: events that are read at a time, see `read_in_windows`.
+        dropout: see `CausalTransformer`, as for ``attention_dropout``.
+        attention_dropout: on the attention's weights.
         losses: their weights.
-        profile: see `profile_of`.
+        pooling: of the hidden states.
     """
 
     def __init__(
@@ -73,64 +78,84 @@ class NextSku(SequenceModel):
         heads: int,
         positions: int,
         dropout: float,
+        attention_dropout: float,
         losses: Losses,
-        profile: str = LAST,
+        pooling: Pooling,
     ) -> None:
         super().__init__()
         self.width = category_width + event_width + 1
         self.losses = losses
-        self.profile, self.positions = profile, positions
+        self.positions, self.pooling = positions, pooling
         self.category = nn.Embedding(len(usual.categories), category_width)
         self.event = nn.Embedding(len(usual.events), event_width)
         # Biases take hundreds of steps to come from zero to the popularities.
         self.category_bias = nn.Parameter(_log_shares(usual.categories))
         self.event_bias = nn.Parameter(_log_shares(usual.events))
-        self.transformer = CausalTransformer(self.width, layers, heads, positions, dropout)
+        self.transformer = CausalTransformer(self.width, layers, heads, positions, dropout, attention_dropout)
+        self.category_head = nn.Linear(category_width, category_width)
+        self.event_head = nn.Linear(event_width, event_width)
+        self.price_head = nn.Linear(1, 1)
+        nn.init.ones_(self.price_head.weight)  # one random number could be near 0
+        nn.init.zeros_(self.price_head.bias)
+        self.price_median, self.price_deviation = usual.price, usual.deviation
         for table in (self.category, self.event):  # logits of about 1: the last layer norm's outputs are of size 1
             nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
-        nn.init.constant_(self.transformer.gpt2.ln_f.bias[-1:], usual.price)
 
-    def _outputs(self, batch: Batch, time: int) -> Tensor:
-        """Hidden states at the first places: float [rows, time, width]."""
+    def _outputs(self, batch: Batch, time: int, lengths: Tensor) -> Tensor:
+        """Hidden states at the first places of sequences so long: float [rows, time, width]."""
         category, event = self.category(batch[CATEGORY][:, :time]), self.event(batch[EVENT][:, :time])
-        vectors = torch.cat([category, event, batch[PRICE][:, :time, None]], dim=-1)
-        outputs: Tensor = self.transformer(vectors, batch[FIRST])
-        return outputs
+        size = self.category.embedding_dim**-0.5  # of the numbers in a category's vector, at first
+        price = (batch[PRICE][:, :time, None] - self.price_median) * (size / self.price_deviation)
+        vectors = torch.cat([category, event, price], dim=-1)
+        return read_in_windows(self.transformer, vectors, lengths, batch[FIRST], self.positions)
 
-    def _heads(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """By column, the hidden state's part at the real positions, [positions, width], and what came next."""
+    def _predictions(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Predictions and targets at the real positions, by column.
+
+        Returns:
+            Vectors to multiply with the tables, float [positions, width], and prices in buckets, float
+            [positions, 1]; what came next, [positions] each.
+        """
         batch = trimmed(batch)
         real = real_targets(batch)
-        hidden = self._outputs(batch, real.shape[1])[real]
+        hidden = self._outputs(batch, real.shape[1], batch[LENGTHS] - 1)[real]  # the last event is only a target
         widths = [self.category.embedding_dim, self.event.embedding_dim, 1]
-        parts = dict(zip(COLUMNS, torch.split(hidden, widths, dim=1), strict=True))
-        return parts, {name: batch[name][:, 1:][real] for name in COLUMNS}
+        category, event, price = torch.split(hidden, widths, dim=1)
+        predictions = {
+            CATEGORY: self.category_head(category),
+            EVENT: self.event_head(event),
+            PRICE: self.price_median + self.price_deviation * self.price_head(price).float(),
+        }
+        return predictions, {name: batch[name][:, 1:][real] for name in COLUMNS}
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of category and event type and the price's absolute error, weighted and added up."""
-        said, came = self._heads(batch)
-        category = tied_cross_entropy(said[CATEGORY], self.category.weight, came[CATEGORY], self.category_bias)
-        event = tied_cross_entropy(said[EVENT], self.event.weight, came[EVENT], self.event_bias)
-        price = (said[PRICE][:, 0] - came[PRICE]).abs().sum() / max(len(came[PRICE]), 1)
+        """Cross-entropy of category and event type and the price's absolute error in buckets, weighted sum."""
+        predictions, targets = self._predictions(batch)
+        tables = {CATEGORY: (self.category.weight, self.category_bias), EVENT: (self.event.weight, self.event_bias)}
+        category, event = (
+            tied_cross_entropy(predictions[name], table, targets[name], bias) for name, (table, bias) in tables.items()
+        )
+        price = (predictions[PRICE][:, 0] - targets[PRICE]).abs().sum() / max(len(targets[PRICE]), 1)
         return self.losses.category * category + self.losses.event * event + self.losses.price * price
 
     def weight(self, batch: Batch) -> Tensor:
         return real_targets(batch).sum().float()
 
     def encode(self, batch: Batch) -> Tensor:
-        """The hidden state at each client's last event, or all of them added up: float [rows, width]."""
-        outputs = self._outputs(batch, batch[EVENT].shape[1])
-        return profile_of(outputs, batch[LENGTHS], self.profile, self.positions)
+        """The hidden states of each client's events, pooled: float [rows, width]."""
+        outputs = self._outputs(batch, batch[EVENT].shape[1], batch[LENGTHS])
+        return self.pooling(outputs, batch)
 
     def foretell(self, batch: Batch) -> dict[str, Tensor]:
         """What it says at each real position, rows after rows.
 
         Returns:
-            ``category`` and ``event``: int64 [positions], the rank of what came; ``price``: float32 [positions].
+            ``category`` and ``event``: int64 [positions], the rank of what came; ``price``: float32 [positions],
+            in buckets.
         """
-        said, came = self._heads(batch)
+        predictions, targets = self._predictions(batch)
         return {
-            CATEGORY: ranks_of(said[CATEGORY], self.category.weight, came[CATEGORY], self.category_bias),
-            EVENT: ranks_of(said[EVENT], self.event.weight, came[EVENT], self.event_bias),
-            PRICE: said[PRICE][:, 0].float(),
+            CATEGORY: ranks_of(predictions[CATEGORY], self.category.weight, targets[CATEGORY], self.category_bias),
+            EVENT: ranks_of(predictions[EVENT], self.event.weight, targets[EVENT], self.event_bias),
+            PRICE: predictions[PRICE][:, 0].float(),
         }

@@ -4,13 +4,15 @@
     python next_sku/next_sku_embeddings.py submit=False preset=demo   in under a minute and a half
 
 It learns to say the next event's category, type and price. The profile is the hidden state after the newest
-event, or with model.profile=sum those of all the newest events added up. The command ends with how well it
+event, or with model.profile=sum those of all the newest events added up, recent ones with more weight where
+model.half_life is set. Events are read in windows of the trained length. The command ends with how well it
 foretells held-out clients' events, beside two baselines.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 import numpy as np
@@ -25,12 +27,10 @@ from ubp.errors import UserError, require, require_positive
 from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
 from ubp.run import command, embedding_run, show
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences
-from ubp.slices import Slices, SliceSettings, real_targets, require_profile
+from ubp.slices import Pooling, Slices, SliceSettings, real_targets, require_pooling
 from ubp.training import Batch, Prepared, Recipe, Trained, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
-
-_LARGEST_BUCKET = schema.PRICE_BUCKETS - 1
 
 
 @dataclass
@@ -68,7 +68,9 @@ class ModelSettings:
     layers: int
     heads: int
     dropout: float
+    attention_dropout: float
     profile: str
+    half_life: float | None
     losses: LossSettings = field(default_factory=lambda: LossSettings(1.0, 1.0, 1.0))
 
     def __post_init__(self) -> None:
@@ -78,8 +80,9 @@ class ModelSettings:
             UserError: a number out of its range.
         """
         require_positive(self, "model", "category_width", "event_width", "layers", "heads")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "from 0 to below 1")
-        require_profile(self.profile)
+        for name in ("dropout", "attention_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
+        require_pooling(self.profile, self.half_life)
 
 
 def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
@@ -88,24 +91,27 @@ def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
     return Sequences.build_or_open(data).select(schema.ITEM_EVENTS, clients=clients)
 
 
-def tokenise(chosen: Selection, settings: SequenceSettings) -> tuple[Slices, int]:
-    """Category and event type as tokens, the price bucket as a number from 0 to 1; how many categories' tokens."""
+def tokenise(chosen: Selection, as_of: datetime, settings: SequenceSettings) -> tuple[Slices, int]:
+    """Category and event type as tokens, the price bucket as a number; how many categories' tokens there are."""
     vocabulary = chosen.vocabulary(schema.CATEGORY, min_count=settings.min_count)
     buckets = chosen.sequences.prices[chosen.references(schema.SKU)]  # every item event's sku has one
     columns = {
         CATEGORY: chosen.tokens(schema.CATEGORY, vocabulary),
         EVENT: chosen.event_tokens(),
-        PRICE: (buckets / _LARGEST_BUCKET).astype(np.float32),
+        PRICE: buckets.astype(np.float32),
     }
-    return Slices.of(chosen, columns, settings), vocabulary.size
+    return Slices.of(chosen, columns, as_of, settings), vocabulary.size
 
 
 def usual_events(source: Slices, categories: int) -> Usual:
-    """How often each category and event type occurs, and the median price."""
+    """How often each category and event type occurs, the median price and how far prices are from it."""
     category, event = (
         torch.from_numpy(np.bincount(source.columns[name], minlength=ids)) for name, ids in _ids(categories).items()
     )
-    return Usual(category, event, price=float(np.median(source.columns[PRICE])))
+    prices = source.columns[PRICE]
+    median = float(np.median(prices))
+    # 1 where all prices are the same: they say nothing, but must not be divided by 0.
+    return Usual(category, event, price=median, deviation=float(np.abs(prices - median).mean()) or 1.0)
 
 
 def _ids(categories: int) -> dict[str, int]:
@@ -113,7 +119,7 @@ def _ids(categories: int) -> dict[str, int]:
     return {CATEGORY: categories, EVENT: EVENT_TOKENS}
 
 
-def build_model(usual: Usual, positions: int, settings: ModelSettings, seed: int) -> NextSku:
+def build_model(usual: Usual, sequences: SequenceSettings, settings: ModelSettings, seed: int) -> NextSku:
     """The transformer with its first weights.
 
     Raises:
@@ -121,9 +127,10 @@ def build_model(usual: Usual, positions: int, settings: ModelSettings, seed: int
     """
     torch.manual_seed(seed)
     s, losses = settings, Losses(**vars(settings.losses))
-    widths, shape = (s.category_width, s.event_width), (s.layers, s.heads, positions)
+    widths, shape = (s.category_width, s.event_width), (s.layers, s.heads, sequences.positions)
+    pooling = Pooling(s.profile, sequences.newest, s.half_life)
     try:
-        return NextSku(usual, *widths, *shape, s.dropout, losses, s.profile)
+        return NextSku(usual, *widths, *shape, s.dropout, s.attention_dropout, losses, pooling)
     except ValueError as error:
         raise UserError(f"model.heads: {error}; the width is category_width + event_width + 1") from error
 
@@ -187,7 +194,7 @@ def price_scores(said: Foretold, usual: float) -> Scores:
         POPULAR: np.full_like(came, usual),
         REPEATED: said.before[PRICE].numpy(),
     }
-    errors = {who: float(np.abs(guess - came).mean()) * _LARGEST_BUCKET for who, guess in guesses.items()}
+    errors = {who: float(np.abs(guess - came).mean()) for who, guess in guesses.items()}
     apart = {who: guess for who, guess in guesses.items() if np.ptp(guess) > 0 and np.ptp(came) > 0}
     orders = {who: float(spearmanr(guess, came).statistic) for who, guess in apart.items()}
     return {"price MAE, buckets": errors, "price Spearman": orders}
@@ -202,9 +209,9 @@ class NextSkuRecipe(Recipe[NextSku]):
 
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextSku]:
         """See `ubp.training.Recipe`."""
-        source, categories = tokenise(select_events(data, self.sequences), self.sequences)
+        source, categories = tokenise(select_events(data, self.sequences), data.as_of, self.sequences)
         logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
-        model = build_model(usual_events(source, categories), self.sequences.newest, self.model, seed)
+        model = build_model(usual_events(source, categories), self.sequences, self.model, seed)
         taught = source.at_least(2)  # a client with one event has no next one
         reporting = partial(report, source=taught, categories=categories)
         return Prepared(model, taught, source.of_clients(data.relevant_clients), reporting)

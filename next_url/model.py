@@ -9,10 +9,11 @@ from ubp import schema
 from ubp.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
 from ubp.ranking import ranking_scores, ranks_of
 from ubp.schema import FIRST_TOKEN
-from ubp.slices import FIRST, LAST, profile_of, real_targets, trimmed
+from ubp.slices import FIRST, Pooling, read_in_windows, real_targets, trimmed
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 UNIFORM, FREQUENCY = "uniform", "frequency"
+BATCH, CLIENT = "batch", "client"  # whom negatives are drawn for
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,16 @@ class Sampling:
     """How the softmax over all urls is sampled.
 
     Attributes:
-        negatives: urls drawn a step, with replacement, for all positions together. Where there are no more urls
-            than that, none are drawn: the softmax is over all of them.
+        negatives: urls drawn at a time, with replacement. Where there are no more urls than that, none are drawn:
+            the softmax is over all of them.
+        drawn_for: ``batch``: once for all positions together; ``client``: anew for each client's positions.
         by: ``uniform``, or ``frequency`` for the more visited more often.
         log_q: take the logarithm of how often a negative was to be expected off its logit, so that the loss
             estimates the full softmax; without it the loss is the softmax among what was drawn.
     """
 
     negatives: int
+    drawn_for: str
     by: str
     log_q: bool
 
@@ -36,7 +39,8 @@ class NextUrl(SequenceModel):
     """Reads the url of each visit and says the next one; early stopping goes by NDCG@10 against all urls.
 
     The hidden state is multiplied with the urls' own vectors. The table of urls may have millions of rows: where
-    the softmax is sampled, a step's gradient is sparse, and only the rows that it read are moved (`SparseAdam`).
+    the softmax is sampled, a step's gradient is sparse, and only the rows that it read are moved (`SparseAdam`);
+    not on several devices, see `SequenceModel.use_dense_gradients`.
     A batch holds ``url`` int64 [rows, time] and what `ubp.slices.Slices` adds.
 
     Args:
@@ -44,10 +48,11 @@ class NextUrl(SequenceModel):
         width: of the urls' vectors and the profile.
         layers: of the transformer.
         heads: of its attention.
-        positions: the longest sequence.
-        dropout: see `CausalTransformer`.
+        positions: visits that are read at a time, see `read_in_windows`.
+        dropout: see `CausalTransformer`, as for ``attention_dropout``.
+        attention_dropout: on the attention's weights.
         sampling: of the softmax.
-        profile: see `profile_of`.
+        pooling: of the hidden states.
     """
 
     monitor = ("validation_ndcg", "max")
@@ -60,33 +65,38 @@ class NextUrl(SequenceModel):
         heads: int,
         positions: int,
         dropout: float,
+        attention_dropout: float,
         sampling: Sampling,
-        profile: str = LAST,
+        pooling: Pooling,
     ) -> None:
         super().__init__()
         self.width = width
         self.sampling = sampling
-        self.profile, self.positions = profile, positions
+        self.positions, self.pooling = positions, pooling
         self.sampled = sampling.negatives < len(counts)
         self.url = nn.Embedding(FIRST_TOKEN + len(counts), width, sparse=self.sampled)
         nn.init.normal_(self.url.weight, std=width**-0.5)  # logits of about 1: the last layer norm's outputs are
-        self.transformer = CausalTransformer(width, layers, heads, positions, dropout)
+        self.transformer = CausalTransformer(width, layers, heads, positions, dropout, attention_dropout)
         shares = counts.double() if sampling.by == FREQUENCY else torch.ones(len(counts), dtype=torch.float64)
         shares = shares / shares.sum()
         # Not in the checkpoint: they are the data's.
         self.register_buffer("cumulative", shares.cumsum(0), persistent=False)
         self.register_buffer("log_shares", shares.log().float(), persistent=False)
 
-    def _outputs(self, batch: Batch, time: int) -> Tensor:
-        """Hidden states at the first places: float [rows, time, width]."""
-        outputs: Tensor = self.transformer(self.url(batch[schema.URL][:, :time]), batch[FIRST])
-        return outputs
+    def _outputs(self, batch: Batch, time: int, lengths: Tensor) -> Tensor:
+        """Hidden states at the first places of sequences so long: float [rows, time, width]."""
+        vectors = self.url(batch[schema.URL][:, :time])
+        return read_in_windows(self.transformer, vectors, lengths, batch[FIRST], self.positions)
 
     def _hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Hidden states at the real positions, float [positions, width], and the tokens that come next there."""
+        """Hidden states at the real positions, float [positions, width], and the tokens that come next there.
+
+        Rows after rows: a client has one position less than visits.
+        """
         batch = trimmed(batch)
         real = real_targets(batch)
-        return self._outputs(batch, real.shape[1])[real], batch[schema.URL][:, 1:][real]
+        hidden = self._outputs(batch, real.shape[1], batch[LENGTHS] - 1)  # the last visit is only a target
+        return hidden[real], batch[schema.URL][:, 1:][real]
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Negatives and the logarithm of how often each was to be expected: int64 and float32 [negatives].
@@ -108,6 +118,15 @@ class NextUrl(SequenceModel):
         hidden, wanted = self._hidden(batch)
         if not self.sampled:
             return tied_cross_entropy(hidden, self.url.weight[FIRST_TOKEN:], wanted - FIRST_TOKEN)
+        if self.sampling.drawn_for == BATCH:
+            return self._sampled_loss(hidden, wanted)
+        counts = (batch[LENGTHS] - 1).tolist()
+        parts = zip(torch.split(hidden, counts), torch.split(wanted, counts), strict=True)
+        losses = torch.stack([self._sampled_loss(states, targets) * len(targets) for states, targets in parts])
+        return losses.sum() / max(len(wanted), 1)
+
+    def _sampled_loss(self, hidden: Tensor, wanted: Tensor) -> Tensor:
+        """The mean over some positions, all with the same negatives."""
         negatives, log_counts = self.draw()
         return sampled_cross_entropy(hidden, self.url, wanted, negatives + FIRST_TOKEN, log_counts)
 
@@ -124,12 +143,12 @@ class NextUrl(SequenceModel):
         return ranks_of(hidden, self.url.weight[FIRST_TOKEN:], wanted - FIRST_TOKEN)
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
-        if not self.sampled:
+        if not self.url.sparse:
             return super().optimizers(learning_rate)
         dense = torch.optim.Adam(self.transformer.parameters(), lr=learning_rate, fused=True)
         return [dense, torch.optim.SparseAdam(self.url.parameters(), lr=learning_rate)]
 
     def encode(self, batch: Batch) -> Tensor:
-        """The hidden state at each client's last visit, or all of them added up: float [rows, width]."""
-        outputs = self._outputs(batch, batch[schema.URL].shape[1])
-        return profile_of(outputs, batch[LENGTHS], self.profile, self.positions)
+        """The hidden states of each client's visits, pooled: float [rows, width]."""
+        outputs = self._outputs(batch, batch[schema.URL].shape[1], batch[LENGTHS])
+        return self.pooling(outputs, batch)

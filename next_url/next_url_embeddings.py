@@ -5,8 +5,9 @@
 
 It learns to say the next url out of all that are visited often enough; visits to others are left out, and
 clients without any other have no profile here. The profile is the hidden state after the newest visit, or
-with model.profile=sum those of all the newest visits added up. The command ends with how well it foretells
-held-out clients' visits, beside two baselines.
+with model.profile=sum those of all the newest visits added up, recent ones with more weight where
+model.half_life is set. Visits are read in windows of the trained length. The command ends with how well it
+foretells held-out clients' visits, beside two baselines.
 """
 
 import logging
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from omegaconf import DictConfig
 
-from next_url.model import FREQUENCY, UNIFORM, NextUrl, Sampling
+from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
 from ubp import schema
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
@@ -26,7 +27,7 @@ from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_r
 from ubp.run import command, embedding_run, show
 from ubp.schema import FIRST_TOKEN, EventType
 from ubp.sequences import Sequences
-from ubp.slices import Slices, SliceSettings, real_targets, require_profile
+from ubp.slices import Pooling, Slices, SliceSettings, real_targets, require_pooling
 from ubp.training import Prepared, Recipe, Trained, held_out_batches, make_profiles
 
 logger = logging.getLogger(__name__)
@@ -41,14 +42,17 @@ class SequenceSettings(SliceSettings):
 
 @dataclass
 class ModelSettings:
-    """Numbers of `NextUrl`; ``negatives``, ``sampling`` and ``log_q`` are those of `Sampling`."""
+    """Numbers of `NextUrl`; ``negatives`` to ``log_q`` are those of `Sampling`."""
 
     width: int
     layers: int
     heads: int
     dropout: float
+    attention_dropout: float
     profile: str
+    half_life: float | None
     negatives: int
+    negatives_for: str
     sampling: str
     log_q: bool
 
@@ -59,8 +63,12 @@ class ModelSettings:
             UserError: an unknown choice or a number out of its range.
         """
         require_positive(self, "model", "width", "layers", "heads", "negatives")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "from 0 to below 1")
-        require_profile(self.profile)
+        for name in ("dropout", "attention_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
+        require_pooling(self.profile, self.half_life)
+        require(
+            self.negatives_for in (BATCH, CLIENT), "model.negatives_for", self.negatives_for, f"{BATCH} or {CLIENT}"
+        )
         require(self.sampling in (UNIFORM, FREQUENCY), "model.sampling", self.sampling, f"{UNIFORM} or {FREQUENCY}")
 
 
@@ -79,20 +87,23 @@ def read_visits(data: ChallengeData, settings: SequenceSettings) -> tuple[Slices
         )
     kept = visits.where(visits.tokens(schema.URL, vocabulary) >= FIRST_TOKEN).at_least(1)
     columns = {schema.URL: kept.tokens(schema.URL, vocabulary)}
-    return Slices.of(kept, columns, settings), vocabulary.counts
+    return Slices.of(kept, columns, data.as_of, settings), vocabulary.counts
 
 
-def build_model(counts: npt.NDArray[np.int64], positions: int, settings: ModelSettings, seed: int) -> NextUrl:
+def build_model(
+    counts: npt.NDArray[np.int64], sequences: SequenceSettings, settings: ModelSettings, seed: int
+) -> NextUrl:
     """The transformer with its first weights.
 
     Raises:
         UserError: the heads do not divide the width.
     """
     torch.manual_seed(seed)
-    s, sampling = settings, Sampling(settings.negatives, settings.sampling, settings.log_q)
-    shape = (s.width, s.layers, s.heads, positions)
+    s, sampling = settings, Sampling(settings.negatives, settings.negatives_for, settings.sampling, settings.log_q)
+    shape = (s.width, s.layers, s.heads, sequences.positions)
+    pooling = Pooling(s.profile, sequences.newest, s.half_life)
     try:
-        return NextUrl(torch.from_numpy(counts), *shape, s.dropout, sampling, s.profile)
+        return NextUrl(torch.from_numpy(counts), *shape, s.dropout, s.attention_dropout, sampling, pooling)
     except ValueError as error:
         raise UserError(f"model.heads: {error}") from error
 
@@ -126,7 +137,7 @@ class NextUrlRecipe(Recipe[NextUrl]):
         source, counts = read_visits(data, self.sequences)
         size = (f"{len(source.events):,}", f"{counts.sum():,}", f"{len(counts):,}")
         logger.info("%s clients, %s visits, %s urls", *size)
-        model = build_model(counts, self.sequences.newest, self.model, seed)
+        model = build_model(counts, self.sequences, self.model, seed)
         taught = source.at_least(2)  # a client with one visit has no next one
         return Prepared(model, taught, source, partial(report, source=taught, urls=len(counts)))
 

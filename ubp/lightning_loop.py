@@ -107,7 +107,14 @@ class Training(lit.LightningModule):
         self.log_dict(scores, prog_bar=True, batch_size=rows_of(whole), sync_dist=True)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return self.model.optimizers(self._settings.learning_rate)
+        optimizers = self.model.optimizers(self._settings.learning_rate)
+        sparse = any(isinstance(optimizer, torch.optim.SparseAdam) for optimizer in optimizers)
+        if sparse and isinstance(self.trainer.strategy, ParallelStrategy):
+            raise UserError(
+                f"trainer.strategy={self._settings.strategy}: {type(self.model).__name__} has sparse gradients, "
+                "which devices cannot exchange; choose trainer.devices=1 trainer.strategy=auto"
+            )
+        return optimizers
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):

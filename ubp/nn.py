@@ -242,7 +242,8 @@ class CausalTransformer(nn.Module):
     """GPT-2's blocks over vectors, with random first weights: an output sees its own place and those before it.
 
     Padding stands behind a sequence, so the causal mask alone keeps it out of every real output; without a
-    mask of its own the attention is torch's causal kernel, whose memory grows with the length, not its square.
+    mask of its own the attention is torch's causal kernel, whose memory grows with the length, not its square
+    (on a CPU not with dropout on the attention: there torch holds the weights of all pairs in training).
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; the layers are transformers'.
 
     Args:
@@ -250,11 +251,13 @@ class CausalTransformer(nn.Module):
         layers: how many.
         heads: of each layer's attention; they divide the width.
         positions: the longest sequence.
-        dropout: on what enters the first layer and on what each layer adds, not on the attention's weights:
-            with it there torch has no such kernel on a CPU.
+        dropout: on what enters the first layer and on what each layer adds.
+        attention_dropout: on the attention's weights.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, positions: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, positions: int, dropout: float, attention_dropout: float
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}")
@@ -269,7 +272,7 @@ class CausalTransformer(nn.Module):
             n_head=heads,
             embd_pdrop=dropout,
             resid_pdrop=dropout,
-            attn_pdrop=0.0,
+            attn_pdrop=attention_dropout,
             activation_function="gelu_pytorch_tanh",  # what "gelu_new" computes, in one pass instead of eight
             use_cache=False,
             bos_token_id=None,

@@ -1,7 +1,8 @@
 """Sequences for models that say the next event: random slices to train on, the newest events to encode."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import numpy.typing as npt
 import torch
 
 from ubp.errors import require, require_positive
-from ubp.sequences import Selection, gather
+from ubp.sequences import DAY, Selection, gather
 from ubp.training import LENGTHS, Batch, Rows
 
-FIRST = "first"  # key of a batch
+FIRST, AGE = "first", "age"  # keys of a batch
 LAST, SUM = "last", "sum"  # kinds of profiles
 
 
@@ -24,11 +25,14 @@ class SliceSettings:
         shortest: of a slice in training, at the least.
         longest: and at the most.
         newest: of those that make the profile, at the most.
+        window: of those that the model reads at a time when it encodes, see `read_in_windows`; None: ``longest``,
+            so that it attends over no more events than it was trained on.
     """
 
     shortest: int
     longest: int
     newest: int
+    window: int | None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -39,6 +43,13 @@ class SliceSettings:
         require_positive(self, "sequences", "shortest")
         require(self.longest >= self.shortest, "sequences.longest", self.longest, "at least sequences.shortest")
         require(self.newest >= self.longest, "sequences.newest", self.newest, "at least sequences.longest")
+        fits = self.longest <= self.positions <= self.newest
+        require(fits, "sequences.window", self.window, "from sequences.longest to sequences.newest, or null")
+
+    @property
+    def positions(self) -> int:
+        """Events that the model reads at a time, at the most: it has so many positions."""
+        return self.longest if self.window is None else self.window
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,13 @@ class Slices:
     A batch holds each column as [rows, time], padding behind the end, and
 
     - ``lengths`` int64 [rows], the events of each slice;
-    - ``first`` int64 [rows], the position that a model gives to a slice's first event.
+    - ``first`` int64 [rows], the position that a model gives to a slice's first event;
+    - ``age`` float [rows, time], days from each event to the end of the history.
 
     In training a length is drawn for the batch, so that little of it is padding, and for each client where its
     slice begins. Such a slice holds one event more than it is long: the one that is to be said last. The
-    position of its first event is drawn too, so that all of the ``newest`` positions are trained alike: without
-    that, the last ones, where profiles are read, hardly ever were.
+    position of its first event is drawn too, so that all positions of a window are trained alike: without that,
+    the last ones, where profiles are read, hardly ever were.
 
     Attributes:
         clients: int64 [rows], ascending.
@@ -70,9 +82,13 @@ class Slices:
     settings: SliceSettings
 
     @classmethod
-    def of(cls, chosen: Selection, columns: Mapping[str, npt.NDArray[Any]], settings: SliceSettings) -> "Slices":
-        """The slices of all clients of a selection; the columns are those of its events."""
-        return cls(chosen.clients, chosen.starts, chosen.lengths, columns, settings)
+    def of(
+        cls, chosen: Selection, columns: Mapping[str, npt.NDArray[Any]], as_of: datetime, settings: SliceSettings
+    ) -> "Slices":
+        """The slices of all clients of a selection; the columns are those of its events, their ages are added."""
+        seconds = (as_of - chosen.sequences.start).total_seconds() - chosen.time
+        ages = {AGE: (seconds / DAY).astype(np.float32)}
+        return cls(chosen.clients, chosen.starts, chosen.lengths, {**columns, **ages}, settings)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -89,7 +105,7 @@ class Slices:
             length = int(generator.integers(self.settings.shortest, self.settings.longest, endpoint=True))
             lengths = np.minimum(events, length + 1)
             begin = generator.integers(0, events - lengths, endpoint=True)
-            first = generator.integers(0, self.settings.newest - length, size=len(rows), endpoint=True)
+            first = generator.integers(0, self.settings.positions - length, size=len(rows), endpoint=True)
         columns, full = gather(self.columns, self.starts[rows] + begin, lengths).tensors()
         return {**columns, LENGTHS: full, FIRST: torch.from_numpy(first)}
 
@@ -120,32 +136,96 @@ def trimmed(batch: Batch) -> Batch:
     return {name: values[:, :time] if values.dim() > 1 else values for name, values in batch.items()}
 
 
-def profile_of(outputs: torch.Tensor, lengths: torch.Tensor, profile: str, newest: int) -> torch.Tensor:
-    """One vector a sequence.
+def read_in_windows(
+    transformer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    vectors: torch.Tensor,
+    lengths: torch.Tensor,
+    first: torch.Tensor,
+    window: int,
+) -> torch.Tensor:
+    """Outputs of a causal model that reads so many events at a time.
+
+    A sequence longer than a window is cut from its end: its newest ``window`` events are the last window, those
+    before them the one before, and the oldest window holds the rest. Each is read on its own, from position 0
+    on. So the model meets no span and no position that training had not, and the cost grows with the length,
+    not its square. An output depends on no other sequence of the batch and on no padding.
 
     Args:
-        outputs: float [rows, time, width].
-        lengths: int64 [rows], from 1 on.
-        profile: ``last``: the output at the last event. ``sum``: that of all events added up, over ``newest``:
-            it points where their mean does, and its length tells how many there were.
-        newest: the most events of a sequence.
+        transformer: gives outputs [rows, time, width] for vectors [rows, time, width] and the position of each
+            row's first vector, int64 [rows].
+        vectors: float [rows, time, width], padding behind the end.
+        lengths: int64 [rows], the real vectors of each row; 0 is allowed.
+        first: int64 [rows], positions of the first vectors; for sequences that fit into one window.
+        window: vectors that are read at a time, at the most.
 
     Returns:
-        float [rows, width].
+        float [rows, time, width]; what stands at padding means nothing.
     """
-    if profile == LAST:
-        return outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
-    real = torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]
-    return (outputs.float() * real[:, :, None]).sum(dim=1) / newest
+    rows, time, _ = vectors.shape
+    if time <= window:
+        return transformer(vectors, first)
+    device = vectors.device
+    counts = -(-lengths // window)
+    row = torch.repeat_interleave(torch.arange(rows, device=device), counts)  # [windows], whose each is
+    to_come = counts.cumsum(0)[row] - torch.arange(1, len(row) + 1, device=device)  # newer windows of the same row
+    end = lengths[row] - to_come * window
+    begin = (end - window).clamp(min=0)
+    places = begin[:, None] + torch.arange(window, device=device)
+    # Only the oldest window may be shorter. The events that follow on then fill it up: no output before sees them.
+    parts = vectors[row[:, None], places]
+    outputs = transformer(parts, torch.zeros_like(row))
+    real = places < end[:, None]
+    whole = outputs.new_zeros(vectors.shape)
+    whole[row[:, None].expand_as(places)[real], places[real]] = outputs[real]
+    return whole
 
 
-def require_profile(profile: str) -> None:
-    """Refuse an unknown kind of profile.
+@dataclass(frozen=True)
+class Pooling:
+    """How the outputs at a client's events become one vector.
+
+    Attributes:
+        profile: ``last``: the output at the last event. ``sum``: those of all events added up: its length tells
+            how many there were.
+        newest: the most events of a sequence; a sum without a half-life is divided by it.
+        half_life: in days; an event so long before the end of the history weighs half in the sum, which is
+            divided by the half-life: what a client did a day, of late. None: all weigh the same.
+    """
+
+    profile: str
+    newest: int
+    half_life: float | None
+
+    def __call__(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """One vector a sequence.
+
+        Args:
+            outputs: float [rows, time, width].
+            batch: ``lengths`` int64 [rows], from 1 on; with a half-life ``age`` float [rows, time].
+
+        Returns:
+            float [rows, width].
+        """
+        lengths = batch[LENGTHS]
+        if self.profile == LAST:
+            return outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
+        weights = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]).float()
+        if self.half_life is not None:
+            weights = weights * torch.exp2(-batch[AGE] / self.half_life)
+        total = torch.einsum("rtw,rt->rw", outputs.float(), weights)
+        return total / (self.newest if self.half_life is None else self.half_life)
+
+
+def require_pooling(profile: str, half_life: float | None) -> None:
+    """Refuse an unknown kind of profile and a half-life that means nothing.
 
     Raises:
-        UserError: it is none.
+        UserError: one of them is wrong.
     """
     require(profile in (LAST, SUM), "model.profile", profile, f"{LAST} or {SUM}")
+    if half_life is not None:
+        require(half_life > 0, "model.half_life", half_life, "above 0, or null")
+        require(profile == SUM, "model.half_life", half_life, f"null where model.profile is not {SUM}")
 
 
 def real_targets(batch: Batch) -> torch.Tensor:

@@ -128,6 +128,16 @@ class SequenceModel(nn.Module, ABC):
         """What steps the weights: one Adam, unless a model has sparse gradients, which need one of their own."""
         return [torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)]
 
+    def use_dense_gradients(self) -> None:
+        """Give no sparse gradients from now on; `fit` calls it before `optimizers` where devices exchange gradients.
+
+        NCCL exchanges dense gradients alone. (gloo takes sparse ones, but what two processes on a CPU do shall be
+        what two GPUs do.) A table's rows that a step did not read then move too, by Adam's momentum.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                module.sparse = False
+
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:
         """The vectors: float [rows, width]."""
@@ -353,10 +363,11 @@ def fit(
         The model, its rows by purpose, and the trainer for `encode`.
 
     Raises:
-        UserError: too few sequences, or the loss is no number.
+        UserError: too few sequences, the loss is no number, or sparse gradients on several devices.
     """
     # Imported here: they take seconds, which a command spends when its data is read and its first lines are said.
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+    from lightning.pytorch.strategies import ParallelStrategy
 
     from ubp.lightning_loop import EpochLines, Training, make_trainer
 
@@ -376,6 +387,8 @@ def fit(
     if finished.exists():  # nothing is left to train, whatever stopped it then: only load what it learnt
         settings = replace(settings, max_epochs=int(finished.read_text()))
     trainer = make_trainer(settings, [best, last, stop, EpochLines(monitor)], loggers or [])
+    if isinstance(trainer.strategy, ParallelStrategy):
+        model.use_dense_gradients()
     training = Training(model, source, parts, settings, seed, first_epoch)
     _choose_kernels(trainer.strategy.root_device)
     with limited_threads(settings.threads):

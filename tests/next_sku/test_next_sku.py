@@ -8,6 +8,7 @@ from next_sku.next_sku_embeddings import (
     Foretold,
     LossSettings,
     ModelSettings,
+    NextSkuRecipe,
     SequenceSettings,
     build_model,
     foretell,
@@ -18,15 +19,18 @@ from next_sku.next_sku_embeddings import (
     usual_events,
 )
 from ubp import schema
+from ubp.config import composed
 from ubp.data import ChallengeData
 from ubp.errors import UserError
+from ubp.paths import CONFIGS
 from ubp.ranking import MODEL, POPULAR, REPEATED
 from ubp.schema import FIRST_TOKEN, EventType
-from ubp.slices import Slices, SliceSettings
+from ubp.slices import AGE, LAST, Pooling, Slices, SliceSettings
 from ubp.training import LENGTHS, TrainerSettings, encode, fit
 
 CATEGORIES = FIRST_TOKEN + 3
-USUAL = Usual(torch.tensor([0] * FIRST_TOKEN + [3, 2, 1]), torch.tensor([0] * FIRST_TOKEN + [3, 5]), price=0.4)
+POOLING = Pooling(LAST, 12, None)
+USUAL = Usual(torch.tensor([0] * FIRST_TOKEN + [3, 2, 1]), torch.tensor([0] * FIRST_TOKEN + [3, 5]), 40.0, 20.0)
 
 
 def slices(categories, events, prices, longest=12):
@@ -38,7 +42,7 @@ def slices(categories, events, prices, longest=12):
         PRICE: np.concatenate(prices).astype(np.float32),
     }
     clients = np.arange(len(lengths), dtype=np.int64)
-    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(6, longest, longest))
+    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(6, longest, longest, None))
 
 
 def drawn(lengths, seed=0):
@@ -46,13 +50,13 @@ def drawn(lengths, seed=0):
     return slices(
         [rng.integers(0, 3, length) for length in lengths],
         [rng.integers(0, 2, length) for length in lengths],
-        [rng.random(length) for length in lengths],
+        [rng.integers(0, 100, length) for length in lengths],
     )
 
 
-def model_of(losses=(1.0, 1.0, 1.0), dropout=0.2, layers=2, training=False):
+def model_of(losses=(1.0, 1.0, 1.0), dropout=0.2, layers=2, training=False, window=12):
     torch.manual_seed(0)
-    return NextSku(USUAL, 12, 3, layers, 4, 12, dropout, Losses(*losses)).train(training)
+    return NextSku(USUAL, 12, 3, layers, 4, window, dropout, dropout, Losses(*losses), POOLING).train(training)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +64,24 @@ def source():
     return drawn([5, 2, 9, 3, 12, 2])
 
 
+@pytest.mark.parametrize("window", [12, 5])
 @pytest.mark.parametrize("profile", ["last", "sum"])
-def test_a_profile_depends_on_its_own_sequence_alone(source, profile):
-    model = model_of()
-    model.profile = profile
+def test_a_profile_depends_on_its_own_sequence_alone(source, profile, window):
+    model = model_of(window=window)
+    model.pooling = Pooling(profile, 12, None)
     together = model.encode(source.batch(np.arange(6)))
     assert together.shape == (6, model.width) == (6, 16)
     for row in range(6):  # no neighbours, no padding
         torch.testing.assert_close(model.encode(source.batch(np.array([row])))[0], together[row])
+
+
+def test_the_newest_window_is_read_as_if_nothing_were_before_it(source):
+    model = model_of(window=5)
+    whole = source.batch(np.array([4]))
+    assert whole[LENGTHS] == 12
+    newest = {name: values[:, -5:] if values.dim() > 1 else values for name, values in whole.items()}
+    newest[LENGTHS] = torch.tensor([5])
+    torch.testing.assert_close(model.encode(whole), model.encode(newest))
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -77,7 +91,7 @@ def test_a_later_event_changes_nothing_said_before(source, column):
     before = model.foretell(batch)[PRICE]
     for place in range(12):
         changed = {name: values.clone() for name, values in batch.items()}
-        changed[column][0, place] = 0.5 if column == PRICE else FIRST_TOKEN
+        changed[column][0, place] = 50.0 if column == PRICE else FIRST_TOKEN
         changed[column][0, place] += (batch[column][0, place] == changed[column][0, place]).to(changed[column].dtype)
         after = model.foretell(changed)[PRICE]
         torch.testing.assert_close(after[:place], before[:place])
@@ -92,10 +106,13 @@ def test_the_loss_against_a_loop_over_clients_and_places(source, losses):
     for row in range(6):
         batch = source.batch(np.array([row]))
         time = int(batch[LENGTHS][0])
-        states = model._outputs(batch, time)[0]
+        states = model._outputs(batch, time, batch[LENGTHS])[0]
         for place in range(time - 1):
             category, event, price = states[place].split([12, 3, 1])
             wanted = {name: batch[name][0, place + 1] for name in COLUMNS}
+            category = model.category_head.weight @ category + model.category_head.bias
+            event = model.event_head.weight @ event + model.event_head.bias
+            price = 40 + 20 * (model.price_head.weight[0] * price + model.price_head.bias)
             logits = category @ model.category.weight.t() + model.category_bias
             event_logits = event @ model.event.weight.t() + model.event_bias
             parts[CATEGORY].append(functional.cross_entropy(logits, wanted[CATEGORY]))
@@ -111,7 +128,34 @@ def test_it_begins_by_saying_what_is_usual():
     model = model_of()
     shares = torch.softmax(model.category_bias, 0)[FIRST_TOKEN:]
     torch.testing.assert_close(shares / shares.sum(), torch.tensor([4.0, 3.0, 2.0]) / 9)  # each once more
-    assert model.transformer.gpt2.ln_f.bias.tolist() == [0.0] * 15 + [pytest.approx(0.4)]
+    # The last layer norm gives numbers of size 1: about a mean deviation around the median.
+    prices = model.foretell(drawn([12] * 50).batch(np.arange(50)))[PRICE].detach()
+    assert prices.mean() == pytest.approx(40, abs=15)
+    assert 5 < prices.std() < 40
+
+
+def test_the_price_counts_in_buckets(source):
+    """Its part of the loss is some 25 buckets beside cross-entropies of 1, and it moves the model."""
+    batch = source.batch(np.arange(6))
+    alone = model_of((0.0, 0.0, 1.0))
+    predictions, targets = alone._predictions(batch)
+    error = (predictions[PRICE][:, 0] - targets[PRICE]).abs().mean()
+    torch.testing.assert_close(alone.loss(batch), error)
+    assert error > 10
+    norms = []
+    for losses in [(1.0, 1.0, 0.0), (0.0, 0.0, 1.0)]:
+        model = model_of(losses)
+        model.loss(batch).backward()
+        norms.append(sum(float((weight.grad**2).sum()) for weight in model.transformer.parameters()) ** 0.5)
+    assert norms[1] > norms[0]
+
+
+def test_prices_drown_nothing_beside_them(source):
+    """As buckets they would be fifty times as large as the rest of an event's vector."""
+    model, seen = model_of(), []
+    model.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.encode(source.batch(np.arange(6)))
+    assert seen[0][:, :, -1].std() < 2 * seen[0][:, :, :-1].std()
 
 
 def test_a_client_with_one_event_has_a_profile_and_no_part_in_the_loss():
@@ -128,12 +172,12 @@ def cycles(clients=40):
     return slices(
         [(start + np.arange(20)) % 3 for start in starts],
         [(start + np.arange(20)) % 2 for start in starts],
-        [((start + np.arange(20)) % 3) / 4 for start in starts],
+        [((start + np.arange(20)) % 3) * 25 for start in starts],
     )
 
 
 def test_a_cycle_is_learnt(tmp_path):
-    source, model = cycles(), model_of(dropout=0.0, layers=1, training=True)
+    source, model = cycles(), model_of((1.0, 1.0, 0.05), dropout=0.0, layers=1, training=True)
     settings = TrainerSettings(
         max_epochs=15, patience=15, batch_size=8, learning_rate=0.01, accelerator="cpu", held_out=0.2
     )
@@ -167,12 +211,12 @@ def test_what_was_foretold_belongs_to_what_came(tmp_path):
 
 
 def test_price_scores_by_hand():
-    came, said, before = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.1, 0.4, 0.3]), torch.tensor([0.2, 0.2, 0.2])
-    scores = price_scores(Foretold({PRICE: came}, {PRICE: before}, {PRICE: said}, {}), usual=0.5)
+    came, said, before = torch.tensor([[0.0, 50, 100], [10, 40, 30], [20, 20, 20]])
+    scores = price_scores(Foretold({PRICE: came}, {PRICE: before}, {PRICE: said}, {}), usual=50)
     errors = scores["price MAE, buckets"]
-    assert errors[MODEL] == pytest.approx(99 * 0.3)
-    assert errors[POPULAR] == pytest.approx(99 / 3)
-    assert errors[REPEATED] == pytest.approx(99 * 1.3 / 3)
+    assert errors[MODEL] == pytest.approx(30)
+    assert errors[POPULAR] == pytest.approx(100 / 3)
+    assert errors[REPEATED] == pytest.approx(130 / 3)
     assert scores["price Spearman"] == {MODEL: pytest.approx(0.5)}  # nobody else tells two events apart
 
 
@@ -189,12 +233,15 @@ class TestRecipe:
     @staticmethod
     def settings(**changes):
         return SequenceSettings(
-            **({"shortest": 3, "longest": 6, "newest": 6, "clients": "relevant", "min_count": 1} | changes)
+            **(
+                {"shortest": 3, "longest": 6, "newest": 6, "window": None, "clients": "relevant", "min_count": 1}
+                | changes
+            )
         )
 
     def test_a_sequence_is_the_clients_item_events_in_order(self, data):
         settings = self.settings()
-        source, categories = tokenise(select_events(data, settings), settings)
+        source, categories = tokenise(select_events(data, settings), data.as_of, settings)
         properties = {row[0]: row[1:] for row in data.properties().select("sku", "category", "price").collect().rows()}
         events = [
             (client, time, -schema.EVENT_ORDER.index(event_type), sku)
@@ -209,28 +256,44 @@ class TestRecipe:
             own = sorted(event for event in events if event[0] == client)
             places = slice(source.starts[row], source.starts[row] + source.events[row])
             assert source.events[row] == len(own)
-            prices = sorted(properties[sku][1] / 99 for *_, sku in own)
+            prices = sorted(properties[sku][1] for *_, sku in own)
             np.testing.assert_allclose(sorted(source.columns[PRICE][places]), prices, rtol=1e-6)
             by_category = source.columns[CATEGORY][places]
             assert len(set(by_category.tolist())) == len({properties[sku][0] for *_, sku in own})
+            ages = [(data.as_of - time).total_seconds() / 86_400 for _, time, *_ in own]
+            np.testing.assert_allclose(source.columns[AGE][places], ages, rtol=1e-6, atol=1e-5)
 
     def test_what_is_usual(self, data):
         settings = self.settings(clients="all")
-        source, categories = tokenise(select_events(data, settings), settings)
+        source, categories = tokenise(select_events(data, settings), data.as_of, settings)
         usual = usual_events(source, categories)
         assert len(usual.categories) == categories
         assert usual.categories.sum() == usual.events.sum() == source.events.sum()
         bought = FIRST_TOKEN + EventType.PRODUCT_BUY.code
         assert usual.events[bought] == data.rows(EventType.PRODUCT_BUY)
         assert usual.price == np.median(source.columns[PRICE])
+        assert usual.deviation == pytest.approx(np.abs(source.columns[PRICE] - usual.price).mean())
+        source.columns[PRICE][:] = 7
+        assert usual_events(source, categories).deviation == 1
 
     def test_all_clients_train_if_asked(self, data):
         more = select_events(data, self.settings(clients="all"))
         assert len(more.clients) > len(select_events(data, self.settings()).clients)
 
+    def test_by_the_config_all_with_two_events_train_and_the_relevant_ones_are_profiled(self, data):
+        config = composed(CONFIGS / "next_sku", "next_sku", ["sequences.longest=32", "sequences.newest=32"])
+        prepared = NextSkuRecipe.of(config).prepare(data, seed=0)
+        everyone = select_events(data, self.settings(clients="all"))
+        taught = everyone.clients[everyone.lengths >= 2]
+        np.testing.assert_array_equal(prepared.taught.clients, taught)
+        np.testing.assert_array_equal(
+            prepared.profiled.clients, np.intersect1d(everyone.clients, data.relevant_clients)
+        )
+        assert not set(taught.tolist()) <= set(data.relevant_clients.tolist())
+
     def test_rare_categories_share_a_token(self, data):
         settings = self.settings(min_count=10_000)
-        source, categories = tokenise(select_events(data, settings), settings)
+        source, categories = tokenise(select_events(data, settings), data.as_of, settings)
         assert categories == FIRST_TOKEN
         assert set(source.columns[CATEGORY].tolist()) == {schema.Token.OTHER}
 
@@ -239,8 +302,10 @@ class TestRecipe:
             self.settings(clients="some")
         losses = LossSettings(1.0, 1.0, 1.0)
         with pytest.raises(UserError, match="last or sum"):
-            ModelSettings(12, 3, 1, 4, 0.0, "first", losses)
+            ModelSettings(12, 3, 1, 4, 0.0, 0.0, "first", None, losses)
         with pytest.raises(UserError, match=r"model\.dropout=1\.0"):
-            ModelSettings(12, 3, 1, 4, 1.0, "last", losses)
+            ModelSettings(12, 3, 1, 4, 1.0, 0.0, "last", None, losses)
+        with pytest.raises(UserError, match=r"model\.attention_dropout=1\.5"):
+            ModelSettings(12, 3, 1, 4, 0.0, 1.5, "last", None, losses)
         with pytest.raises(UserError, match="5 heads do not divide a width of 16; the width is category_width"):
-            build_model(USUAL, 12, ModelSettings(12, 3, 1, 5, 0.0, "last", losses), seed=0)
+            build_model(USUAL, self.settings(), ModelSettings(12, 3, 1, 5, 0.0, 0.0, "last", None, losses), seed=0)

@@ -5,17 +5,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from next_url.model import FREQUENCY, UNIFORM, NextUrl, Sampling
+from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
 from next_url.next_url_embeddings import ModelSettings, SequenceSettings, build_model, read_visits, report
 from ubp import schema
 from ubp.data import ChallengeData
 from ubp.errors import UserError
 from ubp.ranking import MODEL, POPULAR, REPEATED
 from ubp.schema import FIRST_TOKEN, EventType
-from ubp.slices import Slices, SliceSettings
+from ubp.slices import LAST, Pooling, Slices, SliceSettings
 from ubp.training import TrainerSettings, encode, fit
 
 URLS = 9
+POOLING = Pooling(LAST, 12, None)
 
 
 def slices(urls, longest=12):
@@ -23,7 +24,9 @@ def slices(urls, longest=12):
     lengths = np.array([len(sequence) for sequence in urls], np.int64)
     columns = {schema.URL: np.concatenate(urls).astype(np.int32) + FIRST_TOKEN}
     clients = np.arange(len(lengths), dtype=np.int64)
-    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(longest, longest, longest))
+    return Slices(
+        clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(longest, longest, longest, None)
+    )
 
 
 def drawn(lengths, seed=0):
@@ -31,12 +34,12 @@ def drawn(lengths, seed=0):
     return slices([rng.integers(0, URLS, length) for length in lengths])
 
 
-def model_of(sampling, counts=(9, 8, 7, 6, 5, 4, 3, 2, 1), dropout=0.0, training=False):
+def model_of(sampling, counts=(9, 8, 7, 6, 5, 4, 3, 2, 1), dropout=0.0, training=False, window=12):
     torch.manual_seed(0)
-    return NextUrl(torch.as_tensor(counts), 16, 1, 2, 12, dropout, sampling).train(training)
+    return NextUrl(torch.as_tensor(counts), 16, 1, 2, window, dropout, dropout, sampling, POOLING).train(training)
 
 
-FULL = Sampling(URLS, UNIFORM, log_q=True)
+FULL = Sampling(URLS, BATCH, UNIFORM, log_q=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,11 @@ def full_loss(model, batch):
     return functional.cross_entropy(hidden @ model.url.weight[FIRST_TOKEN:].t(), wanted - FIRST_TOKEN)
 
 
+@pytest.mark.parametrize("window", [12, 5])
 @pytest.mark.parametrize("profile", ["last", "sum"])
-def test_a_profile_depends_on_its_own_sequence_alone(source, profile):
-    model = model_of(FULL, dropout=0.3)
-    model.profile = profile
+def test_a_profile_depends_on_its_own_sequence_alone(source, profile, window):
+    model = model_of(FULL, dropout=0.3, window=window)
+    model.pooling = Pooling(profile, 12, None)
     together = model.encode(source.batch(np.arange(6)))
     for row in range(6):  # no neighbours, no padding
         torch.testing.assert_close(model.encode(source.batch(np.array([row])))[0], together[row])
@@ -82,19 +86,37 @@ def test_where_no_more_urls_than_negatives_the_softmax_is_full(source):
 @pytest.mark.parametrize("by", [UNIFORM, FREQUENCY])
 def test_the_sampled_loss_is_the_full_one_on_average(source, by, monkeypatch):
     """With its logarithm of expected counts; one drawn batch of negatives alone is off."""
-    model, batch = model_of(Sampling(8, by, log_q=True)), source.batch(np.arange(6))
+    model, batch = model_of(Sampling(8, BATCH, by, log_q=True)), source.batch(np.arange(6))
     assert model.sampled
     few = torch.stack([model.loss(batch) for _ in range(20)]).detach()
     assert few.std() > 0.01
-    monkeypatch.setattr(model, "sampling", Sampling(100_000, by, log_q=True))
+    monkeypatch.setattr(model, "sampling", Sampling(100_000, BATCH, by, log_q=True))
     torch.testing.assert_close(model.loss(batch), full_loss(model, batch), rtol=0.01, atol=0.01)
-    monkeypatch.setattr(model, "sampling", Sampling(100_000, by, log_q=False))
+    monkeypatch.setattr(model, "sampling", Sampling(100_000, BATCH, by, log_q=False))
     assert model.loss(batch) > full_loss(model, batch) + 5
+
+
+@pytest.mark.parametrize("log_q", [True, False])
+def test_negatives_of_a_clients_own_against_a_loop(source, log_q, monkeypatch):
+    model, rows = model_of(Sampling(4, CLIENT, FREQUENCY, log_q)), np.arange(6)
+    draws = [model.draw() for _ in rows]
+    losses = []
+    for row, (negatives, log_counts) in zip(rows, draws, strict=True):
+        hidden, wanted = model._hidden(source.batch(np.array([row])))
+        for state, target in zip(hidden, wanted, strict=True):
+            others = negatives + FIRST_TOKEN != target
+            logits = model.url.weight[negatives[others] + FIRST_TOKEN] @ state - log_counts[others]
+            logits = torch.cat([model.url.weight[target, None] @ state, logits])
+            losses.append(-logits.log_softmax(0)[0])
+    upcoming = iter(draws)
+    monkeypatch.setattr(model, "draw", lambda: next(upcoming))
+    torch.testing.assert_close(model.loss(source.batch(rows)), torch.stack(losses).mean())
+    assert next(upcoming, None) is None
 
 
 @pytest.mark.parametrize("by", [UNIFORM, FREQUENCY])
 def test_urls_are_drawn_by_their_shares(by):
-    model = model_of(Sampling(200_000, by, log_q=True), counts=(50, 30, 15, 5))
+    model = model_of(Sampling(200_000, BATCH, by, log_q=True), counts=(50, 30, 15, 5))
     negatives, log_counts = model.draw()
     found = torch.bincount(negatives, minlength=4) / 200_000
     wanted = torch.tensor([0.5, 0.3, 0.15, 0.05] if by == FREQUENCY else [0.25] * 4)
@@ -107,7 +129,7 @@ def test_urls_are_drawn_by_their_shares(by):
 
 
 def test_ranks_are_against_all_urls(source):
-    model, batch = model_of(Sampling(3, UNIFORM, log_q=True)), source.batch(np.arange(6))
+    model, batch = model_of(Sampling(3, BATCH, UNIFORM, log_q=True)), source.batch(np.arange(6))
     hidden, wanted = model._hidden(batch)
     logits = hidden @ model.url.weight[FIRST_TOKEN:].t()
     for row, rank in enumerate(model.ranks(batch).tolist()):
@@ -115,7 +137,7 @@ def test_ranks_are_against_all_urls(source):
 
 
 def test_a_step_moves_only_the_rows_that_it_read(source):
-    model = model_of(Sampling(2, UNIFORM, log_q=True), counts=[1] * 500)
+    model = model_of(Sampling(2, BATCH, UNIFORM, log_q=True), counts=[1] * 500)
     before = model.url.weight.detach().clone()
     optimizers = model.optimizers(0.1)
     model.loss(source.batch(np.arange(6))).backward()
@@ -128,11 +150,32 @@ def test_a_step_moves_only_the_rows_that_it_read(source):
     )
 
 
+def test_with_dense_gradients_one_adam_steps_all_and_the_loss_is_the_same(source):
+    """What several devices exchange, see `SequenceModel.use_dense_gradients`."""
+    losses, grads = [], []
+    for dense in (False, True):
+        model = model_of(Sampling(5, BATCH, UNIFORM, log_q=True))
+        if dense:
+            model.use_dense_gradients()
+        torch.manual_seed(1)
+        loss = model.loss(source.batch(np.arange(6)))
+        loss.backward()
+        losses.append(loss)
+        assert model.url.weight.grad.is_sparse != dense
+        grads.append(model.url.weight.grad.to_dense())
+        assert len(model.optimizers(0.1)) == (1 if dense else 2)
+    assert losses[0] == losses[1]
+    torch.testing.assert_close(*grads)
+    (adam,) = model.optimizers(0.1)
+    assert len(adam.param_groups[0]["params"]) == len(list(model.parameters()))
+    adam.step()
+
+
 def test_a_steps_time_does_not_grow_with_the_table(source):
     """A hundred times the urls; dense gradients and Adam would take a hundred times the table's time."""
     seconds = []
     for urls in (5_000, 500_000):
-        model = model_of(Sampling(50, FREQUENCY, log_q=True), counts=torch.ones(urls, dtype=torch.int64))
+        model = model_of(Sampling(50, BATCH, FREQUENCY, log_q=True), counts=torch.ones(urls, dtype=torch.int64))
         optimizers, batch, times = model.optimizers(0.001), source.batch(np.arange(6)), []
         for _ in range(8):
             started = time.process_time()
@@ -153,7 +196,13 @@ def cycles(clients=40):
 
 @pytest.mark.parametrize(
     "sampling",
-    [FULL, Sampling(4, UNIFORM, log_q=True), Sampling(4, FREQUENCY, log_q=True), Sampling(4, UNIFORM, False)],
+    [
+        FULL,
+        Sampling(4, BATCH, UNIFORM, log_q=True),
+        Sampling(4, BATCH, FREQUENCY, log_q=True),
+        Sampling(4, BATCH, UNIFORM, False),
+        Sampling(4, CLIENT, UNIFORM, False),
+    ],
 )
 def test_a_cycle_is_learnt_and_the_best_epoch_encodes(tmp_path, sampling):
     source, counts = cycles(), (100, 100, 100, 1, 1, 1, 1, 1, 1)
@@ -187,7 +236,7 @@ class TestRecipe:
 
     @pytest.mark.parametrize("min_count", [1, 18])
     def test_visits_to_urls_that_have_enough(self, data, min_count):
-        source, counts = read_visits(data, SequenceSettings(6, 6, 6, min_count))
+        source, counts = read_visits(data, SequenceSettings(6, 6, 6, None, min_count))
         visits = (
             data.events(EventType.PAGE_VISIT)
             .collect()
@@ -205,19 +254,31 @@ class TestRecipe:
 
     def test_wrong_settings_say_what_is_right(self, data):
         with pytest.raises(UserError, match="min_count=99999: no url has so many visits"):
-            read_visits(data, SequenceSettings(6, 6, 6, 99_999))
+            read_visits(data, SequenceSettings(6, 6, 6, None, 99_999))
         right = {
             "width": 8,
             "layers": 1,
             "heads": 2,
             "dropout": 0.0,
+            "attention_dropout": 0.0,
             "profile": "last",
+            "half_life": None,
             "negatives": 5,
+            "negatives_for": "batch",
             "sampling": "uniform",
         }
         with pytest.raises(UserError, match="uniform or frequency"):
             ModelSettings(**(right | {"sampling": "popular"}), log_q=True)
+        with pytest.raises(UserError, match="negatives_for=step: must be batch or client"):
+            ModelSettings(**(right | {"negatives_for": "step"}), log_q=True)
         with pytest.raises(UserError, match="negatives=0: must be at least 1"):
             ModelSettings(**(right | {"negatives": 0}), log_q=True)
+        with pytest.raises(UserError, match=r"model\.attention_dropout=1\.0: must be from 0 to below 1"):
+            ModelSettings(**(right | {"attention_dropout": 1.0}), log_q=True)
         with pytest.raises(UserError, match=r"model\.heads: 3 heads do not divide a width of 8"):
-            build_model(np.ones(9, np.int64), 6, ModelSettings(**(right | {"heads": 3}), log_q=True), seed=0)
+            build_model(
+                np.ones(9, np.int64),
+                SequenceSettings(6, 6, 6, None, 1),
+                ModelSettings(**(right | {"heads": 3}), log_q=True),
+                seed=0,
+            )

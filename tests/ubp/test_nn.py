@@ -184,7 +184,7 @@ class TestCausalTransformer:
     @staticmethod
     def transformer():
         torch.manual_seed(0)
-        return CausalTransformer(width=12, layers=2, heads=3, positions=20, dropout=0.3).eval()
+        return CausalTransformer(width=12, layers=2, heads=3, positions=20, dropout=0.3, attention_dropout=0.3).eval()
 
     def test_a_later_vector_changes_no_earlier_output(self, transformer):
         vectors, first = torch.randn(4, 10, 12), torch.tensor([0, 3, 0, 9])
@@ -223,6 +223,15 @@ class TestCausalTransformer:
         transformer(torch.randn(3, 10, 12), torch.tensor([0, 3, 9]))
         assert seen == [(None, True)] * 2
 
+    def test_the_attentions_weights_are_dropped_in_training_alone(self):
+        torch.manual_seed(0)
+        model = CausalTransformer(width=12, layers=1, heads=3, positions=20, dropout=0.0, attention_dropout=0.5)
+        vectors, first = torch.randn(2, 10, 12), torch.tensor([0, 3])
+        drawn = [model.train()(vectors, first) for _ in range(2)]
+        assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+        told = [model.eval()(vectors, first) for _ in range(2)]
+        assert torch.equal(*told)
+
     def test_every_weight_gets_a_gradient(self, transformer):
         """One without stops training on several devices."""
         transformer(torch.randn(3, 10, 12), torch.zeros(3, dtype=torch.int64)).sum().backward()
@@ -230,4 +239,4 @@ class TestCausalTransformer:
 
     def test_heads_must_divide_the_width(self):
         with pytest.raises(ValueError, match="5 heads do not divide a width of 12"):
-            CausalTransformer(width=12, layers=1, heads=5, positions=4, dropout=0.0)
+            CausalTransformer(width=12, layers=1, heads=5, positions=4, dropout=0.0, attention_dropout=0.0)

@@ -1,25 +1,29 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.ubp.host_reads import host_reads
 from ubp.errors import UserError
 from ubp.slices import (
+    AGE,
     FIRST,
     REAL,
+    Pooling,
     Slices,
     SliceSettings,
     at_targets,
-    profile_of,
+    read_in_windows,
     real_targets,
-    require_profile,
+    require_pooling,
     trimmed,
     with_targets,
 )
 from ubp.training import LENGTHS
 
 
-def slices(lengths, shortest=3, longest=6, newest=6):
+def slices(lengths, shortest=3, longest=6, newest=6, window=None):
     """Client i's events are i·100, i·100 + 1, …; some events of nobody lie between."""
     lengths = np.asarray(lengths, np.int64)
     starts = np.cumsum(lengths + 2) - lengths
@@ -28,7 +32,7 @@ def slices(lengths, shortest=3, longest=6, newest=6):
         column[start : start + length] = client * 100 + np.arange(length)
     clients = np.arange(1, len(lengths) + 1) * 10
     columns = {"sku": column, "price": column.astype(np.float32)}
-    return Slices(clients, starts, lengths, columns, SliceSettings(shortest, longest, newest))
+    return Slices(clients, starts, lengths, columns, SliceSettings(shortest, longest, newest, window))
 
 
 def test_without_a_generator_the_newest_events_are_given():
@@ -72,16 +76,17 @@ def test_in_training_slices_are_random_and_hold_the_event_that_follows():
     assert begins == set(range(200, 217))  # the oldest and the newest event both come up
 
 
-def test_every_position_is_trained_and_none_beyond_the_last():
-    source = slices([20, 20])
+@pytest.mark.parametrize(("window", "last"), [(None, 6), (9, 9)])
+def test_every_position_is_trained_and_none_beyond_the_windows_last(window, last):
+    source = slices([20, 20], newest=12, window=window)
     firsts, ends = set(), set()
     for seed in range(200):
         batch = source.batch(np.arange(2), np.random.default_rng(seed))
         read = batch[LENGTHS] - 1  # the last event is only to be said
         firsts |= set(batch[FIRST].tolist())
         ends |= set((batch[FIRST] + read).tolist())
-    assert firsts == {0, 1, 2, 3}
-    assert ends == {3, 4, 5, 6}
+    assert firsts == set(range(last - 2))
+    assert ends == set(range(3, last + 1))
 
 
 def test_the_same_generator_gives_the_same_slices():
@@ -122,21 +127,99 @@ def test_more_events_may_be_encoded_than_a_slice_has():
     assert source.batch(np.arange(2))["sku"][0].tolist() == list(range(111, 120))
     drawn = [source.batch(np.array([0]), np.random.default_rng(seed)) for seed in range(200)]
     assert max(int(batch[LENGTHS]) for batch in drawn) == 7
-    assert max(int(batch[FIRST] + batch[LENGTHS] - 1) for batch in drawn) == 9  # its positions are trained
+
+
+def running(vectors, first):
+    """A causal model: the sum of the vectors so far, each weighed by its position."""
+    places = first[:, None] + torch.arange(1, vectors.shape[1] + 1)
+    return (vectors * places[:, :, None]).cumsum(dim=1)
+
+
+def windows_by_hand(vectors, lengths, window):
+    """One window after the other, each as a batch of its own; nothing behind a sequence's end."""
+    outputs = torch.full_like(vectors, torch.nan)
+    for row, length in enumerate(lengths.tolist()):
+        end = length
+        while end > 0:
+            begin = max(end - window, 0)
+            outputs[row, begin:end] = running(vectors[None, row, begin:end], torch.zeros(1))[0]
+            end = begin
+    return outputs
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 23), min_size=1, max_size=6),
+    window=st.integers(1, 25),
+    padding=st.integers(0, 5),
+)
+def test_windows_against_a_loop(lengths, window, padding):
+    lengths = torch.tensor(lengths)
+    vectors = torch.randn(
+        len(lengths), max(int(lengths.max()) + padding, 1), 2, generator=torch.Generator().manual_seed(0)
+    )
+    real = torch.arange(vectors.shape[1]) < lengths[:, None]
+    vectors[~real] = torch.nan  # whatever stands at padding must not be seen
+    outputs = read_in_windows(running, vectors, lengths, torch.zeros_like(lengths), window)
+    assert outputs.shape == vectors.shape
+    torch.testing.assert_close(outputs[real], windows_by_hand(vectors, lengths, window)[real])
+
+
+def test_no_more_than_a_window_is_read_at_a_time():
+    spans = []
+
+    def watched(vectors, first):
+        spans.append(vectors.shape[:2])
+        return running(vectors, first)
+
+    read_in_windows(watched, torch.zeros(3, 20, 2), torch.tensor([20, 5, 8]), torch.zeros(3), window=8)
+    assert spans == [(3 + 1 + 1, 8)]
+
+
+def test_what_fits_into_a_window_begins_at_its_own_position():
+    vectors, first = torch.randn(2, 5, 2), torch.tensor([3, 0])
+    outputs = read_in_windows(running, vectors, torch.tensor([5, 4]), first, window=5)
+    assert (outputs == running(vectors, first)).all()
 
 
 def test_profiles_against_a_loop():
     torch.manual_seed(0)
-    outputs, lengths = torch.randn(4, 5, 3), torch.tensor([5, 1, 3, 2])
-    last, total = (profile_of(outputs, lengths, profile, newest=8) for profile in ("last", "sum"))
+    outputs, lengths, ages = torch.randn(4, 5, 3), torch.tensor([5, 1, 3, 2]), torch.rand(4, 5) * 30
+    batch = {LENGTHS: lengths, AGE: ages}
+    last, total, recent = (
+        Pooling(*how)(outputs, batch) for how in [("last", 8, None), ("sum", 8, None), ("sum", 8, 7)]
+    )
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(last[row], outputs[row, length - 1])
         torch.testing.assert_close(total[row], outputs[row, :length].sum(dim=0) / 8)
-    with pytest.raises(UserError, match="profile=first: must be last or sum"):
-        require_profile("first")
+        weighted = [0.5 ** (ages[row, place] / 7) * outputs[row, place] for place in range(length)]
+        torch.testing.assert_close(recent[row], torch.stack(weighted).sum(dim=0) / 7)
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        (("first", None), "profile=first: must be last or sum"),
+        (("sum", 0.0), r"half_life=0\.0: must be above 0, or null"),
+        (("last", 7.0), r"half_life=7\.0: must be null where model\.profile is not sum"),
+    ],
+)
+def test_poolings_that_make_no_sense(how, line):
+    with pytest.raises(UserError, match=line):
+        require_pooling(*how)
+    require_pooling("sum", 7.0)
+    require_pooling("last", None)
 
 
 @pytest.mark.parametrize("lengths", [(0, 5, 5), (4, 3, 4), (3, 5, 4)])
 def test_lengths_that_make_no_sense(lengths):
     with pytest.raises(UserError, match="must be at least"):
-        SliceSettings(*lengths)
+        SliceSettings(*lengths, window=None)
+
+
+@pytest.mark.parametrize("window", [4, 9])
+def test_windows_that_make_no_sense(window):
+    with pytest.raises(UserError, match=r"window=.: must be from sequences.longest to sequences.newest, or null"):
+        SliceSettings(3, 5, 8, window)
+    assert SliceSettings(3, 5, 8, 7).positions == 7
+    assert SliceSettings(3, 5, 8, None).positions == 5

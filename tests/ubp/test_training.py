@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.ubp.host_reads import host_reads
-from tests.ubp.training_toy import Copier, Numbers, settings
+from tests.ubp.training_toy import Copier, Numbers, OnNccl, Recaller, settings
 from ubp.errors import UserError
 from ubp.training import (
     _choose_kernels,
@@ -68,26 +68,6 @@ def test_a_step_in_pieces_is_the_step_as_a_whole(piece, tmp_path):
     pieces = fit(Copier(dropout=0), Numbers(), settings(piece=piece), tmp_path / "pieces", seed=1)
     torch.testing.assert_close(weights(pieces), weights(whole), rtol=1e-4, atol=1e-6)
     assert pieces.best_score == pytest.approx(whole.best_score, rel=1e-4)
-
-
-class Recaller(Copier):
-    """Has a table of rows whose gradients are sparse, and is judged by a score that is better when larger."""
-
-    monitor = ("closeness", "max")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = torch.nn.Embedding(60, 7, sparse=True)
-
-    def loss(self, batch):
-        return ((self.table(batch["rows"]) + self.up(self.down(batch["values"])) - batch["values"]) ** 2).mean()
-
-    def validation_scores(self, batch):
-        return {"closeness": -self.loss(batch)}
-
-    def optimizers(self, learning_rate):
-        dense = [weight for name, weight in self.named_parameters() if not name.startswith("table")]
-        return [torch.optim.Adam(dense, learning_rate), torch.optim.SparseAdam(self.table.parameters(), learning_rate)]
 
 
 def test_a_model_may_bring_sparse_gradients_and_a_score_of_its_own(tmp_path):
@@ -176,14 +156,32 @@ def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed, tmp
     np.testing.assert_allclose(vectors, alone, atol=1e-6)
 
 
-def test_two_processes_train_and_encode_every_row_once(tmp_path):
+@pytest.mark.parametrize("model", ["copier", "nccl"])
+def test_two_processes_train_and_encode_every_row_once(model, tmp_path):
+    """One of the models has a table with sparse gradients, which an exchange by NCCL would refuse."""
     script = Path(__file__).with_name("training_toy.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    line = [sys.executable, str(script), str(tmp_path), model]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     vectors = np.load(tmp_path / "vectors.npy")
     np.testing.assert_array_equal(vectors[:, 0], np.arange(53))
     assert np.isfinite(vectors).all()
     assert not list(tmp_path.glob("part-*"))
+
+
+def test_the_toy_refuses_sparse_gradients_as_nccl_does(tmp_path):
+    with pytest.raises(RuntimeError, match="must be CUDA and dense"):
+        fit(OnNccl(), Numbers(), settings(), tmp_path, seed=1)
+
+
+def test_a_model_that_insists_on_sparse_gradients_cannot_meet_several_devices(tmp_path):
+    class Stubborn(Recaller):
+        def use_dense_gradients(self):
+            pass
+
+    with pytest.raises(UserError, match=r"^trainer\.strategy=ddp: Stubborn has sparse gradients.*trainer\.devices=1"):
+        fit(Stubborn(), Numbers(), settings(strategy="ddp"), tmp_path, seed=1)
+    torch.distributed.destroy_process_group()
 
 
 def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):

@@ -1,4 +1,4 @@
-"""A toy model and source for tests of the training core; run as a script it is one rank of a ddp run."""
+"""Toy models and a source for tests of the training core; run as a script it is one rank of a ddp run."""
 
 import sys
 from dataclasses import dataclass
@@ -50,14 +50,49 @@ class Copier(SequenceModel):
         return torch.cat([batch["rows"][:, None].float(), self.down(batch["values"])[:, 1:]], dim=1)
 
 
+class Recaller(Copier):
+    """Has a table of rows whose gradients are sparse, and is judged by a score that is better when larger."""
+
+    monitor = ("closeness", "max")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(60, 7, sparse=True)
+
+    def loss(self, batch):
+        return ((self.table(batch["rows"]) + self.up(self.down(batch["values"])) - batch["values"]) ** 2).mean()
+
+    def validation_scores(self, batch):
+        return {"closeness": -self.loss(batch)}
+
+    def optimizers(self, learning_rate):
+        if not self.table.sparse:
+            return super().optimizers(learning_rate)
+        dense = [weight for name, weight in self.named_parameters() if not name.startswith("table")]
+        return [torch.optim.Adam(dense, learning_rate), torch.optim.SparseAdam(self.table.parameters(), learning_rate)]
+
+
+class OnNccl(Recaller):
+    """Refuses a sparse gradient as NCCL does, which no machine without GPUs has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for weight in self.parameters():
+            weight.register_post_accumulate_grad_hook(self._refuse_sparse)
+
+    def _refuse_sparse(self, weight):
+        if weight.grad.is_sparse:
+            raise RuntimeError("Tensors must be CUDA and dense")
+
+
 def settings(**changes):
     return TrainerSettings(**({"max_epochs": 4, "patience": 4, "batch_size": 8, "accelerator": "cpu"} | changes))
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, model = Path(sys.argv[1]), {"copier": Copier, "nccl": OnNccl}[sys.argv[2]]()
     source = Numbers(53)
-    trained = fit(Copier(), source, settings(devices=2, strategy="ddp", max_epochs=2), folder, seed=1)
+    trained = fit(model, source, settings(devices=2, strategy="ddp", max_epochs=2), folder, seed=1)
     vectors = encode(trained, source, folder)
     if trained.trainer.global_rank == 0:
         np.save(folder / "vectors.npy", vectors)
