@@ -31,8 +31,8 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from gru_autoencoder.recipe import AutoencoderRecipe
-from next_sku.next_sku_embeddings import NextSkuRecipe
-from next_url.next_url_embeddings import NextUrlRecipe
+from next_sku.recipe import NextSkuRecipe
+from next_url.recipe import NextUrlRecipe
 from ubp.config import Common, composed, parse
 from ubp.errors import UserError
 from ubp.paths import CONFIGS

@@ -1,5 +1,6 @@
 """A causal transformer over item events that says the next one's category, event type and price."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from ubp import schema
 from ubp.nn import CausalTransformer, tied_cross_entropy
 from ubp.ranking import ranks_of
-from ubp.slices import FIRST, Pooling, read_in_windows, real_targets, trimmed
+from ubp.slices import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 CATEGORY, EVENT, PRICE = COLUMNS = (schema.CATEGORY, "event", schema.PRICE)  # of a batch
@@ -116,9 +117,10 @@ class NextSku(SequenceModel):
             Vectors to multiply with the tables, float [positions, width], and prices in buckets, float
             [positions, 1]; what came next, [positions] each.
         """
-        batch = trimmed(batch)
-        real = real_targets(batch)
-        hidden = self._outputs(batch, real.shape[1], batch[LENGTHS] - 1)[real]  # the last event is only a target
+        batch = with_targets(batch)
+        # The last event is only a target.
+        outputs = self._outputs(batch, batch[EVENT].shape[1] - 1, batch[LENGTHS] - 1)
+        hidden = at_targets(outputs, batch)
         widths = [self.category.embedding_dim, self.event.embedding_dim, 1]
         category, event, price = torch.split(hidden, widths, dim=1)
         predictions = {
@@ -126,7 +128,7 @@ class NextSku(SequenceModel):
             EVENT: self.event_head(event),
             PRICE: self.price_median + self.price_deviation * self.price_head(price).float(),
         }
-        return predictions, {name: batch[name][:, 1:][real] for name in COLUMNS}
+        return predictions, {name: at_targets(batch[name][:, 1:], batch) for name in COLUMNS}
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of category and event type and the price's absolute error in buckets, weighted sum."""
@@ -137,6 +139,10 @@ class NextSku(SequenceModel):
         )
         price = (predictions[PRICE][:, 0] - targets[PRICE]).abs().sum() / max(len(targets[PRICE]), 1)
         return self.losses.category * category + self.losses.event * event + self.losses.price * price
+
+    @property
+    def on_host(self) -> Callable[[Batch], Batch]:
+        return with_targets
 
     def weight(self, batch: Batch) -> Tensor:
         return real_targets(batch).sum().float()

@@ -1,5 +1,6 @@
 """A causal transformer over page visits that says the next url."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from ubp import schema
 from ubp.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
 from ubp.ranking import ranking_scores, ranks_of
 from ubp.schema import FIRST_TOKEN
-from ubp.slices import FIRST, Pooling, read_in_windows, real_targets, trimmed
+from ubp.slices import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 UNIFORM, FREQUENCY = "uniform", "frequency"
@@ -93,10 +94,10 @@ class NextUrl(SequenceModel):
 
         Rows after rows: a client has one position less than visits.
         """
-        batch = trimmed(batch)
-        real = real_targets(batch)
-        hidden = self._outputs(batch, real.shape[1], batch[LENGTHS] - 1)  # the last visit is only a target
-        return hidden[real], batch[schema.URL][:, 1:][real]
+        batch = with_targets(batch)
+        visits = batch[schema.URL]
+        hidden = self._outputs(batch, visits.shape[1] - 1, batch[LENGTHS] - 1)  # the last visit is only a target
+        return at_targets(hidden, batch), at_targets(visits[:, 1:], batch)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Negatives and the logarithm of how often each was to be expected: int64 and float32 [negatives].
@@ -129,6 +130,10 @@ class NextUrl(SequenceModel):
         """The mean over some positions, all with the same negatives."""
         negatives, log_counts = self.draw()
         return sampled_cross_entropy(hidden, self.url, wanted, negatives + FIRST_TOKEN, log_counts)
+
+    @property
+    def on_host(self) -> Callable[[Batch], Batch]:
+        return with_targets
 
     def weight(self, batch: Batch) -> Tensor:
         return real_targets(batch).sum().float()

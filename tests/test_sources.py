@@ -10,17 +10,19 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.test_commands import EMBEDDINGS
+from tests.ubp.host_reads import host_reads
 from ubp import schema
 from ubp.config import composed
 from ubp.data import ChallengeData
 from ubp.paths import CONFIGS
 from ubp.schema import EventType
+from ubp.training import in_pieces, losses_of
 
 # By the folder of a command, its recipe.
 RECIPES = {
     "gru_autoencoder": ("gru_autoencoder.recipe", "AutoencoderRecipe"),
-    "next_sku": ("next_sku.next_sku_embeddings", "NextSkuRecipe"),
-    "next_url": ("next_url.next_url_embeddings", "NextUrlRecipe"),
+    "next_sku": ("next_sku.recipe", "NextSkuRecipe"),
+    "next_url": ("next_url.recipe", "NextUrlRecipe"),
 }
 NEURAL = {name: words for name, words in EMBEDDINGS.items() if words[0].split("/")[0] in RECIPES}
 
@@ -40,11 +42,29 @@ def prepared(name, history):
     return getattr(importlib.import_module(module), recipe).of(config).prepare(ChallengeData(history, True), seed=0)
 
 
-@pytest.mark.parametrize("name", NEURAL)
-def test_what_loader_processes_are_given_can_be_pickled(name, history):
+def give_clients(history):
+    """Every client is a relevant one."""
     history.relevant_clients.parent.mkdir()
     clients = pl.concat(pl.read_parquet(history.raw / kind.file_name, columns=[schema.CLIENT_ID]) for kind in EventType)
     np.save(history.relevant_clients, clients[schema.CLIENT_ID].unique().sort().to_numpy())
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_a_step_reads_nothing_back_from_the_device(name, history):
+    give_clients(history)
+    made = prepared(name, history)
+    made.model.train()
+    batch = made.taught.batch(np.arange(12), np.random.default_rng(7))
+    pieces = in_pieces(batch, 8, made.model.on_host)
+    with host_reads() as reads:
+        for loss, _ in losses_of(made.model, pieces):
+            loss.backward()
+    assert reads == []
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_what_loader_processes_are_given_can_be_pickled(name, history):
+    give_clients(history)
     made = prepared(name, history)
     source, on_host = pickle.loads(pickle.dumps((made.taught, made.model.on_host)))  # noqa: S301
     rows = np.arange(5)

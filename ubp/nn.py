@@ -294,5 +294,9 @@ class CausalTransformer(nn.Module):
             float [rows, time, width], after the last layer norm.
         """
         places = first[:, None] + torch.arange(vectors.shape[1], device=vectors.device)
-        outputs: Tensor = self.gpt2(inputs_embeds=vectors, position_ids=places).last_hidden_state
+        # GPT2Model.forward without its look for packed sequences, which reads the positions back from the device.
+        hidden: Tensor = self.gpt2.drop(vectors + self.gpt2.wpe(places))
+        for block in self.gpt2.h:
+            hidden = block(hidden)
+        outputs: Tensor = self.gpt2.ln_f(hidden)
         return outputs

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
-from next_sku.next_sku_embeddings import (
+from next_sku.recipe import (
     Foretold,
     LossSettings,
     ModelSettings,

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
-from next_url.next_url_embeddings import ModelSettings, SequenceSettings, build_model, read_visits, report
+from next_url.recipe import ModelSettings, SequenceSettings, build_model, read_visits, report
 from ubp import schema
 from ubp.data import ChallengeData
 from ubp.errors import UserError
