@@ -1,6 +1,7 @@
 """A recurrent autoencoder of event sequences: one class, whose token features come from the config."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, cast
 
@@ -10,12 +11,29 @@ from torch import Tensor, nn
 from gru_autoencoder.gru import StackedGru
 from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
 from ubp.schema import Token
+from ubp.slices import LAST, read_in_windows
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 EVENT = "event"  # the feature that says which of the others an event has
 PROFILE, LAYERS = INITIAL_STATES = ("profile", "layers")  # what the decoder's layers start from
 TEACHER_FORCED, FREE_RUNNING = MONITORS = ("teacher_forced", "free_running")  # what early stopping goes by
 FREE_RUNNING_LOSS = "validation_free_running_loss"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a sequence becomes a profile.
+
+    Attributes:
+        window: events that the encoder reads at a time.
+        newest: events of a sequence, at the most.
+        profile: ``last``: the state after the newest window. ``sum``: those after all windows, each weighing its
+            events, over ``newest``. It is after a whole window that a state has been trained to tell of it.
+    """
+
+    window: int
+    newest: int
+    profile: str = LAST
 
 
 class _Head(nn.Module):
@@ -66,6 +84,7 @@ class GruAutoencoder(SequenceModel):
         monitor: what early stopping and the best epoch go by: the validation loss by ``teacher_forced`` decoding,
             or by ``free_running``, where the decoder reads its own predictions and only the profile tells it
             which client's events to write.
+        reading: how long sequences are encoded; None: whole, to the state after the last event.
     """
 
     def __init__(
@@ -78,8 +97,10 @@ class GruAutoencoder(SequenceModel):
         word_dropout: float = 0.0,
         initial_states: str = PROFILE,
         monitor: str = TEACHER_FORCED,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__()
+        self.reading = reading
         self.initial_states = initial_states
         if monitor == FREE_RUNNING:
             self.monitor = (FREE_RUNNING_LOSS, "min")
@@ -107,7 +128,25 @@ class GruAutoencoder(SequenceModel):
         return [output[lengths - 1, rows] for output in self.encoder(self._embedded(batch, 1, time - 1))]
 
     def encode(self, batch: Batch) -> Tensor:
-        return self.states(batch)[-1]
+        """The state after the last event, or those after all windows added up: float [rows, hidden]."""
+        if self.reading is None:
+            return self.states(batch)[-1]
+        vectors = self._embedded(batch, 1, batch[self.features[0].name].shape[1] - 1).transpose(0, 1)
+        lengths, window = batch[LENGTHS], self.reading.window
+        outputs = read_in_windows(self._encoded, vectors, lengths, torch.zeros_like(lengths), window)
+        place = torch.arange(outputs.shape[1], device=lengths.device)
+        to_come = lengths[:, None] - 1 - place  # events behind a place
+        if self.reading.profile == LAST:
+            weights = (to_come == 0).to(outputs.dtype)
+        else:
+            is_last = (to_come >= 0) & (to_come % window == 0)
+            weights = is_last * torch.clamp(place + 1, max=window) / self.reading.newest
+        return torch.einsum("rt,rtw->rw", weights.to(outputs.dtype), outputs)
+
+    def _encoded(self, vectors: Tensor, _: Tensor) -> Tensor:
+        """The last layer's states, float [rows, time, hidden], of vectors [rows, time, width]."""
+        outputs: Tensor = self.encoder(vectors.transpose(0, 1))[-1]
+        return outputs.transpose(0, 1)
 
     def _begin(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """What is added to the decoder's tokens, float [rows, width], and its layers' first states."""
