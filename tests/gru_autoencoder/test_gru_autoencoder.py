@@ -187,6 +187,17 @@ def test_early_stopping_goes_by_the_loss_that_the_config_names(source):
     assert model.monitor == (name, "min")
 
 
+def test_positions_that_are_found_before_the_step_are_those_of_the_step(source):
+    """In another process, so that a GPU need not wait for their number."""
+    model, batch = model_of(), source.batch(np.array([0, 3, 5]))
+    placed = pickle.loads(pickle.dumps(model.on_host))(batch)  # noqa: S301
+    assert torch.equal(model.loss(placed), model.loss(batch))
+    real = [(step, row) for step in range(6) for row, length in enumerate([5, 3, 2]) if step <= length]
+    assert placed["real"].tolist() == [step * 3 + row for step, row in real]
+    priced = [batch["price"][row, step + 1] != Token.NONE for step, row in real]
+    assert placed["having_price"].tolist() == np.flatnonzero(priced).tolist()
+
+
 @pytest.mark.parametrize("window", [1, 4, 9, 20])
 def test_a_profile_of_windows_is_the_sum_of_states_of_each_window_alone(source, window):
     """Against a loop over clients and windows, cut from the newest event backwards."""
