@@ -1,4 +1,4 @@
-"""What a linear model reads in blocks: a second each, no seeds, for comparing variants while one works on a model.
+"""What a linear model reads in blocks: no seeds, some seconds each, for comparing variants.
 
     python benchmarks/linear_reading.py embeddings=[gru_ae_day_event,basics]
     python benchmarks/linear_reading.py embeddings=gru_ae_day_event beside=[stat_features,als_64_buy_add_categories]

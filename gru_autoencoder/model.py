@@ -1,6 +1,8 @@
 """A recurrent autoencoder of event sequences: one class, whose token features come from the config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Literal, cast
 
@@ -10,12 +12,30 @@ from torch import Tensor, nn
 from gru_autoencoder.gru import StackedGru
 from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
 from ubp.schema import Token
+from ubp.slices import LAST, read_in_windows
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 EVENT = "event"  # the feature that says which of the others an event has
 PROFILE, LAYERS = INITIAL_STATES = ("profile", "layers")  # what the decoder's layers start from
 TEACHER_FORCED, FREE_RUNNING = MONITORS = ("teacher_forced", "free_running")  # what early stopping goes by
+REAL = "real"  # key of a batch, see `with_positions`
 FREE_RUNNING_LOSS = "validation_free_running_loss"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a sequence becomes a profile.
+
+    Attributes:
+        window: events that the encoder reads at a time.
+        newest: events of a sequence, at the most.
+        profile: ``last``: the state after the newest window. ``sum``: those after all windows, each weighing its
+            events, over ``newest``. It is after a whole window that a state has been trained to tell of it.
+    """
+
+    window: int
+    newest: int
+    profile: str = LAST
 
 
 class _Head(nn.Module):
@@ -28,17 +48,43 @@ class _Head(nn.Module):
         self.events = features[0].events
         self.layer = nn.Linear(hidden, sum(self.sizes))
 
-    def said(self, hidden: Tensor, wanted: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What is held and wanted where an event has these features: [positions, hidden], [positions, features]."""
-        classes = torch.stack([wanted[name] for name in self.names], dim=1)
+    @property
+    def key(self) -> str:
+        """Of a batch: which of the real positions have these features; see `with_positions`."""
+        return f"having_{self.names[0]}"
+
+    def predicted(self, hidden: Tensor, targets: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs and targets where an event has these features: [positions, hidden], [positions, features]."""
+        classes = torch.stack([targets[name] for name in self.names], dim=1)
         if self.events is None:
             return hidden, classes
-        there = classes[:, 0] != Token.NONE
-        return hidden[there], classes[there]
+        return hidden.index_select(0, batch[self.key]), classes.index_select(0, batch[self.key])
 
     def likeliest(self, hidden: Tensor) -> dict[str, Tensor]:
         """Each feature's likeliest class: int64 [positions]."""
         return dict(zip(self.names, likeliest(hidden, self.layer, self.sizes).unbind(dim=1), strict=True))
+
+
+def with_positions(batch: Batch, feature: str, heads: Mapping[str, str]) -> Batch:
+    """Cut off what is padding in every row, and add where something is to be predicted.
+
+    Adds ``real``, int64 [positions]: the events and the end token, places in [time, rows] laid out flat; and for
+    each head int64 [n], which of these have its features.
+
+    Args:
+        batch: see `GruAutoencoder`.
+        feature: one that all events have.
+        heads: key to add to a feature, for those that not all events have.
+    """
+    lengths = batch[LENGTHS]
+    time = int(lengths.max()) + 2 if len(lengths) else batch[feature].shape[1]
+    cut: dict[str, Tensor] = {name: ids[:, :time] if ids.dim() > 1 else ids for name, ids in batch.items()}
+    steps = torch.arange(time - 1, device=lengths.device)
+    real = (steps[:, None] <= lengths).flatten().nonzero().squeeze(1)
+    for key, name in heads.items():
+        targets = cut[name][:, 1:].t().reshape(-1)[real]
+        cut[key] = (targets != Token.NONE).nonzero().squeeze(1)
+    return cut | {REAL: real}
 
 
 class GruAutoencoder(SequenceModel):
@@ -66,6 +112,7 @@ class GruAutoencoder(SequenceModel):
         monitor: what early stopping and the best epoch go by: the validation loss by ``teacher_forced`` decoding,
             or by ``free_running``, where the decoder reads its own predictions and only the profile tells it
             which client's events to write.
+        reading: how long sequences are encoded; None: whole, to the state after the last event.
     """
 
     def __init__(
@@ -78,8 +125,10 @@ class GruAutoencoder(SequenceModel):
         word_dropout: float = 0.0,
         initial_states: str = PROFILE,
         monitor: str = TEACHER_FORCED,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__()
+        self.reading = reading
         self.initial_states = initial_states
         if monitor == FREE_RUNNING:
             self.monitor = (FREE_RUNNING_LOSS, "min")
@@ -107,7 +156,25 @@ class GruAutoencoder(SequenceModel):
         return [output[lengths - 1, rows] for output in self.encoder(self._embedded(batch, 1, time - 1))]
 
     def encode(self, batch: Batch) -> Tensor:
-        return self.states(batch)[-1]
+        """The state after the last event, or those after all windows added up: float [rows, hidden]."""
+        if self.reading is None:
+            return self.states(batch)[-1]
+        vectors = self._embedded(batch, 1, batch[self.features[0].name].shape[1] - 1).transpose(0, 1)
+        lengths, window = batch[LENGTHS], self.reading.window
+        outputs = read_in_windows(self._encoded, vectors, lengths, torch.zeros_like(lengths), window)
+        place = torch.arange(outputs.shape[1], device=lengths.device)
+        to_come = lengths[:, None] - 1 - place  # events behind a place
+        if self.reading.profile == LAST:
+            weights = (to_come == 0).to(outputs.dtype)
+        else:
+            is_last = (to_come >= 0) & (to_come % window == 0)
+            weights = is_last * torch.clamp(place + 1, max=window) / self.reading.newest
+        return torch.einsum("rt,rtw->rw", weights.to(outputs.dtype), outputs)
+
+    def _encoded(self, vectors: Tensor, _: Tensor) -> Tensor:
+        """The last layer's states, float [rows, time, hidden], of vectors [rows, time, width]."""
+        outputs: Tensor = self.encoder(vectors.transpose(0, 1))[-1]
+        return outputs.transpose(0, 1)
 
     def _begin(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """What is added to the decoder's tokens, float [rows, width], and its layers' first states."""
@@ -129,10 +196,22 @@ class GruAutoencoder(SequenceModel):
 
     def _at_real_positions(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Outputs [time, rows, hidden] and the tokens that follow, at the events and the end token."""
-        steps = torch.arange(len(output), device=output.device)
-        real = steps[:, None] <= batch[LENGTHS]  # [time, rows]
-        targets = {feature.name: batch[feature.name][:, 1:].t()[real] for feature in self.features}
-        return output[real], targets
+        real = self._placed(batch)[REAL]
+        targets = {f.name: batch[f.name][:, 1:].t().reshape(-1).index_select(0, real) for f in self.features}
+        return output.reshape(-1, output.shape[2]).index_select(0, real), targets
+
+    @property
+    def on_host(self) -> Callable[[Batch], Batch]:
+        return partial(with_positions, feature=self.features[0].name, heads=self._conditional)
+
+    @property
+    def _conditional(self) -> dict[str, str]:
+        """Heads whose features not all events have: the key of their positions to one of the features."""
+        return {head.key: head.names[0] for head in self._heads() if head.events is not None}
+
+    def _placed(self, batch: Batch) -> Batch:
+        """The batch with its positions, if whoever gathered it has not added them."""
+        return batch if REAL in batch else self.on_host(batch)
 
     def _with_gaps(self, batch: Batch) -> Batch:
         """The batch as the decoder sees it: in training some events are hidden, in all features at once."""
@@ -148,20 +227,22 @@ class GruAutoencoder(SequenceModel):
 
     def loss(self, batch: Batch) -> Tensor:
         """The features' cross-entropies where an event has them, added up, the mean over the real positions."""
-        return self._loss(*self.decoded(batch))
+        batch = self._placed(batch)
+        return self._loss(*self.decoded(batch), batch)
 
-    def _loss(self, hidden: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Mapping[str, Tensor], batch: Batch) -> Tensor:
         loss = hidden.new_zeros((), dtype=torch.float32)
         for head in self._heads():
-            there, classes = head.said(hidden, targets)
+            there, classes = head.predicted(hidden, targets, batch)
             share = len(there) / max(len(hidden), 1)
             loss = loss + share * linear_cross_entropy(there, head.layer, classes, head.sizes)
         return loss
 
     def free_running_loss(self, batch: Batch) -> Tensor:
         """The same loss where the decoder reads its own predictions instead of the true events: a scalar."""
+        batch = self._placed(batch)
         steps = batch[self.features[0].name].shape[1] - 1
-        return self._loss(*self._at_real_positions(self._free_running(batch, steps)[0], batch))
+        return self._loss(*self._at_real_positions(self._free_running(batch, steps)[0], batch), batch)
 
     def validation_scores(self, batch: Batch) -> dict[str, Tensor]:
         return {FREE_RUNNING_LOSS: self.free_running_loss(batch)} if self.monitor[0] == FREE_RUNNING_LOSS else {}
@@ -172,10 +253,11 @@ class GruAutoencoder(SequenceModel):
         Returns:
             For each feature bool [positions], those that have it.
         """
+        batch = self._placed(batch)
         hidden, wanted = self.decoded(batch)
         hits: dict[str, Tensor] = {}
         for head in self._heads():
-            there, classes = head.said(hidden, wanted)
+            there, classes = head.predicted(hidden, wanted, batch)
             found = head.likeliest(there)
             hits |= {name: found[name] == classes[:, column] for column, name in enumerate(head.names)}
         return hits

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from gru_autoencoder.model import EVENT, INITIAL_STATES, MONITORS, PROFILE, TEACHER_FORCED, GruAutoencoder
+from gru_autoencoder.model import EVENT, INITIAL_STATES, MONITORS, PROFILE, TEACHER_FORCED, GruAutoencoder, Reading
 from ubp import schema
 from ubp.data import ChallengeData
 from ubp.errors import UserError, require, require_positive
@@ -20,6 +20,7 @@ from ubp.nn import Feature
 from ubp.run import show
 from ubp.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences, gather
+from ubp.slices import LAST, require_profile
 from ubp.training import (
     LENGTHS,
     Batch,
@@ -46,21 +47,31 @@ class SequenceSettings:
         event_types: None for all five.
         clients: who trains: ``relevant`` or ``all``.
         distinct: ``sku`` keeps each client's distinct skus, at their first event; None all events.
-        newest: events a client at the most, the latest ones.
+        newest: events that make the profile, at the most: the latest ones.
+        window: events of a sequence, at the most: in training a random run of so many of the newest, in encoding
+            all of them, so many at a time (`ubp.slices.read_in_windows`). None: ``newest``.
     """
 
     event_types: list[str] | None
     clients: str
     distinct: str | None
     newest: int
+    window: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
 
         Raises:
-            UserError: no events.
+            UserError: no events, or a window of more events than there are.
         """
         require_positive(self, "sequences", "newest")
+        fits = 1 <= self.longest <= self.newest
+        require(fits, "sequences.window", self.window, "from 1 to sequences.newest, or null")
+
+    @property
+    def longest(self) -> int:
+        """Events of the longest sequence that is read at a time."""
+        return self.newest if self.window is None else self.window
 
 
 @dataclass
@@ -82,6 +93,7 @@ class ModelSettings:
     word_dropout: float
     initial_states: str = PROFILE
     monitor: str = TEACHER_FORCED
+    profile: str = LAST
     features: dict[str, FeatureSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +105,7 @@ class ModelSettings:
         require_positive(self, "model", "hidden", "layers")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
+        require_profile(self.profile)
         for name, known in {"initial_states": INITIAL_STATES, "monitor": MONITORS}.items():
             require(getattr(self, name) in known, f"model.{name}", getattr(self, name), " or ".join(known))
 
@@ -119,30 +132,42 @@ class TokenSource:
 
     Attributes:
         clients: int64 [rows].
-        starts: int64 [rows], each sequence's first event in the columns.
-        lengths: int64 [rows], its events.
+        starts: int64 [rows], each client's first event in the columns.
+        events: int64 [rows], how many it has there.
         columns: feature to tokens, integers [events].
         features: what the tokens' columns are.
         labels: by feature, what its tokens are called.
+        longest: events of a sequence, at the most.
     """
 
     clients: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
+    events: npt.NDArray[np.int64]
     columns: Columns
     features: list[Feature]
     labels: dict[str, "TokenLabel"]
+    longest: int
 
-    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:  # noqa: ARG002
-        """For each feature int64 [rows, 1 + time + 1], and ``lengths``: see `GruAutoencoder`."""
-        columns, full = gather(self.columns, self.starts[rows], self.lengths[rows], start=True, end=True).tensors()
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Events of each sequence: int64 [rows]."""
+        return np.minimum(self.events, self.longest)
+
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
+        """For each feature int64 [rows, 1 + time + 1], and ``lengths``: see `GruAutoencoder`.
+
+        The newest events of each client; with a generator as many that follow on from a random one.
+        """
+        lengths = self.lengths[rows]
+        spare = self.events[rows] - lengths
+        begin = spare if generator is None else generator.integers(0, spare, endpoint=True)
+        columns, full = gather(self.columns, self.starts[rows] + begin, lengths, start=True, end=True).tensors()
         return {**columns, LENGTHS: full - 2}
 
     def of_clients(self, clients: npt.NDArray[np.int64]) -> "TokenSource":
         """The rows of some clients."""
         keep = np.isin(self.clients, clients)
-        kept = (self.clients[keep], self.starts[keep], self.lengths[keep])
-        return TokenSource(*kept, self.columns, self.features, self.labels)
+        return replace(self, clients=self.clients[keep], starts=self.starts[keep], events=self.events[keep])
 
 
 def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
@@ -185,14 +210,15 @@ class TokenLabel:
 
 
 def tokenise(chosen: Selection, features: Mapping[str, FeatureSettings]) -> TokenSource:
-    """The events' tokens.
+    """The events' tokens, all of a client's in one sequence.
 
     Raises:
         UserError: an unknown feature, or single codes beside another feature.
     """
     if CODE in features:
         return _tokenise_codes(chosen, features)
-    source = TokenSource(chosen.clients, chosen.starts, chosen.lengths, {}, [], {})
+    longest = int(chosen.lengths.max())
+    source = TokenSource(chosen.clients, chosen.starts, chosen.lengths, {}, [], {}, longest)
     for name, settings in features.items():
         _add_feature(source, chosen, name, settings, predicts_type=EVENT in features)
     return source
@@ -204,10 +230,9 @@ def _tokenise_codes(chosen: Selection, features: Mapping[str, FeatureSettings]) 
     codes = chosen.sequences.names[chosen.references(schema.SKU)]
     feature = Feature(CODE, FIRST_TOKEN + schema.CODE_BOOK, features[CODE].width)
     column = codes.reshape(-1).astype(np.uint16) + np.uint16(FIRST_TOKEN)
-    lengths = chosen.lengths * schema.CODES
-    return TokenSource(
-        chosen.clients, chosen.starts * schema.CODES, lengths, {CODE: column}, [feature], {CODE: TokenLabel("code")}
-    )
+    starts, lengths = chosen.starts * schema.CODES, chosen.lengths * schema.CODES
+    labels = {CODE: TokenLabel("code")}
+    return TokenSource(chosen.clients, starts, lengths, {CODE: column}, [feature], labels, int(lengths.max()))
 
 
 def _having(subject: str) -> tuple[int, ...]:
@@ -246,27 +271,27 @@ def _add_feature(
         raise UserError(f"model.features.{name}: no such feature; known: {', '.join(known)}")
 
 
-def build_model(source: TokenSource, settings: ModelSettings, seed: int) -> GruAutoencoder:
+def build_model(source: TokenSource, window: int, settings: ModelSettings, seed: int) -> GruAutoencoder:
     """The autoencoder with its first weights.
+
+    Args:
+        source: what gets a profile.
+        window: tokens that are read at a time.
+        settings: numbers.
+        seed: of the weights.
 
     Raises:
         UserError: features that cannot be combined so.
     """
     torch.manual_seed(seed)
-    if settings.combine not in ("concat", "sum"):
-        raise UserError(f"model.combine={settings.combine}: must be concat or sum")
-    combine = cast("Literal['concat', 'sum']", settings.combine)
+    s = settings
+    if s.combine not in ("concat", "sum"):
+        raise UserError(f"model.combine={s.combine}: must be concat or sum")
+    combine = cast("Literal['concat', 'sum']", s.combine)
+    reading = Reading(window, source.longest, s.profile)
+    shape = (s.hidden, s.layers, s.dropout, s.word_dropout)
     try:
-        return GruAutoencoder(
-            source.features,
-            combine,
-            settings.hidden,
-            settings.layers,
-            settings.dropout,
-            settings.word_dropout,
-            settings.initial_states,
-            settings.monitor,
-        )
+        return GruAutoencoder(source.features, combine, *shape, s.initial_states, s.monitor, reading)
     except ValueError as error:
         raise UserError(f"model.features: {error}") from error
 
@@ -350,7 +375,10 @@ class AutoencoderRecipe(Recipe[GruAutoencoder]):
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[GruAutoencoder]:
         """See `ubp.training.Recipe`."""
         source = tokenise(select_events(data, self.sequences), self.model.features)
-        logger.info("%s sequences, %s events", f"{len(source.lengths):,}", f"{source.lengths.sum():,}")
-        reporting = partial(report, source=source, settings=self.report)
-        relevant = source.of_clients(data.relevant_clients)
-        return Prepared(build_model(source, self.model, seed), source, relevant, reporting)
+        logger.info("%s clients, %s tokens", f"{len(source.events):,}", f"{source.events.sum():,}")
+        tokens_per_event = schema.CODES if CODE in self.model.features else 1
+        window = self.sequences.longest * tokens_per_event
+        train = replace(source, longest=window)
+        reporting = partial(report, source=train, settings=self.report)
+        encoded = replace(source, longest=self.sequences.newest * tokens_per_event).of_clients(data.relevant_clients)
+        return Prepared(build_model(encoded, window, self.model, seed), train, encoded, reporting)

@@ -151,7 +151,7 @@ def read_in_windows(
     not its square. An output depends on no other sequence of the batch and on no padding.
 
     Args:
-        transformer: gives outputs [rows, time, width] for vectors [rows, time, width] and the position of each
+        transformer: gives outputs [rows, time, outputs] for vectors [rows, time, width] and the position of each
             row's first vector, int64 [rows].
         vectors: float [rows, time, width], padding behind the end.
         lengths: int64 [rows], the real vectors of each row; 0 is allowed.
@@ -159,7 +159,7 @@ def read_in_windows(
         window: vectors that are read at a time, at the most.
 
     Returns:
-        float [rows, time, width]; what stands at padding means nothing.
+        float [rows, time, outputs]; what stands at padding means nothing.
     """
     rows, time, _ = vectors.shape
     if time <= window:
@@ -175,7 +175,7 @@ def read_in_windows(
     parts = vectors[row[:, None], places]
     outputs = transformer(parts, torch.zeros_like(row))
     real = places < end[:, None]
-    whole = outputs.new_zeros(vectors.shape)
+    whole = outputs.new_zeros(rows, time, outputs.shape[-1])
     whole[row[:, None].expand_as(places)[real], places[real]] = outputs[real]
     return whole
 

@@ -1,10 +1,11 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from gru_autoencoder.model import GruAutoencoder
+from gru_autoencoder.model import GruAutoencoder, Reading
 from gru_autoencoder.recipe import (
     FeatureSettings,
     ModelSettings,
@@ -35,7 +36,7 @@ def source_of(lengths, seed=0):
     columns["price"][~np.isin(columns["event"], PRICED)] = Token.NONE
     starts = np.cumsum(lengths) - lengths
     labels = {feature.name: TokenLabel(feature.name) for feature in FEATURES}
-    return TokenSource(np.arange(len(lengths)), starts, lengths, columns, FEATURES, labels)
+    return TokenSource(np.arange(len(lengths)), starts, lengths, columns, FEATURES, labels, int(lengths.max()))
 
 
 def model_of(combine="sum", layers=2, dropout=0.0, hidden=12):
@@ -186,6 +187,62 @@ def test_early_stopping_goes_by_the_loss_that_the_config_names(source):
     assert model.monitor == (name, "min")
 
 
+def test_positions_that_are_found_before_the_step_are_those_of_the_step(source):
+    """In another process, so that a GPU need not wait for their number."""
+    model, batch = model_of(), source.batch(np.array([0, 3, 5]))
+    placed = pickle.loads(pickle.dumps(model.on_host))(batch)  # noqa: S301
+    assert torch.equal(model.loss(placed), model.loss(batch))
+    real = [(step, row) for step in range(6) for row, length in enumerate([5, 3, 2]) if step <= length]
+    assert placed["real"].tolist() == [step * 3 + row for step, row in real]
+    priced = [batch["price"][row, step + 1] != Token.NONE for step, row in real]
+    assert placed["having_price"].tolist() == np.flatnonzero(priced).tolist()
+
+
+@pytest.mark.parametrize("window", [1, 4, 9, 20])
+def test_a_profile_of_windows_is_the_sum_of_states_of_each_window_alone(source, window):
+    """Against a loop over clients and windows, cut from the newest event backwards."""
+    model = model_of(layers=2)
+    model.reading = Reading(window, 9, "sum")
+    found = model.encode(source.batch(np.arange(6)))
+    for row in range(6):
+        tokens = {f.name: source.batch(np.array([row]))[f.name][0, 1:-1] for f in FEATURES}
+        total, end = torch.zeros(12), int(source.lengths[row])
+        while end > 0:
+            begin = max(end - window, 0)
+            events = {name: ids[begin:end, None] for name, ids in tokens.items()}
+            total += (end - begin) * model.encoder(model.embedding(events))[-1][-1, 0]
+            end = begin
+        torch.testing.assert_close(found[row], total / 9)
+
+
+def test_the_last_state_is_that_after_the_newest_window(source):
+    model, batch = model_of(), source.batch(np.arange(6))
+    before = model.encode(batch)
+    model.reading = Reading(9, 9)
+    torch.testing.assert_close(model.encode(batch), before)
+    model.reading = Reading(3, 9)
+    newest = replace(source, longest=3).batch(np.arange(6))
+    assert newest[LENGTHS].tolist() == [min(length, 3) for length in source.lengths]
+    torch.testing.assert_close(model.encode(batch), model.states(newest)[-1])
+
+
+def test_training_reads_windows_from_anywhere_and_encoding_all_events():
+    whole = source_of([50, 3, 20])
+    train = replace(whole, longest=5)
+    rows = np.arange(3)
+    assert list(train.lengths) == [5, 3, 5]
+    newest = train.batch(rows)["event"][0, 1:-1].tolist()
+    assert newest == whole.columns["event"][45:50].tolist()
+    drawn = [train.batch(rows, np.random.default_rng(seed))["event"] for seed in range(60)]
+    first = {tuple(batch[0, 1:-1].tolist()) for batch in drawn}
+    runs = {tuple(whole.columns["event"][begin : begin + 5].tolist()) for begin in range(46)}
+    assert first <= runs
+    assert len(first) > 25
+    assert {tuple(batch[1, 1:4].tolist()) for batch in drawn} == {tuple(whole.columns["event"][50:53].tolist())}
+    again = train.batch(rows, np.random.default_rng(0))["event"]
+    assert torch.equal(again, drawn[0])
+
+
 class TestRecipe:
     @pytest.fixture(scope="class")
     @staticmethod
@@ -280,6 +337,6 @@ class TestRecipe:
             tokenise(chosen, {"colour": FeatureSettings(4)})
         source = tokenise(chosen, {"event": FeatureSettings(4), "day": FeatureSettings(5)})
         with pytest.raises(UserError, match="one width"):
-            build_model(source, ModelSettings("sum", 4, 1, 0.0, 0.0), seed=0)
+            build_model(source, 10, ModelSettings("sum", 4, 1, 0.0, 0.0), seed=0)
         with pytest.raises(UserError, match="concat or sum"):
-            build_model(source, ModelSettings("mean", 4, 1, 0.0, 0.0), seed=0)
+            build_model(source, 10, ModelSettings("mean", 4, 1, 0.0, 0.0), seed=0)
