@@ -30,7 +30,6 @@ threads write to the same vectors without locks (Hogwild), and their order is no
 """
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from lightfm.data import Dataset
 from omegaconf import DictConfig
 from scipy.sparse import coo_matrix, csr_matrix
 
-from ubp import schema
+from ubp import machine, schema
 from ubp.config import parse
 from ubp.data import ChallengeData, collect
 from ubp.errors import UserError, require, require_positive
@@ -116,7 +115,7 @@ class Features:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Numbers of the factorisation; see LightFM's documentation. ``threads``: 0 for all cores."""
+    """Numbers of the factorisation; see LightFM's documentation. ``threads``: 0 for `machine.threads`."""
 
     components: int
     loss: str
@@ -319,7 +318,7 @@ def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> npt.NDArray
         max_sampled=settings.max_sampled,
         random_state=seed,
     )
-    weights, threads = prepared.weights, settings.threads or len(os.sched_getaffinity(0))
+    weights, threads = prepared.weights, settings.threads or machine.threads()
     positive = coo_matrix((np.ones(weights.nnz, np.float32), (weights.row, weights.col)), weights.shape)
     for epoch in range(1, settings.epochs + 1):
         started = time.perf_counter()

@@ -83,11 +83,11 @@ def share_bought(bought: Frame, added: Frame, column: str) -> Frame:
 
 
 def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Client ids int64 [clients], ascending, and float32 [clients, 39] in the order of stat_features."""
+    """Client ids int64 [clients], ascending, and float32 [clients, 43] in the order of stat_features."""
     pd = pandas()
     properties = pd.read_parquet(paths.properties, columns=[schema.SKU, schema.CATEGORY, schema.PRICE])
     events = {event_type: read(paths, event_type) for event_type in EventType}
-    for event_type in (EventType.PRODUCT_BUY, EventType.ADD_TO_CART):
+    for event_type in schema.ITEM_EVENTS:
         events[event_type] = events[event_type].merge(properties, on=schema.SKU)
     relevant = pd.Index(np.load(paths.relevant_clients))
     own = {event_type: frame[frame[schema.CLIENT_ID].isin(relevant)] for event_type, frame in events.items()}
@@ -105,7 +105,7 @@ def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     for event_type in EventType:
         table = table.join(timing(own[event_type], start, end).add_prefix(f"{event_type}_"))
     for event_type, column in POPULARITIES:
-        table[f"{column}_popularity"] = popularity(events[event_type], relevant, column)
+        table[f"{event_type}_{column}_popularity"] = popularity(events[event_type], relevant, column)
     bought, added = own[EventType.PRODUCT_BUY], own[EventType.ADD_TO_CART]
     table["spend"] = bought.groupby(schema.CLIENT_ID)[schema.PRICE].sum()
     table["mean_price"] = bought.groupby(schema.CLIENT_ID)[schema.PRICE].mean()

@@ -2,7 +2,7 @@
 
     python stat_features/stat_features.py      -> stat_features
 
-39 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
+43 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
 days, prices in price buckets, popularities in log(1 + events). The client's side is the relevant clients
 with an event in the history; popularities are counted over everybody.
 """
@@ -22,16 +22,15 @@ from ubp.schema import EventType
 
 # Of each event type: see `timing`.
 TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
-# What the mean popularity is taken of, and where its events are counted.
+# Of which event types' events the mean popularity is taken, by which value; it is counted among the same events.
 POPULARITIES: Final = (
-    (EventType.PRODUCT_BUY, schema.SKU),
-    (EventType.PRODUCT_BUY, schema.CATEGORY),
+    *((event_type, column) for event_type in schema.ITEM_EVENTS for column in (schema.SKU, schema.CATEGORY)),
     (EventType.PAGE_VISIT, schema.URL),
 )
 WHOLE: Final = ("active_weeks", "active_months", "spend", "mean_price", "added_skus_bought", "added_categories_bought")
 COLUMNS: Final = (
     *(f"{event_type}_{name}" for event_type in EventType for name in TIMING),
-    *(f"{column}_popularity" for _, column in POPULARITIES),
+    *(f"{event_type}_{column}_popularity" for event_type, column in POPULARITIES),
     *WHOLE,
 )
 
@@ -86,15 +85,19 @@ def history_days(data: ChallengeData) -> float:
 
 
 def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFrame:
-    """``client_id`` and the mean over its events of log(1 + events of everybody with that value)."""
+    """``client_id`` and the mean over its events of log(1 + events of everybody with that value).
+
+    Only events of the type count, a client's as everybody's: what is often put into carts may sell seldom.
+    """
     events = data.events(event_type)
     if column == schema.CATEGORY:
         events = events.join(data.properties().select(schema.SKU, schema.CATEGORY), on=schema.SKU)
     events = events.select(schema.CLIENT_ID, column)
     # First this: in one query with the clients' own events, all events would wait in memory for the counts.
-    popular = collect(events.group_by(column).agg(pl.len().log1p().alias(f"{column}_popularity")))
+    name = f"{event_type}_{column}_popularity"
+    popular = collect(events.group_by(column).agg(pl.len().log1p().alias(name)))
     own = data.of_relevant(events).join(popular.lazy(), on=column)
-    return own.group_by(schema.CLIENT_ID).agg(pl.col(f"{column}_popularity").mean())
+    return own.group_by(schema.CLIENT_ID).agg(pl.col(name).mean())
 
 
 def activity(data: ChallengeData) -> pl.LazyFrame:
@@ -142,7 +145,7 @@ def statistics(data: ChallengeData) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     """All columns for the relevant clients with an event in the history.
 
     Returns:
-        client ids int64 [clients], ascending, and float32 [clients, 39] in the order of `COLUMNS`.
+        client ids int64 [clients], ascending, and float32 [clients, 43] in the order of `COLUMNS`.
     """
     parts = [
         activity(data),
