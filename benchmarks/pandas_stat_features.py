@@ -26,7 +26,7 @@ from ubp.schema import EventType
 
 Frame = Any  # a pandas DataFrame or Series: the package's types are as optional as the package
 
-WEEK, MONTH = 7, 30
+WEEK = 7
 
 
 def pandas() -> ModuleType:
@@ -57,11 +57,15 @@ def timing(events: Frame, start: Frame, end: Frame) -> Frame:
     table = pd.DataFrame({"count": groups.size(), "first": groups.min(), "last": groups.max()})
     gaps = (table["last"] - table["first"]) / day / (table["count"] - 1)
     table["mean_interval"] = gaps.where(table["count"] > 1, (end - start) / day)
-    for name, days in (("week_change", WEEK), ("month_change", MONTH)):
-        age = (end - events[schema.TIMESTAMP]) / day
-        now = events[age <= days].groupby(schema.CLIENT_ID).size().reindex(table.index, fill_value=0)
-        both = events[age <= 2 * days].groupby(schema.CLIENT_ID).size().reindex(table.index, fill_value=0)
-        table[name] = ((2 * now - both) / both).fillna(0.0)
+    times, owner = events[schema.TIMESTAMP], events[schema.CLIENT_ID]
+    month = times.dt.year * 12 + times.dt.month
+    last_month = (end - pd.Timedelta(microseconds=1)).year * 12 + (end - pd.Timedelta(microseconds=1)).month
+    for name, age in (
+        ("week_change", (end - times).dt.ceil("D").dt.days.sub(1) // WEEK),
+        ("month_change", last_month - month),
+    ):
+        step = (age == 0).astype("int64") - (age == 1).astype("int64")
+        table[name] = step.groupby(owner).sum()
     table["first_day"] = (table["first"] - start) / day
     table["last_day"] = (table["last"] - start) / day
     return table[list(TIMING)]

@@ -20,10 +20,16 @@ def midnight(moment: datetime) -> datetime:
     return datetime(moment.year, moment.month, moment.day)
 
 
-def change(times: list[datetime], end: datetime, days: int) -> float:
-    a = sum(end - days * DAY <= time < end for time in times)
-    b = sum(end - 2 * days * DAY <= time < end - days * DAY for time in times)
-    return (a - b) / (a + b) if a + b else 0.0
+def week_change(times: list[datetime], end: datetime) -> int:
+    weeks = [math.ceil((end - time) / (7 * DAY)) for time in times]  # 1: the last one, its first moment included
+    return weeks.count(1) - weeks.count(2)
+
+
+def month_change(times: list[datetime], end: datetime) -> int:
+    last = end - timedelta(microseconds=1)
+    before = midnight(last).replace(day=1) - DAY
+    months = [(time.year, time.month) for time in times]
+    return months.count((last.year, last.month)) - months.count((before.year, before.month))
 
 
 def mean(values: list[float], absent: float = 0.0) -> float:
@@ -64,8 +70,8 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
             gaps = [(b - a) / DAY for a, b in pairwise(times)]
             own[f"{kind}_count"] = len(times)
             own[f"{kind}_mean_interval"] = mean(gaps, whole)
-            own[f"{kind}_week_change"] = change(times, end, 7)
-            own[f"{kind}_month_change"] = change(times, end, 30)
+            own[f"{kind}_week_change"] = week_change(times, end)
+            own[f"{kind}_month_change"] = month_change(times, end)
             own[f"{kind}_first_day"] = (times[0] - start) / DAY if times else -1
             own[f"{kind}_last_day"] = (times[-1] - start) / DAY if times else -1
         bought, added = things[BUY], things[ADD]
@@ -93,10 +99,11 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
         (2, [ADD, VISIT], None),
         (3, [], datetime(2023, 1, 20, 13, 30, 5)),
         (4, [REMOVE], datetime(2022, 12, 4)),
-        # a purchase on the very border of a week or a month before the end
+        # the end on the border of a month; a purchase on the very border of a week before the end
+        (8, [], datetime(2023, 1, 1)),
+        (9, [], datetime(2023, 2, 1)),
         (5, [], 7 * DAY),
         (6, [], 14 * DAY),
-        (7, [], 30 * DAY),
     ],
 )
 def test_statistics_are_those_of_a_loop(make_history, tmp_path, seed, empty, as_of):
