@@ -124,11 +124,12 @@ SETTINGS: Final = [field.name for field in fields(Settings)]
 OWN: Final = [*SETTINGS, "memory"]  # keys of the config that are not the commands'
 
 
-def default_jobs(memory: Memory, preset: str, paths: DataPaths) -> int:
-    """As many as there are commands, cores, and memory for."""
+def default_jobs(memory: Memory, gpu_jobs: int, preset: str, paths: DataPaths) -> int:
+    """As many as there are commands that can run at once, cores, and memory for."""
     log = sum(file.stat().st_size for file in paths.raw.glob("*.parquet")) / 1e9
     needed = (memory.demo if preset == "demo" else memory.full) + memory.log * log
-    return max(1, min(len(COMMANDS), cores(), int(free_memory() / 1e9 / needed)))
+    at_once = min(gpu_jobs, sum(each.gpu for each in COMMANDS)) + sum(not each.gpu for each in COMMANDS)
+    return max(1, min(at_once, cores(), int(free_memory() / 1e9 / needed)))
 
 
 def shared_cores(jobs: int) -> dict[str, str]:
@@ -146,9 +147,11 @@ def passed_on(words: Sequence[str]) -> list[str]:
 def main(config: DictConfig) -> None:
     common, settings = Common.of(config), parse(Settings, config, SETTINGS)
     hydra = HydraConfig.get().runtime
-    jobs = settings.jobs or default_jobs(parse(Memory, config, at="memory"), hydra.choices["preset"], common.paths)
+    gpu_jobs = settings.gpu_jobs if has_gpu() else len(COMMANDS)
+    memory = parse(Memory, config, at="memory")
+    jobs = settings.jobs or default_jobs(memory, gpu_jobs, hydra.choices["preset"], common.paths)
     python = os.environ.get("PYTHON") or sys.executable
-    todo = [command_.job(python, passed_on(sys.argv[1:])) for command_ in COMMANDS]
+    todo = [each.job(python, passed_on(sys.argv[1:])) for each in COMMANDS]
     began, finished = time.monotonic(), 0
     logs = None if jobs == 1 else Path(hydra.output_dir)
 
@@ -165,7 +168,7 @@ def main(config: DictConfig) -> None:
         todo = longest_first(todo)
         share = shared_cores(jobs)["OMP_NUM_THREADS"]
         say(f"{jobs} commands side by side, threads each: {share}; what they say: {logs}")
-    limits = Limits(jobs, settings.gpu_jobs if has_gpu() else jobs, settings.grace)
+    limits = Limits(jobs, gpu_jobs, settings.grace)
     try:
         run_jobs(todo, limits, dict(os.environ) if logs is None else shared_cores(jobs), logs, started, done)
     except JobFailed as failed:
