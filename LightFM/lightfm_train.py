@@ -204,7 +204,9 @@ def prepare(data: ChallengeData, pairs: pl.DataFrame, settings: Features) -> Pre
     clients, client_features, skus, sku_features = mapping.mapping()
     rows = numbers(clients, pairs[schema.CLIENT_ID].to_numpy())
     columns = numbers(skus, pairs[schema.SKU].to_numpy())
-    weights = coo_matrix((pairs["weight"].to_numpy(), (rows, columns)), mapping.interactions_shape())
+    # LightFM refuses what cannot be written; with a single thread Polars hands out its own memory.
+    values = pairs["weight"].to_numpy(writable=True)
+    weights = coo_matrix((values, (rows, columns)), mapping.interactions_shape())
     searches = data.events(EventType.SEARCH_QUERY).select(schema.CLIENT_ID, codes=schema.QUERY)
     names = data.properties().select(schema.SKU, codes=schema.NAME)
     return Prepared(
