@@ -35,7 +35,7 @@ from ubp.data import ChallengeData
 from ubp.embeddings import read_lineage
 from ubp.errors import UserError, require, require_positive
 from ubp.files import written_aside
-from ubp.run import AlreadyDone, closing_line
+from ubp.run import closing_line, made_once
 from ubp.schema import EventType
 from ubp.sequences import DAY, Selection, Sequences
 
@@ -98,7 +98,7 @@ def make_texts(config: DictConfig) -> None:
 
     Raises:
         UserError: a fault in config or data, or no client has such events.
-        AlreadyDone: the texts are there, from the same history and settings, and ``overwrite`` is off.
+        AlreadyDone: the texts are there, from the same history and settings; see `ubp.run.made_once`.
     """
     common, settings = Common.of(config), parse(TextSettings, config, at="text")
     data = common.data()
@@ -109,9 +109,8 @@ def make_texts(config: DictConfig) -> None:
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }
-    if path.exists() and not common.overwrite and _same(path, lineage):
-        raise AlreadyDone(f"{config.name} · done before · {path} (overwrite=True makes it again)")
-    clients = write_texts(data, settings, path, lineage)
+    with made_once(common, data, config.name, path, lambda: _same(path, lineage)):
+        clients = write_texts(data, settings, path, lineage)
     closing_line(config.name, path, clients, 1)
 
 

@@ -30,7 +30,6 @@ threads write to the same vectors without locks (Hogwild), and their order is no
 """
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ import polars as pl
 from omegaconf import DictConfig
 from scipy.sparse import coo_matrix, csr_matrix
 
-from ubp import schema
+from ubp import machine, schema
 from ubp.config import parse
 from ubp.data import ChallengeData, collect
 from ubp.errors import UserError, require, require_positive
@@ -117,7 +116,7 @@ class Features:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Numbers of the factorisation; see LightFM's documentation. ``threads``: 0 for all cores."""
+    """Numbers of the factorisation; see LightFM's documentation. ``threads``: 0 for `machine.threads`."""
 
     components: int
     loss: str
@@ -206,7 +205,9 @@ def prepare(data: ChallengeData, pairs: pl.DataFrame, settings: Features) -> Pre
     clients, client_features, skus, sku_features = mapping.mapping()
     rows = numbers(clients, pairs[schema.CLIENT_ID].to_numpy())
     columns = numbers(skus, pairs[schema.SKU].to_numpy())
-    weights = coo_matrix((pairs["weight"].to_numpy(writable=True), (rows, columns)), mapping.interactions_shape())
+    # LightFM refuses what cannot be written; with a single thread Polars hands out its own memory.
+    values = pairs["weight"].to_numpy(writable=True)
+    weights = coo_matrix((values, (rows, columns)), mapping.interactions_shape())
     searches = data.events(EventType.SEARCH_QUERY).select(schema.CLIENT_ID, codes=schema.QUERY)
     names = data.properties().select(schema.SKU, codes=schema.NAME)
     return Prepared(
@@ -324,7 +325,7 @@ def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> npt.NDArray
         max_sampled=settings.max_sampled,
         random_state=seed,
     )
-    weights, threads = prepared.weights, settings.threads or len(os.sched_getaffinity(0))
+    weights, threads = prepared.weights, settings.threads or machine.threads()
     positive = coo_matrix((np.ones(weights.nnz, np.float32), (weights.row, weights.col)), weights.shape)
     for epoch in range(1, settings.epochs + 1):
         started = time.perf_counter()

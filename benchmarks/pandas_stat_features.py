@@ -26,7 +26,7 @@ from ubp.schema import EventType
 
 Frame = Any  # a pandas DataFrame or Series: the package's types are as optional as the package
 
-WEEK, MONTH = 7, 30
+WEEK = 7
 
 
 def pandas() -> ModuleType:
@@ -57,11 +57,15 @@ def timing(events: Frame, start: Frame, end: Frame) -> Frame:
     table = pd.DataFrame({"count": groups.size(), "first": groups.min(), "last": groups.max()})
     gaps = (table["last"] - table["first"]) / day / (table["count"] - 1)
     table["mean_interval"] = gaps.where(table["count"] > 1, (end - start) / day)
-    for name, days in (("week_change", WEEK), ("month_change", MONTH)):
-        age = (end - events[schema.TIMESTAMP]) / day
-        now = events[age <= days].groupby(schema.CLIENT_ID).size().reindex(table.index, fill_value=0)
-        both = events[age <= 2 * days].groupby(schema.CLIENT_ID).size().reindex(table.index, fill_value=0)
-        table[name] = ((2 * now - both) / both).fillna(0.0)
+    times, owner = events[schema.TIMESTAMP], events[schema.CLIENT_ID]
+    month = times.dt.year * 12 + times.dt.month
+    last_month = (end - pd.Timedelta(microseconds=1)).year * 12 + (end - pd.Timedelta(microseconds=1)).month
+    for name, age in (
+        ("week_change", (end - times).dt.ceil("D").dt.days.sub(1) // WEEK),
+        ("month_change", last_month - month),
+    ):
+        step = (age == 0).astype("int64") - (age == 1).astype("int64")
+        table[name] = step.groupby(owner).sum()
     table["first_day"] = (table["first"] - start) / day
     table["last_day"] = (table["last"] - start) / day
     return table[list(TIMING)]
@@ -83,11 +87,11 @@ def share_bought(bought: Frame, added: Frame, column: str) -> Frame:
 
 
 def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Client ids int64 [clients], ascending, and float32 [clients, 39] in the order of stat_features."""
+    """Client ids int64 [clients], ascending, and float32 [clients, 43] in the order of stat_features."""
     pd = pandas()
     properties = pd.read_parquet(paths.properties, columns=[schema.SKU, schema.CATEGORY, schema.PRICE])
     events = {event_type: read(paths, event_type) for event_type in EventType}
-    for event_type in (EventType.PRODUCT_BUY, EventType.ADD_TO_CART):
+    for event_type in schema.ITEM_EVENTS:
         events[event_type] = events[event_type].merge(properties, on=schema.SKU)
     relevant = pd.Index(np.load(paths.relevant_clients))
     own = {event_type: frame[frame[schema.CLIENT_ID].isin(relevant)] for event_type, frame in events.items()}
@@ -105,7 +109,7 @@ def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     for event_type in EventType:
         table = table.join(timing(own[event_type], start, end).add_prefix(f"{event_type}_"))
     for event_type, column in POPULARITIES:
-        table[f"{column}_popularity"] = popularity(events[event_type], relevant, column)
+        table[f"{event_type}_{column}_popularity"] = popularity(events[event_type], relevant, column)
     bought, added = own[EventType.PRODUCT_BUY], own[EventType.ADD_TO_CART]
     table["spend"] = bought.groupby(schema.CLIENT_ID)[schema.PRICE].sum()
     table["mean_price"] = bought.groupby(schema.CLIENT_ID)[schema.PRICE].mean()

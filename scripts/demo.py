@@ -64,7 +64,13 @@ def run_stage(words: list[str], data_path: str) -> None:
     started = time.perf_counter()
     environment = os.environ | {"CHALLENGE_DATA_PATH": data_path, "PYTHON": sys.executable}
     runs = sys.executable if program == "python" else program
-    code = subprocess.run([runs, str(REPOSITORY / script), *arguments], env=environment, check=False).returncode  # noqa: S603
+    with subprocess.Popen([runs, str(REPOSITORY / script), *arguments], env=environment) as process:  # noqa: S603
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # It was interrupted too. subprocess.run would kill it before it has ended what it began itself.
+            process.wait()
+            raise
     if code:
         raise UserError(f"{line}: failed with exit code {code}, see above; mend it and start the demo again")
     logger.info("%.1f s", time.perf_counter() - started)

@@ -16,7 +16,7 @@ from ubp.config import Common, parse
 from ubp.entry import entry_files, write_entry
 from ubp.files import digest_of, fingerprint, seal, sealed
 from ubp.merge import Profile, check_histories, find_blocks, merge
-from ubp.run import AlreadyDone, closing_line, command
+from ubp.run import closing_line, command, made_once
 
 
 def _content(block: Path) -> str:
@@ -34,12 +34,15 @@ def main(config: DictConfig) -> None:
     check_histories(paths, data.fingerprint, data.folder)
     entry = common.paths.embeddings(common.submit) / config.name
     at, outputs = common.paths.seal(f"{entry.parent.name}-{entry.name}"), entry_files(entry)
-    key = digest_of(profile, data.fingerprint, *map(_content, paths.values()))
-    if sealed(at, key, outputs) and not common.overwrite:
-        raise AlreadyDone(f"{config.name} · done before · {entry} (overwrite=True makes it again)")
-    profiles = merge(profile, paths, clients)
-    write_entry(entry, clients, profiles)
-    seal(at, key, outputs)
+
+    def key() -> str:
+        return digest_of(profile, data.fingerprint, *map(_content, paths.values()))
+
+    with made_once(common, data, config.name, entry, lambda: sealed(at, key(), outputs)):
+        made_from = key()  # now, not before another process was waited for
+        profiles = merge(profile, paths, clients)
+        write_entry(entry, clients, profiles)
+        seal(at, made_from, outputs)
     closing_line(config.name, entry, *profiles.shape)
 
 

@@ -2,7 +2,7 @@
 
     python stat_features/stat_features.py      -> stat_features
 
-39 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
+43 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
 days, prices in price buckets, popularities in log(1 + events). The client's side is the relevant clients
 with an event in the history; popularities are counted over everybody.
 """
@@ -22,16 +22,15 @@ from ubp.schema import EventType
 
 # Of each event type: see `timing`.
 TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
-# What the mean popularity is taken of, and where its events are counted.
+# Of which event types' events the mean popularity is taken, by which value; it is counted among the same events.
 POPULARITIES: Final = (
-    (EventType.PRODUCT_BUY, schema.SKU),
-    (EventType.PRODUCT_BUY, schema.CATEGORY),
+    *((event_type, column) for event_type in schema.ITEM_EVENTS for column in (schema.SKU, schema.CATEGORY)),
     (EventType.PAGE_VISIT, schema.URL),
 )
 WHOLE: Final = ("active_weeks", "active_months", "spend", "mean_price", "added_skus_bought", "added_categories_bought")
 COLUMNS: Final = (
     *(f"{event_type}_{name}" for event_type in EventType for name in TIMING),
-    *(f"{column}_popularity" for _, column in POPULARITIES),
+    *(f"{event_type}_{column}_popularity" for event_type, column in POPULARITIES),
     *WHOLE,
 )
 
@@ -40,7 +39,6 @@ ABSENT_PRICE: Final = -1.0
 
 _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
-_MONTH = timedelta(days=30)
 
 
 def timing(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
@@ -48,8 +46,8 @@ def timing(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
 
     - count: events;
     - mean_interval: days between neighbouring events; the history's length where there is only one;
-    - week_change, month_change: (a − b) / (a + b) of the events a in the last 7 (30) days before ``as_of``
-      and b in the 7 (30) days before those; 0 where both are 0;
+    - week_change: the events in the last 7 days before ``as_of`` less those in the 7 days before;
+    - month_change: the events in the last calendar month, as far as it goes, less those in the month before;
     - first_day, last_day: days from the history's start to the first and the last event.
     """
     time = pl.col(schema.TIMESTAMP)
@@ -58,26 +56,30 @@ def timing(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
         count=pl.len(),
         first=time.min(),
         last=time.max(),
-        **{name: _between(data.as_of - n * span, data.as_of - (n - 1) * span).sum() for name, span, n in _WINDOWS},
+        **{name: _between(*window).sum().cast(pl.Int64) for name, window in _windows(data.as_of).items()},
     )
     gaps = pl.when(pl.col("count") > 1).then(_days("first", "last") / (pl.col("count") - 1))
     return summed.select(
         schema.CLIENT_ID,
         "count",
-        gaps.otherwise(history_days(data)).alias("mean_interval"),
-        _change("this_week", "week_before").alias("week_change"),
-        _change("this_month", "month_before").alias("month_change"),
-        _since(data.start, "first").alias("first_day"),
-        _since(data.start, "last").alias("last_day"),
+        mean_interval=gaps.otherwise(history_days(data)),
+        week_change=pl.col("this_week") - pl.col("week_before"),
+        month_change=pl.col("this_month") - pl.col("month_before"),
+        first_day=_since(data.start, "first"),
+        last_day=_since(data.start, "last"),
     )
 
 
-_WINDOWS: Final = (
-    ("this_week", _WEEK, 1),
-    ("week_before", _WEEK, 2),
-    ("this_month", _MONTH, 1),
-    ("month_before", _MONTH, 2),
-)
+def _windows(as_of: datetime) -> dict[str, tuple[datetime, datetime]]:
+    """The two last weeks and calendar months before a moment, each from its first moment to the one after its last."""
+    month = (as_of - timedelta.resolution).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    month_before = (month - _DAY).replace(day=1)
+    return {
+        "this_week": (as_of - _WEEK, as_of),
+        "week_before": (as_of - 2 * _WEEK, as_of - _WEEK),
+        "this_month": (month, as_of),
+        "month_before": (month_before, month),
+    }
 
 
 def history_days(data: ChallengeData) -> float:
@@ -86,15 +88,19 @@ def history_days(data: ChallengeData) -> float:
 
 
 def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFrame:
-    """``client_id`` and the mean over its events of log(1 + events of everybody with that value)."""
+    """``client_id`` and the mean over its events of log(1 + events of everybody with that value).
+
+    Only events of the type count, a client's as everybody's: what is often put into carts may sell seldom.
+    """
     events = data.events(event_type)
     if column == schema.CATEGORY:
         events = events.join(data.properties().select(schema.SKU, schema.CATEGORY), on=schema.SKU)
     events = events.select(schema.CLIENT_ID, column)
     # First this: in one query with the clients' own events, all events would wait in memory for the counts.
-    popular = collect(events.group_by(column).agg(pl.len().log1p().alias(f"{column}_popularity")))
+    name = f"{event_type}_{column}_popularity"
+    popular = collect(events.group_by(column).agg(pl.len().log1p().alias(name)))
     own = data.of_relevant(events).join(popular.lazy(), on=column)
-    return own.group_by(schema.CLIENT_ID).agg(pl.col(f"{column}_popularity").mean())
+    return own.group_by(schema.CLIENT_ID).agg(pl.col(name).mean())
 
 
 def activity(data: ChallengeData) -> pl.LazyFrame:
@@ -142,7 +148,7 @@ def statistics(data: ChallengeData) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     """All columns for the relevant clients with an event in the history.
 
     Returns:
-        client ids int64 [clients], ascending, and float32 [clients, 39] in the order of `COLUMNS`.
+        client ids int64 [clients], ascending, and float32 [clients, 43] in the order of `COLUMNS`.
     """
     parts = [
         activity(data),
@@ -185,11 +191,6 @@ def _days(first: str, last: str) -> pl.Expr:
 
 def _since(start: datetime, column: str) -> pl.Expr:
     return (pl.col(column) - start).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
-
-
-def _change(now: str, before: str) -> pl.Expr:
-    a, b = pl.col(now).cast(pl.Float64), pl.col(before).cast(pl.Float64)
-    return pl.when(a + b > 0).then((a - b) / (a + b)).otherwise(0.0)
 
 
 @command("stat_features", "stat_features")

@@ -73,6 +73,7 @@ ALL = {
     "validate": ["scripts/validate.py", "entry=x"],
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "demo": ["scripts/demo.py"],
+    "all_embeddings": ["scripts/all_embeddings.py"],
     **TEXTS,
     **EMBEDDINGS,
 }

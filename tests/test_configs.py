@@ -10,11 +10,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from ALS.als_embeddings import AlsSettings, Interactions
+from scripts.all_embeddings import COMMANDS
 from ubp.config import Common, parse, resolved
 from ubp.evaluation.scores import Probe
 from ubp.evaluation.tasks import TargetRules
 from ubp.merge import Profile
-from ubp.paths import CONFIGS, REPOSITORY
+from ubp.paths import CONFIGS
 
 
 def stands_on_base(path: Path) -> bool:
@@ -114,9 +115,9 @@ def test_the_judges_probe_is_the_challenges():
 
 def test_every_command_of_an_embedding_is_in_the_script_that_makes_all_and_in_a_merge():
     merged = {name for path in MERGES for name in composed(path).blocks}
-    script = (REPOSITORY / "get_all_embeddings.sh").read_text()
+    lines = " ".join(command.line for command in COMMANDS)
     for path in MODELS:
-        assert path.parent.name in script
+        assert path.parent.name in lines
         assert composed(path).name in merged
 
 

@@ -1,11 +1,17 @@
-"""Files that appear whole or not at all, and their fingerprints."""
+"""Files that appear whole or not at all, that one process makes at a time, and their fingerprints."""
 
+import fcntl
 import hashlib
+import logging
 import os
+import platform
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 # A file of up to 16 MiB is hashed whole; of a larger one, 256 blocks spread evenly over it, its first and
 # last among them. A parquet file's last block holds the footer: sizes, offsets and extremes of every chunk.
@@ -58,6 +64,50 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[bool]:
+    """Hold the lock of a file; the operating system gives it back even if the process is killed.
+
+    A process that has to wait logs one line: who holds the lock, and since when.
+
+    Args:
+        path: the lock's file. It stays when the lock is given back.
+        what: is made meanwhile, for the line of those who wait.
+
+    Yields:
+        Whether another process held it first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        waited = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            file.seek(0)
+            # Empty for a moment only: after the other one took the lock, before it wrote who it is.
+            logger.info("waiting for %s", file.read() or f"another process, which is making {what}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"PID {os.getpid()} on {platform.node()}, which is making {what} since {time.strftime('%F %T')}")
+        file.flush()
+        try:
+            yield waited
+        finally:
+            file.truncate(0)
+            # Closing would not do: a forked loader worker that still lives holds the same lock.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Another one after the file or folder was replaced; None where there is nothing."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def fingerprint(path: Path) -> str:

@@ -50,6 +50,10 @@ class DataPaths:
         """Where it is noted that ``what`` was made, and from what (`ubp.files.seal`)."""
         return self.cache / "done" / what
 
+    def lock(self, path: Path) -> Path:
+        """The file that a process locks while it makes the block, entry or text at ``path`` (`ubp.files.locked`)."""
+        return self.cache / "locks" / f"{path.parent.name}-{path.name}"
+
     def sequences(self, fingerprint: str) -> Path:
         """The sequence store of the history with this fingerprint (`ubp.sequences`)."""
         return self.cache / "sequences" / fingerprint

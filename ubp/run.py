@@ -29,7 +29,7 @@ from ubp.config import Common, explain, resolved
 from ubp.data import ChallengeData
 from ubp.embeddings import EmbeddingTable, read_lineage
 from ubp.errors import UserError
-from ubp.files import digest_of
+from ubp.files import digest_of, locked, stamp
 from ubp.paths import CONFIGS
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
 
     Raises:
         UserError: a fault in config or data.
-        AlreadyDone: the embedding is there, from the same history and settings, and ``overwrite`` is off.
+        AlreadyDone: the embedding is there, from the same history and settings; see `made_once`.
     """
     common = Common.of(config)
     data = common.data()
@@ -217,14 +217,46 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
         "fingerprint": data.fingerprint,
         "as_of": data.as_of.isoformat(sep=" "),
     }
-    if path.exists() and not common.overwrite:
-        _skip_if_same(path, lineage)
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
     run = EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
-    if common.overwrite and _is_first_process():
-        shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
-    logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
-    yield run
+    with made_once(common, data, config.name, path, lambda: _same(path, lineage)):
+        if common.overwrite and _is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
+        logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
+        yield run
+
+
+@contextmanager
+def made_once(common: Common, data: ChallengeData, name: str, path: Path, done: Callable[[], bool]) -> Iterator[None]:
+    """Hold the lock of what a command makes, unless it is done: nothing is made by two processes at a time.
+
+    The second process waits. It then finds done what the first one made, even with ``overwrite``; where the first
+    one failed or was killed, it takes over.
+
+    Args:
+        common: of the command's config.
+        data: the history that it is made of.
+        name: of the block, the entry or the texts.
+        path: where they come to lie.
+        done: says whether what lies there is what is asked for.
+
+    Raises:
+        AlreadyDone: it is, and ``overwrite`` is off or it was made meanwhile.
+        UserError: the history changed while this process waited.
+    """
+    before = stamp(path)
+    already = AlreadyDone(f"{name} · done before · {path} (overwrite=True makes it again)")
+    if before is not None and not common.overwrite and done():
+        raise already
+    if not _is_first_process():
+        yield  # the first one holds the lock, and waits for this one
+        return
+    with locked(common.paths.lock(path), name) as waited:
+        if waited:
+            data.require_unchanged()
+        if stamp(path) not in (None, before) and done():
+            raise already
+        yield
 
 
 def _is_first_process() -> bool:
@@ -233,16 +265,17 @@ def _is_first_process() -> bool:
     return all(os.environ.get(rank, "0") == "0" for rank in ranks)
 
 
-def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:
+def _same(path: Path, lineage: dict[str, Any]) -> bool:
+    """Whether the block at ``path`` was made from the same history with the same settings."""
     try:
         existing = read_lineage(path)
     except UserError as error:
         logger.warning("%s", error)
-        return
+        return False
     changed = [key for key in lineage if existing.get(key) != lineage[key]]
-    if not changed:
-        raise AlreadyDone(f"{lineage['name']} · done before · {path} (overwrite=True makes it again)")
-    logger.info("%s was made with another %s: making it again", path, " and ".join(changed))
+    if changed:
+        logger.info("%s was made with another %s: making it again", path, " and ".join(changed))
+    return not changed
 
 
 def _versions() -> dict[str, str]:

@@ -25,12 +25,11 @@ From the store to a batch:
         gather(columns, chosen.starts[batch], chosen.lengths[batch], start=True, end=True)
 """
 
-import fcntl
 import json
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -44,7 +43,7 @@ import polars as pl
 from ubp import schema
 from ubp.data import ChallengeData, collect
 from ubp.errors import UserError
-from ubp.files import written_aside
+from ubp.files import locked, written_aside
 from ubp.schema import FIRST_TOKEN, EventType, Token
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Sequences:
             UserError: the history is longer than 68 years, or its files changed meanwhile.
         """
         folder = data.paths.sequences(data.fingerprint)
-        with _locked(folder.with_name(f"{folder.name}.lock")):
+        with locked(folder.with_name(f"{folder.name}.lock"), f"the sequence store of {data.folder}"):
             if not _built(folder):
                 _remove_abandoned(folder)
                 with written_aside(folder) as aside:
@@ -581,15 +580,6 @@ def _values(sequences: Sequences, column: str) -> tuple[str, Int64]:
 def _built(folder: Path) -> bool:
     note = folder / _NOTE
     return note.exists() and json.loads(note.read_text())["version"] == _VERSION
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file; the operating system gives it back even if the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -20,10 +20,16 @@ def midnight(moment: datetime) -> datetime:
     return datetime(moment.year, moment.month, moment.day)
 
 
-def change(times: list[datetime], end: datetime, days: int) -> float:
-    a = sum(end - days * DAY <= time < end for time in times)
-    b = sum(end - 2 * days * DAY <= time < end - days * DAY for time in times)
-    return (a - b) / (a + b) if a + b else 0.0
+def week_change(times: list[datetime], end: datetime) -> int:
+    weeks = [math.ceil((end - time) / (7 * DAY)) for time in times]  # 1: the last one, its first moment included
+    return weeks.count(1) - weeks.count(2)
+
+
+def month_change(times: list[datetime], end: datetime) -> int:
+    last = end - timedelta(microseconds=1)
+    before = midnight(last).replace(day=1) - DAY
+    months = [(time.year, time.month) for time in times]
+    return months.count((last.year, last.month)) - months.count((before.year, before.month))
 
 
 def mean(values: list[float], absent: float = 0.0) -> float:
@@ -47,8 +53,8 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
     whole = (end - start) / DAY
     category = {row["sku"]: row["category"] for row in properties}
     price = {row["sku"]: row["price"] for row in properties}
-    sales = Counter(sku for _, _, sku in tables[BUY])
-    category_sales = Counter(category[sku] for _, _, sku in tables[BUY])
+    counts = {kind: Counter(sku for _, _, sku in tables[kind]) for kind in (BUY, ADD, REMOVE)}
+    by_category = {kind: Counter(category[sku] for _, _, sku in tables[kind]) for kind in (BUY, ADD, REMOVE)}
     visits = Counter(url for _, _, url in tables[VISIT])
 
     result = {}
@@ -64,14 +70,16 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
             gaps = [(b - a) / DAY for a, b in pairwise(times)]
             own[f"{kind}_count"] = len(times)
             own[f"{kind}_mean_interval"] = mean(gaps, whole)
-            own[f"{kind}_week_change"] = change(times, end, 7)
-            own[f"{kind}_month_change"] = change(times, end, 30)
+            own[f"{kind}_week_change"] = week_change(times, end)
+            own[f"{kind}_month_change"] = month_change(times, end)
             own[f"{kind}_first_day"] = (times[0] - start) / DAY if times else -1
             own[f"{kind}_last_day"] = (times[-1] - start) / DAY if times else -1
         bought, added = things[BUY], things[ADD]
-        own["sku_popularity"] = mean([math.log(1 + sales[sku]) for sku in bought])
-        own["category_popularity"] = mean([math.log(1 + category_sales[category[sku]]) for sku in bought])
-        own["url_popularity"] = mean([math.log(1 + visits[url]) for url in things[VISIT]])
+        for kind in (BUY, ADD, REMOVE):
+            logs = [math.log(1 + counts[kind][sku]) for sku in things[kind]]
+            by_category_logs = [math.log(1 + by_category[kind][category[sku]]) for sku in things[kind]]
+            own[f"{kind}_sku_popularity"], own[f"{kind}_category_popularity"] = mean(logs), mean(by_category_logs)
+        own["page_visit_url_popularity"] = mean([math.log(1 + visits[url]) for url in things[VISIT]])
         own["active_weeks"] = len({(time - start).days // 7 for time in own_times})
         own["active_months"] = len({(time.year, time.month) for time in own_times})
         own["spend"] = sum(price[sku] for sku in bought)
@@ -91,10 +99,11 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
         (2, [ADD, VISIT], None),
         (3, [], datetime(2023, 1, 20, 13, 30, 5)),
         (4, [REMOVE], datetime(2022, 12, 4)),
-        # a purchase on the very border of a week or a month before the end
+        # the end on the border of a month; a purchase on the very border of a week before the end
+        (8, [], datetime(2023, 1, 1)),
+        (9, [], datetime(2023, 2, 1)),
         (5, [], 7 * DAY),
         (6, [], 14 * DAY),
-        (7, [], 30 * DAY),
     ],
 )
 def test_statistics_are_those_of_a_loop(make_history, tmp_path, seed, empty, as_of):
@@ -113,7 +122,7 @@ def test_statistics_are_those_of_a_loop(make_history, tmp_path, seed, empty, as_
     wanted = slow_statistics(tables, history.properties.to_dicts(), relevant, as_of)
     assert clients.tolist() == sorted(wanted)
     assert (clients.dtype, values.dtype) == (np.int64, np.float32)
-    assert values.shape == (len(wanted), len(COLUMNS)) == (len(wanted), 39)
+    assert values.shape == (len(wanted), len(COLUMNS)) == (len(wanted), 43)
     assert values.flags.c_contiguous
     for client, row in zip(clients.tolist(), values.tolist(), strict=True):
         assert dict(zip(COLUMNS, row, strict=True)) == pytest.approx(wanted[client], rel=1e-5, abs=1e-5), client
@@ -136,5 +145,21 @@ def test_a_client_with_a_single_event(make_history, tmp_path):
     assert (column["active_months"] == 1).all()
 
 
+def test_a_client_who_only_fills_carts_has_popularities(make_history, tmp_path):
+    history = make_history()
+    client = history.events[ADD]["client_id"].mode().min()
+    for kind in (BUY, REMOVE):
+        history.events[kind] = history.events[kind].filter(history.events[kind]["client_id"] != client)
+    paths = history.write(tmp_path)
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.array([client]))
+    _, values = statistics(ChallengeData(paths, True))
+    (row,) = values
+    column = dict(zip(COLUMNS, row.tolist(), strict=True))
+    assert column["product_buy_count"] == column["product_buy_sku_popularity"] == 0
+    assert column["add_to_cart_sku_popularity"] > math.log(2)
+    assert column["add_to_cart_category_popularity"] > column["add_to_cart_sku_popularity"]
+
+
 def test_every_column_has_its_own_name():
-    assert len(set(COLUMNS)) == len(COLUMNS) == 39
+    assert len(set(COLUMNS)) == len(COLUMNS) == 43

@@ -1,11 +1,13 @@
 """Files appear whole or not at all; fingerprints tell contents apart."""
 
+import fcntl
 import os
+import time
 
 import pytest
 
 from ubp import files
-from ubp.files import digest_of, fingerprint, seal, sealed, written_aside
+from ubp.files import digest_of, fingerprint, locked, seal, sealed, stamp, written_aside
 
 
 class Halfway(Exception):
@@ -126,3 +128,40 @@ def test_sealed_only_while_key_and_outputs_are_the_same(tmp_path):
     assert not sealed(at, "key", outputs)
     outputs[1].unlink()
     assert not sealed(at, "key", outputs)
+
+
+def test_a_lock_says_who_holds_it_and_nobody_afterwards(tmp_path):
+    path = tmp_path / "made" / "here"
+    for _ in range(2):
+        with locked(path, "a block") as waited:
+            assert not waited
+            assert path.read_text().startswith(f"PID {os.getpid()} on {os.uname().nodename}, which is making a block")
+            with path.open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert path.read_text() == ""
+
+
+def test_a_lock_is_given_back_though_a_forked_child_lives(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path, "a block"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with path.open() as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where it is held
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_a_stamp_changes_with_what_is_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    assert stamp(path) is None
+    path.write_text("1")
+    before = stamp(path)
+    assert stamp(path) == before
+    with written_aside(path) as aside:
+        aside.write_text("1")
+    assert stamp(path) != before

@@ -1,0 +1,72 @@
+"""How many commands run at once, what each is given. What the script does: tests/test_get_all_embeddings.py."""
+
+import os
+
+import pytest
+
+from scripts import all_embeddings
+from scripts.all_embeddings import COMMANDS, Memory, default_jobs, passed_on, shared_cores
+from ubp.jobs import longest_first
+
+MEMORY = Memory(full=3.2, demo=1.0, log=1.0)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "gpu_jobs", "preset", "jobs"),
+    [
+        (2, 24, 14, "demo", 2),
+        (2, 24, 14, "full", 2),
+        (2, 1.9, 14, "demo", 1),
+        (2, 0.5, 14, "demo", 1),
+        (8, 12, 14, "full", 3),
+        (8, 12, 14, "demo", 8),
+        (64, 500, 14, "full", 14),
+        (64, 500, 1, "full", 5),  # one on the GPU, and the four that use none
+        (2, 24, 1, "full", 2),
+    ],
+)
+def test_as_many_as_commands_cores_and_memory_allow(history, monkeypatch, cores, gigabytes, gpu_jobs, preset, jobs):
+    monkeypatch.setattr(all_embeddings, "cores", lambda: cores)
+    monkeypatch.setattr(all_embeddings, "free_memory", lambda: int(gigabytes * 1e9))
+    assert default_jobs(MEMORY, gpu_jobs, preset, history) == jobs
+
+
+def test_a_large_log_takes_memory(history, monkeypatch):
+    monkeypatch.setattr(all_embeddings, "cores", lambda: 8)
+    monkeypatch.setattr(all_embeddings, "free_memory", lambda: int(12e9))
+    with (history.raw / "page_visit.parquet").open("r+b") as file:
+        file.truncate(2_000_000_000)  # takes no disk: the rest is a hole
+    assert default_jobs(MEMORY, 14, "full", history) == 2
+
+
+def test_each_has_its_share_of_the_cores_and_no_more_threads_than_were_asked_for(monkeypatch):
+    monkeypatch.setattr(all_embeddings, "cores", lambda: 8)
+    monkeypatch.setattr(all_embeddings, "threads", lambda: 8)
+    for jobs, share in ((1, "8"), (3, "2"), (20, "1")):
+        given = shared_cores(jobs)
+        assert (given["OMP_NUM_THREADS"], given["POLARS_MAX_THREADS"]) == (share, share)
+        assert (
+            given.items() >= {key: value for key, value in os.environ.items() if not key.endswith("_THREADS")}.items()
+        )
+    monkeypatch.setattr(all_embeddings, "threads", lambda: 1)
+    assert shared_cores(2)["OMP_NUM_THREADS"] == "1"
+
+
+def test_its_own_settings_are_not_passed_on():
+    words = [
+        "jobs=2",
+        "submit=False",
+        "memory.demo=2",
+        "+gpu_jobs=2",
+        "grace=1",
+        "preset=demo",
+        "as_of=2022-10-01 12:00",
+    ]
+    assert passed_on(words) == ["submit=False", "preset=demo", "as_of=2022-10-01 12:00"]
+
+
+def test_texts_begin_before_what_reads_them_and_the_short_ones_last():
+    names = [job.name for job in longest_first(each.job("python", []) for each in COMMANDS)]
+    assert names[:2] == ["next_url", "next_sku"]
+    assert names.index("convert_to_text") < names.index("smollm2_all_interactions")
+    assert names[-1] in ("stat_features", "als_visits_relevant")

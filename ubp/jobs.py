@@ -1,0 +1,224 @@
+"""Commands side by side: each a process with a log of its own, until all are done or one fails."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+_LOOK = 0.05  # seconds between looks at what runs
+_SHOWN = 20  # last lines of a log that holds no line "error: ..."
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command.
+
+    Attributes:
+        name: of its log, ``NAME.log``.
+        words: the command line.
+        title: the command line as a user would type it.
+        seconds: about how long it takes beside the others; the longest begin first.
+        after: names of the jobs that must be done before.
+        gpu: uses the GPU where there is one.
+    """
+
+    name: str
+    words: Sequence[str]
+    title: str
+    seconds: float
+    after: tuple[str, ...] = ()
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many jobs run at once.
+
+    Attributes:
+        jobs: of all.
+        gpu_jobs: of those that use the GPU.
+        grace: seconds that a job has to end itself when another one failed, before it is killed.
+    """
+
+    jobs: int
+    gpu_jobs: int
+    grace: float
+
+
+class JobFailed(Exception):
+    """A job ended with an exit code that is not 0.
+
+    Attributes:
+        job: which one.
+        code: the exit code; 128 and the signal's number where a signal ended it, as a shell has it.
+        log: its output; None where that went to the terminal.
+    """
+
+    def __init__(self, job: Job, code: int, log: Path | None) -> None:
+        self.job, self.code, self.log = job, code, log
+        super().__init__(f"{job.title}: failed with exit code {code}")
+
+    def lines(self) -> list[str]:
+        """What the job said of its failure: its lines that begin with ``error:``, or else its last ones."""
+        if self.log is None:
+            return []
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if line.startswith("error: ")] or lines[-_SHOWN:]
+
+
+def longest_first(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs by the time of each and of the longest that waits for it, so that no long one is left to the end."""
+    jobs = list(jobs)
+
+    def chain(job: Job) -> float:
+        return job.seconds + max((chain(other) for other in jobs if job.name in other.after), default=0.0)
+
+    return sorted(jobs, key=chain, reverse=True)
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    limits: Limits,
+    environment: Mapping[str, str],
+    logs: Path | None,
+    started: Callable[[Job], None],
+    done: Callable[[Job, float], None],
+) -> None:
+    """Run each job once what it waits for is done, the first ones first.
+
+    When one fails, or this process is told to end (SIGINT, SIGTERM, SIGHUP), those that run are interrupted, as by
+    Ctrl-C, and waited for; no other begins.
+
+    Args:
+        jobs: in the order of preference.
+        limits: how many at once.
+        environment: of the jobs.
+        logs: folder for what each job says; None: where this process says it, and in its process group.
+        started: called when a job begins.
+        done: called when it has ended well, with its seconds.
+
+    Raises:
+        JobFailed: the first that did.
+        ValueError: jobs wait for one another, or for one that is not there.
+    """
+    running: list[_Running] = []
+    with _told_to_end():
+        try:
+            _run(list(jobs), limits, environment, logs, started, done, running)
+        except BaseException as error:
+            # Without groups of their own, Ctrl-C has reached the jobs already.
+            told = logs is None and isinstance(error, KeyboardInterrupt)
+            _end([each.process for each in running], limits.grace, groups=logs is not None, told=told)
+            raise
+
+
+def _run(
+    waiting: list[Job],
+    limits: Limits,
+    environment: Mapping[str, str],
+    logs: Path | None,
+    started: Callable[[Job], None],
+    done: Callable[[Job, float], None],
+    running: "list[_Running]",
+) -> None:
+    ended = set[str]()
+    while waiting or running:
+        while job := _next(waiting, [each.job for each in running], ended, limits):
+            waiting.remove(job)
+            started(job)
+            running.append(_start(job, environment, logs))
+        if not running:
+            raise ValueError(f"these wait for what never comes: {', '.join(job.name for job in waiting)}")
+        # Looked at from time to time by the only thread: threads that wait for them would take the signals from it.
+        time.sleep(_LOOK)
+        for over in [each for each in running if each.process.poll() is not None]:
+            running.remove(over)
+            if code := over.process.returncode:
+                raise JobFailed(over.job, code if code > 0 else 128 - code, over.log)
+            ended.add(over.job.name)
+            done(over.job, time.monotonic() - over.since)
+
+
+@dataclass(frozen=True)
+class _Running:
+    job: Job
+    process: "subprocess.Popen[bytes]"
+    log: Path | None
+    since: float
+
+
+def _next(waiting: Sequence[Job], running: Collection[Job], done: Collection[str], limits: Limits) -> Job | None:
+    """The first job that may begin now."""
+    if len(running) >= limits.jobs:
+        return None
+    gpu_is_full = sum(job.gpu for job in running) >= limits.gpu_jobs
+    ready = (job for job in waiting if set(job.after) <= set(done) and not (job.gpu and gpu_is_full))
+    return next(ready, None)
+
+
+def _start(job: Job, environment: Mapping[str, str], logs: Path | None) -> _Running:
+    since = time.monotonic()
+    if logs is None:
+        return _Running(job, subprocess.Popen(job.words, env=environment), None, since)  # noqa: S603
+    log = logs / f"{job.name}.log"
+    with log.open("wb") as file:
+        # A group of its own: one signal ends the job with all that it started.
+        process = subprocess.Popen(  # noqa: S603
+            job.words, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+        )
+    return _Running(job, process, log, since)
+
+
+def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: bool, told: bool) -> None:
+    """Interrupt processes and wait for them; kill what is left when the time is up, or at a second Ctrl-C."""
+
+    def signal_all(number: int, to: Iterable["subprocess.Popen[bytes]"]) -> None:
+        for process in to:
+            with suppress(ProcessLookupError):
+                (os.killpg if groups else os.kill)(process.pid, number)
+
+    def alive() -> list["subprocess.Popen[bytes]"]:
+        return [process for process in processes if process.poll() is None]
+
+    if not told:
+        signal_all(signal.SIGINT, alive())
+    deadline = time.monotonic() + grace
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        for process in processes:
+            process.wait(max(0.0, deadline - time.monotonic()))
+    # A process that ended may have left others in its group.
+    signal_all(signal.SIGKILL, processes if groups else alive())
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP leave the block by `SystemExit`, and the processes begun in it heed SIGINT."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    def nothing(_: int, __: FrameType | None) -> None:
+        pass
+
+    # A signal that this process ignores stays ignored, SIGHUP under nohup, SIGINT in the background of a script. But
+    # what it starts would ignore that too, and an ignored SIGINT ends nothing: hence a handler that does nothing.
+    handlers: dict[int, Callable[[int, FrameType | None], None]] = {
+        number: end for number in (signal.SIGTERM, signal.SIGHUP) if _heeded(number)
+    }
+    if not _heeded(signal.SIGINT):
+        handlers[signal.SIGINT] = nothing
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _heeded(number: int) -> bool:
+    return signal.getsignal(number) is not signal.SIG_IGN

@@ -1,0 +1,98 @@
+"""What of the machine this process may use: cores, memory, GPUs; a container's limits included."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+_NO_LIMIT = 2**60  # version 1 of control groups says "none" by a number near 2^63
+
+
+def cores(root: Path = _ROOT) -> int:
+    """CPU cores: those of the process's affinity, or fewer where its control group has a quota.
+
+    Args:
+        root: where ``sys`` and ``proc`` are, for tests.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quotas = []
+    for group in _groups(root, "cpu"):
+        if (newer := _text(group / "cpu.max")) is not None:
+            quota, period = newer.split()
+        else:
+            quota, period = (_text(group / f"cpu.cfs_{name}_us") or "max" for name in ("quota", "period"))
+        if quota not in ("max", "-1"):
+            quotas.append(int(quota) / int(period))
+    return max(1, int(min([usable, *quotas])))
+
+
+def threads() -> int:
+    """How many threads to begin where nobody says: ``OMP_NUM_THREADS``, or one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else cores()
+
+
+def free_memory(root: Path = _ROOT) -> int:
+    """Bytes that can be had without swapping, within the limits of the process's control group.
+
+    Args:
+        root: where ``sys`` and ``proc`` are, for tests.
+    """
+    limits = [_available(root)]
+    for group in _groups(root, "memory"):
+        for limit_name, used_name in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, used = _text(group / limit_name), _text(group / used_name)
+            if limit is None or used is None or limit == "max" or int(limit) >= _NO_LIMIT:
+                continue
+            # Cached files count as used, but make room when it is needed.
+            statistics = dict(line.split() for line in (_text(group / "memory.stat") or "").splitlines())
+            cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
+            limits.append(int(limit) - int(used) + cached)
+    return max(0, min(limits))
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` does not hide; torch need not be imported."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return False
+    listed = subprocess.run([program, "--list-gpus"], capture_output=True, text=True, check=False)  # noqa: S603
+    return listed.returncode == 0 and "GPU" in listed.stdout
+
+
+def _available(root: Path) -> int:
+    meminfo = _text(root / "proc" / "meminfo")
+    if meminfo is None:  # no Linux: all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.splitlines())}
+    return kilobytes["MemAvailable"] * 1024
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the process's control group and those above it: a limit of any of them holds."""
+    for line in (_text(root / "proc" / "self" / "cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            top = root / "sys" / "fs" / "cgroup"
+        elif controller in controllers.split(","):
+            top = root / "sys" / "fs" / "cgroup" / controller
+        else:
+            continue
+        group = top / path.lstrip("/")
+        # In a container the path may be the one outside it, which is not there.
+        yield from (folder for folder in [group, *group.parents] if folder.is_relative_to(top) and folder.is_dir())
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
