@@ -30,6 +30,7 @@ from ubp.data import ChallengeData
 from ubp.embeddings import EmbeddingTable, read_lineage
 from ubp.errors import UserError
 from ubp.files import digest_of
+from ubp.health import health_of
 from ubp.paths import CONFIGS
 
 logger = logging.getLogger(__name__)
@@ -175,16 +176,28 @@ class EmbeddingRun:
         vectors: npt.NDArray[np.float32],
         report: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the embedding and print the closing line.
+        """Write the embedding and print the closing line, which says where its vectors have collapsed.
 
         Args:
             client_ids: int64 [clients], each once.
             vectors: float32 [clients, columns], finite.
-            report: what the run says of its quality, kept beside the lineage.
+            report: what the run says of its quality, kept in the lineage beside the vectors' health
+                (`ubp.health.Health`).
         """
-        lineage = self.lineage | {"versions": _versions(), "report": dict(report or {})}
-        EmbeddingTable(client_ids, vectors, lineage).write(self.path)
-        closing_line(self.name, self.path, *vectors.shape)
+        report = dict(report or {})
+        table = EmbeddingTable(client_ids, vectors, self.lineage | {"versions": _versions(), "report": report})
+        health = health_of(vectors, self.seed)
+        report["health"] = health.as_dict()
+        logger.info(
+            "effective rank %.1f of %d columns (%.1f with columns of equal variance), median norm %.3g",
+            health.effective_rank, health.columns, health.scaled_rank, health.median_norm,
+        )  # fmt: skip
+        if health.collapsed:
+            logger.warning(
+                "%s has collapsed: %s; its vectors hardly tell clients apart", self.name, ", ".join(health.collapsed)
+            )
+        table.write(self.path)
+        closing_line(f"{self.name}{_collapsed(report)}", self.path, *vectors.shape)
 
 
 @contextmanager
@@ -231,8 +244,15 @@ def _skip_if_same(path: Path, lineage: dict[str, Any]) -> None:
         return
     changed = [key for key in lineage if existing.get(key) != lineage[key]]
     if not changed:
-        raise AlreadyDone(f"{lineage['name']} · done before · {path} (overwrite=True makes it again)")
+        name = f"{lineage['name']}{_collapsed(existing.get('report', {}))}"
+        raise AlreadyDone(f"{name} · done before · {path} (overwrite=True makes it again)")
     logger.info("%s was made with another %s: making it again", path, " and ".join(changed))
+
+
+def _collapsed(report: Mapping[str, Any]) -> str:
+    """What a closing line says of a block by its report: nothing, or that it has collapsed and how."""
+    found = report.get("health", {}).get("collapsed", [])
+    return f" (COLLAPSED: {', '.join(found)})" if found else ""
 
 
 def _versions() -> dict[str, str]:
