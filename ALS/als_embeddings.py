@@ -4,12 +4,12 @@
     python ALS/als_embeddings.py --config-name=als_visits_relevant        -> als_64_visits_relevant
 
 A client's vector is its factor in the weighted factorisation of Hu, Koren and Volinsky, "Collaborative
-Filtering for Implicit Feedback Datasets" (2008), as the library implicit computes it: on the GPU where it
-finds CUDA, else on the CPU. On a CPU the same seed gives the same bits.
+Filtering for Implicit Feedback Datasets" (2008), as the library implicit computes it: on the GPU where its
+libraries are (`ALS.implicit_gpu`), else on the CPU. On a CPU the same seed gives the same bits.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,17 @@ from omegaconf import DictConfig
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
+from ALS.implicit_gpu import INSTALL, gpu_fault
 from ubp import schema
 from ubp.config import parse
 from ubp.data import ChallengeData, collect
-from ubp.errors import UserError, require_positive
+from ubp.errors import UserError, require, require_positive
 from ubp.run import command, embedding_run
 from ubp.schema import EventType
 
 logger = logging.getLogger(__name__)
+
+_TAME = "try a larger regularization or a smaller alpha"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,23 @@ class Interactions:
 
 @dataclass(frozen=True)
 class AlsSettings:
-    """Numbers of the factorisation; see implicit's documentation."""
+    """Numbers of the factorisation; `strength` says what the rule makes of them.
+
+    Attributes:
+        factors: columns of the embedding.
+        confidence: mean confidence of a client's pair with an item; that of a pair not seen is 1.
+        shrinkage: regularization as a share of the singular value that chance alone would give.
+        alpha: confidence of a pair is alpha × its weight; None for what ``confidence`` gives.
+        regularization: of implicit; None for what ``shrinkage`` gives.
+        iterations: of both sides.
+        threads: of the CPU; 0 for all cores.
+    """
 
     factors: int
-    regularization: float
-    alpha: float
+    confidence: float
+    shrinkage: float
+    alpha: float | None
+    regularization: float | None
     iterations: int
     threads: int
 
@@ -60,9 +75,24 @@ class AlsSettings:
         """Refuse numbers that make no sense.
 
         Raises:
-            UserError: no factors or no iterations.
+            UserError: no factors, no iterations, no confidence, or a negative regularization.
         """
         require_positive(self, "als", "factors", "iterations")
+        require(self.confidence > 0, "als.confidence", self.confidence, "more than 0")
+        require(self.shrinkage >= 0, "als.shrinkage", self.shrinkage, "at least 0")
+        require(self.alpha is None or self.alpha > 0, "als.alpha", self.alpha, "more than 0, or null for the rule")
+        least = "at least 0, or null for the rule"
+        require(
+            self.regularization is None or self.regularization >= 0, "als.regularization", self.regularization, least
+        )
+
+
+@dataclass(frozen=True)
+class Strength:
+    """implicit's two numbers, as they were used."""
+
+    alpha: float
+    regularization: float
 
 
 @dataclass(frozen=True)
@@ -116,42 +146,122 @@ def _items(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFr
     return events.select(schema.CLIENT_ID, column)
 
 
+def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
+    """The confidence of a weight and the regularization, from the log's own size and weights.
+
+    Fixed numbers do not carry over from one log to another. To the factors that it starts from, near zero, the
+    least-squares problem is the singular value decomposition of alpha × W: a direction grows where its singular
+    value is above the regularization, and dies out where it is below (the sum of both sides' squared norms is the
+    nuclear norm: Srebro, Rennie and Jaakkola, "Maximum-Margin Matrix Factorization", 2004). So both numbers are
+    relative to W [clients, items]:
+
+        alpha = confidence / mean(W's entries that are not zero)
+        regularization = shrinkage × alpha × ‖W‖ × (1 / √clients + 1 / √items)
+
+    with the Frobenius norm. The factor after ``shrinkage`` is about the largest singular value of a matrix whose
+    entries have the mean square of alpha × W's, but lie anywhere (σ (√clients + √items); Candès and Plan, "Matrix
+    Completion With Noise", 2010).
+
+    Args:
+        matrix: float32 [clients, items], with entries.
+        settings: where they give alpha or the regularization, it is taken as it is.
+    """
+    weights = matrix.data.astype(np.float64)
+    alpha = settings.confidence / float(weights.mean()) if settings.alpha is None else settings.alpha
+    if settings.regularization is not None:
+        return Strength(alpha, settings.regularization)
+    clients, items = matrix.shape
+    by_chance = alpha * float(np.sqrt((weights**2).sum())) * (clients**-0.5 + items**-0.5)
+    return Strength(alpha, settings.shrinkage * by_chance)
+
+
 def factorise(interactions: WeightedInteractions, settings: AlsSettings, seed: int) -> npt.NDArray[np.float32]:
     """Factor the matrix; the clients' side: float32 [clients, factors].
 
+    The same settings mean the same on CPU and GPU. implicit 0.7.3's two classes differ, so here
+
+    - the matrix is multiplied by alpha before `fit`, for the GPU's `fit` leaves alpha out;
+    - both begin from the factors that the CPU's class would draw, for the GPU's draws others (around zero, by
+      curand), and with seed 0 by the time of day;
+    - what did not come out finite is looked for, for the GPU's class does not look: its kernel writes zeros there
+      and goes on.
+
+    Alike in both are the loss, the order of the two sides, three steps of conjugate gradients and float32; not the
+    order of the sums, so the GPU's bits are its own.
+
     Raises:
-        UserError: the factorisation fails, as with settings that overflow.
+        UserError: the factorisation fails, as with settings that overflow; or it is too large for the GPU's code.
     """
-    # Here, not above: implicit looks for GPUs when it is imported, and by now it is known which it may see.
-    import implicit.gpu
+    # Here, not above: it looks for GPUs when it is imported, and by now it is known which it may see.
+    fault = gpu_fault()
     from implicit.als import AlternatingLeastSquares
     from implicit.recommender_base import ModelFitError
 
+    on_gpu = fault is None
+    found = strength(interactions.matrix, settings)
+    users, items = interactions.matrix.shape
+    device = "GPU" if on_gpu else f"CPU ({fault})"
+    # A driver without what implicit needs: somebody expects the GPU to be used.
+    may_surprise = not on_gpu and INSTALL in str(fault)
+    logger.log(
+        logging.WARNING if may_surprise else logging.INFO,
+        "implicit ALS on the %s: %s clients x %s items, %s pairs, alpha %.4g, regularization %.4g",
+        device, f"{users:,}", f"{items:,}", f"{interactions.matrix.nnz:,}", found.alpha, found.regularization,
+    )  # fmt: skip
     arguments: dict[str, Any] = {
         "factors": settings.factors,
-        "regularization": settings.regularization,
-        "alpha": settings.alpha,
+        "regularization": found.regularization,
+        "alpha": 1.0,
         "iterations": settings.iterations,
         "random_state": seed,
     }
-    users, items = interactions.matrix.shape
-    on_gpu = implicit.gpu.HAS_CUDA
-    logger.info(
-        "implicit ALS on the %s: %s clients x %s items, %s pairs",
-        "GPU" if on_gpu else "CPU (implicit finds no CUDA: a GPU needs the package rmm-cu13)",
-        f"{users:,}", f"{items:,}", f"{interactions.matrix.nnz:,}",
-    )  # fmt: skip
-    if not on_gpu:
+    if on_gpu:
+        _require_fits_gpu(interactions.matrix, settings.factors)
+    else:
         arguments["num_threads"] = settings.threads
     # implicit has threads of its own: those of BLAS would get in their way.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(use_gpu=on_gpu, **arguments)
+        model.user_factors, model.item_factors = _first_factors(users, items, settings.factors, seed, on_gpu)
         try:
-            model.fit(interactions.matrix)
+            # float(): numpy's numbers are float64, and would make the matrix so.
+            model.fit(float(found.alpha) * interactions.matrix)
         except ModelFitError as error:
-            raise UserError(f"als: {error}; try a larger regularization or a smaller alpha") from error
-    factors = model.user_factors
-    return np.asarray(factors.to_numpy() if on_gpu else factors, dtype=np.float32)
+            raise UserError(f"als: {error}; {_TAME}") from error
+    if not on_gpu:
+        return np.asarray(model.user_factors, dtype=np.float32)
+    factors = np.asarray(model.user_factors.to_numpy(), dtype=np.float32)
+    failed = ~np.isfinite(factors).all(axis=1) | (
+        (factors == 0).all(axis=1) & (np.diff(interactions.matrix.indptr) > 0)
+    )
+    if failed.any():
+        raise UserError(f"als: the factors of {int(failed.sum()):,} clients are zero or not finite; {_TAME}")
+    return factors
+
+
+def _first_factors(users: int, items: int, factors: int, seed: int, on_gpu: bool) -> tuple[Any, Any]:
+    """What both sides start from: implicit's CPU class' own draw, float32 [users, factors] and [items, factors]."""
+    rng = np.random.default_rng(seed)
+    drawn = [rng.random((rows, factors), dtype=np.float32) * 0.01 for rows in (users, items)]
+    if on_gpu:
+        import implicit.gpu
+
+        drawn = [implicit.gpu.Matrix(side) for side in drawn]
+    return drawn[0], drawn[1]
+
+
+def _require_fits_gpu(matrix: csr_matrix, factors: int) -> None:
+    """Refuse what implicit's GPU code would compute wrongly without a word.
+
+    Its kernel has one thread a factor, 1,024 at the most and summed in warps of 32, and finds a row of factors by
+    a 32-bit product.
+    """
+    require(factors <= 1024 and factors % 32 == 0, "als.factors", factors, "a multiple of 32 up to 1024 on a GPU")
+    if max(matrix.shape) * factors >= 2**31 or matrix.nnz >= 2**31:
+        raise UserError(
+            f"als.factors={factors}: {matrix.shape[0]:,} clients x {matrix.shape[1]:,} items with {matrix.nnz:,} pairs "
+            "are too many for implicit's 32-bit GPU code; fewer factors, or cuda_visible_devices= for the CPU"
+        )
 
 
 @command("ALS", "als_buy_add_categories")
@@ -160,8 +270,9 @@ def main(config: DictConfig) -> None:
     with embedding_run(config) as run:
         interactions = weighted_interactions(run.data, settings)
         factors = factorise(interactions, als, run.seed)
+        used = asdict(strength(interactions.matrix, als))
         relevant = np.isin(interactions.clients, run.data.relevant_clients)
-        run.save(interactions.clients[relevant], factors[relevant])
+        run.save(interactions.clients[relevant], factors[relevant], used)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from ubp.data import ChallengeData
 from ubp.embeddings import EmbeddingTable, read_lineage
 from ubp.errors import UserError
 from ubp.files import digest_of, locked, stamp
+from ubp.health import health_of
 from ubp.paths import CONFIGS
 
 logger = logging.getLogger(__name__)
@@ -184,16 +185,28 @@ class EmbeddingRun:
         vectors: npt.NDArray[np.float32],
         report: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the embedding and print the closing line.
+        """Write the embedding and print the closing line, which says where its vectors have collapsed.
 
         Args:
             client_ids: int64 [clients], each once.
             vectors: float32 [clients, columns], finite.
-            report: what the run says of its quality, kept beside the lineage.
+            report: what the run says of its quality, kept in the lineage beside the vectors' health
+                (`ubp.health.Health`).
         """
-        lineage = self.lineage | {"versions": _versions(), "report": dict(report or {})}
-        EmbeddingTable(client_ids, vectors, lineage).write(self.path)
-        closing_line(self.name, self.path, *vectors.shape)
+        report = dict(report or {})
+        table = EmbeddingTable(client_ids, vectors, self.lineage | {"versions": _versions(), "report": report})
+        health = health_of(vectors, self.seed)
+        report["health"] = health.as_dict()
+        logger.info(
+            "effective rank %.1f of %d columns (%.1f with columns of equal variance), median norm %.3g",
+            health.effective_rank, health.columns, health.scaled_rank, health.median_norm,
+        )  # fmt: skip
+        if health.collapsed:
+            logger.warning(
+                "%s has collapsed: %s; its vectors hardly tell clients apart", self.name, ", ".join(health.collapsed)
+            )
+        table.write(self.path)
+        closing_line(f"{self.name}{_collapsed(report)}", self.path, *vectors.shape)
 
 
 @contextmanager
@@ -219,7 +232,11 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
     }
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
     run = EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
-    with made_once(common, data, config.name, path, lambda: _same(path, lineage)):
+
+    def remark() -> str:
+        return _collapsed(read_lineage(path).get("report", {}))
+
+    with made_once(common, data, config.name, path, lambda: _same(path, lineage), remark):
         if common.overwrite and _is_first_process():
             shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
         logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
@@ -227,7 +244,14 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
 
 
 @contextmanager
-def made_once(common: Common, data: ChallengeData, name: str, path: Path, done: Callable[[], bool]) -> Iterator[None]:
+def made_once(
+    common: Common,
+    data: ChallengeData,
+    name: str,
+    path: Path,
+    done: Callable[[], bool],
+    remark: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
     """Hold the lock of what a command makes, unless it is done: nothing is made by two processes at a time.
 
     The second process waits. It then finds done what the first one made, even with ``overwrite``; where the first
@@ -239,15 +263,19 @@ def made_once(common: Common, data: ChallengeData, name: str, path: Path, done: 
         name: of the block, the entry or the texts.
         path: where they come to lie.
         done: says whether what lies there is what is asked for.
+        remark: what is to be said behind the name of one that is done.
 
     Raises:
         AlreadyDone: it is, and ``overwrite`` is off or it was made meanwhile.
         UserError: the history changed while this process waited.
     """
     before = stamp(path)
-    already = AlreadyDone(f"{name} · done before · {path} (overwrite=True makes it again)")
+
+    def already() -> AlreadyDone:
+        return AlreadyDone(f"{name}{remark()} · done before · {path} (overwrite=True makes it again)")
+
     if before is not None and not common.overwrite and done():
-        raise already
+        raise already()
     if not _is_first_process():
         yield  # the first one holds the lock, and waits for this one
         return
@@ -255,7 +283,7 @@ def made_once(common: Common, data: ChallengeData, name: str, path: Path, done: 
         if waited:
             data.require_unchanged()
         if stamp(path) not in (None, before) and done():
-            raise already
+            raise already()
         yield
 
 
@@ -276,6 +304,12 @@ def _same(path: Path, lineage: dict[str, Any]) -> bool:
     if changed:
         logger.info("%s was made with another %s: making it again", path, " and ".join(changed))
     return not changed
+
+
+def _collapsed(report: Mapping[str, Any]) -> str:
+    """What a closing line says of a block by its report: nothing, or that it has collapsed and how."""
+    found = report.get("health", {}).get("collapsed", [])
+    return f" (COLLAPSED: {', '.join(found)})" if found else ""
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What is factorised, against a dict; factors that are repeatable and belong to the right client."""
 
+import dataclasses
+import logging
 import math
 from collections import defaultdict
 
@@ -8,15 +10,29 @@ import polars as pl
 import pytest
 from scipy.sparse import csr_matrix
 
-from ALS.als_embeddings import AlsSettings, Interactions, WeightedInteractions, factorise, weighted_interactions
+from ALS import als_embeddings
+from ALS.als_embeddings import (
+    AlsSettings,
+    Interactions,
+    Strength,
+    WeightedInteractions,
+    factorise,
+    strength,
+    weighted_interactions,
+)
+from ALS.implicit_gpu import gpu_fault
+from ubp.config import composed, parse
 from ubp.data import ChallengeData
 from ubp.errors import UserError
+from ubp.health import health_of
+from ubp.paths import CONFIGS
 from ubp.schema import EventType
 
 BUY, ADD, VISIT = EventType.PRODUCT_BUY, EventType.ADD_TO_CART, EventType.PAGE_VISIT
 CATEGORIES = Interactions("category", {"product_buy": 3.0, "add_to_cart": 1.0}, relevant_only=False, transform="none")
 VISITS = Interactions("url", {"page_visit": 1.0}, relevant_only=True, transform="log1p")
-SMALL = AlsSettings(factors=8, regularization=0.1, alpha=1.0, iterations=10, threads=1)
+RULE = {"confidence": 1.0, "shrinkage": 0.3, "alpha": None, "regularization": None}
+SMALL = AlsSettings(factors=8, iterations=10, threads=1, **{**RULE, "alpha": 1.0, "regularization": 0.1})
 
 
 @pytest.fixture
@@ -95,7 +111,7 @@ def test_same_seed_same_bits_another_seed_others(tiny):
     assert first.shape == (len(interactions.clients), 8)
     again = factorise(weighted_interactions(data, CATEGORIES), SMALL, seed=1)
     assert again.tobytes() == first.tobytes()
-    many = AlsSettings(**{**vars(SMALL), "threads": 0})
+    many = dataclasses.replace(SMALL, threads=0)
     assert factorise(interactions, many, seed=1).tobytes() == first.tobytes()
     assert factorise(interactions, SMALL, seed=2).tobytes() != first.tobytes()
 
@@ -133,4 +149,197 @@ def test_factors_come_back_in_the_matrixs_order():
 def test_settings_that_overflow_are_one_line(tiny):
     interactions = weighted_interactions(tiny[1], CATEGORIES)
     with pytest.raises(UserError, match="try a larger regularization or a smaller alpha"):
-        factorise(interactions, AlsSettings(8, 0.0, 1e30, 5, 1), seed=0)
+        factorise(interactions, dataclasses.replace(SMALL, regularization=0.0, alpha=1e30, iterations=5), seed=0)
+
+
+# --- the rule ----------------------------------------------------------------------------------------
+
+
+def preset(name: str, config: str = "als_buy_add_categories", *overrides: str) -> AlsSettings:
+    found = composed(CONFIGS / "ALS", config, [f"preset={name}", "als.threads=1", *overrides])
+    return parse(AlsSettings, found, at="als")
+
+
+def sparse_log(clients: int, items: int, each: int, seed: int = 0) -> WeightedInteractions:
+    """Clients with ``each`` events: a fifth weigh 3, the others 1; an item's popularity falls with its rank."""
+    rng = np.random.default_rng(seed)
+    popularity = 1 / (np.arange(items) + 10.0) ** 0.8
+    chosen = rng.choice(items, clients * each, p=popularity / popularity.sum())
+    weights = np.where(rng.random(clients * each) < 0.2, 3.0, 1.0).astype(np.float32)
+    matrix = csr_matrix((weights, (np.repeat(np.arange(clients), each), chosen)), (clients, items))
+    return WeightedInteractions(matrix, np.arange(clients))
+
+
+@pytest.mark.parametrize("name", ["full", "demo"])
+@pytest.mark.parametrize("config", ["als_buy_add_categories", "als_visits_relevant"])
+def test_factors_of_a_sparse_log_keep_their_rank(name, config):
+    found = health_of(factorise(sparse_log(19_000, 500, each=3), preset(name, config), seed=0))
+    assert found.collapsed == []
+    assert found.effective_rank > 32
+    assert found.median_norm > 1e-3
+
+
+def test_numbers_tuned_on_a_dense_log_collapse_on_a_sparse_one():
+    dense = preset("full", "als_buy_add_categories", "als.alpha=0.1", "als.regularization=10")
+    found = health_of(factorise(sparse_log(19_000, 500, 3), dense, seed=0))
+    assert found.effective_rank < 1.1
+    assert found.median_norm < 1e-6
+    assert len(found.collapsed) == 2
+
+
+def test_the_rule_by_hand():
+    matrix = csr_matrix(np.array([[3.0, 0, 1], [0, 2, 0]], np.float32))
+    found = strength(matrix, AlsSettings(8, 4.0, 0.5, None, None, 1, 1))
+    assert found.alpha == 4.0 / 2.0
+    by_chance = 2.0 * math.sqrt(9 + 1 + 4) * (1 / math.sqrt(2) + 1 / math.sqrt(3))
+    assert found.regularization == pytest.approx(0.5 * by_chance)
+
+
+def test_given_numbers_are_taken_to_the_letter():
+    matrix = sparse_log(50, 20, 3).matrix
+    assert strength(matrix, AlsSettings(8, 1.0, 0.3, 0.7, 0.02, 1, 1)) == Strength(0.7, 0.02)
+    assert strength(matrix, AlsSettings(8, 1.0, 0.3, 1.0, None, 1, 1)).alpha == 1.0
+    assert strength(matrix, AlsSettings(8, 1.0, 0.3, None, 0.0, 1, 1)).regularization == 0.0
+
+
+def test_other_units_give_the_same_factors():
+    """Weights of 30 and 10 instead of 3 and 1 say the same."""
+    one = sparse_log(300, 40, 6)
+    ten = WeightedInteractions(one.matrix * np.float32(8), one.clients)
+    settings = AlsSettings(8, iterations=5, threads=1, **RULE)
+    np.testing.assert_allclose(factorise(one, settings, 0), factorise(ten, settings, 0), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("als.confidence=0", "als.confidence=0.0: must be more than 0"),
+        ("als.shrinkage=-1", "als.shrinkage=-1.0: must be at least 0"),
+        ("als.alpha=0", "als.alpha=0.0: must be more than 0, or null for the rule"),
+        ("als.regularization=-1", "als.regularization=-1.0: must be at least 0, or null for the rule"),
+        ("als.factors=0", "als.factors=0: must be at least 1"),
+    ],
+)
+def test_numbers_that_make_no_sense(setting, says):
+    with pytest.raises(UserError, match=says):
+        preset("full", "als_buy_add_categories", setting)
+
+
+# --- CPU and GPU -------------------------------------------------------------------------------------
+
+
+def test_alpha_is_a_factor_of_the_matrix_as_in_the_librarys_cpu_code():
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    log = sparse_log(300, 40, 6)
+    tenth = dataclasses.replace(SMALL, alpha=0.1)
+    found = factorise(log, tenth, seed=3)
+    before = WeightedInteractions(0.1 * log.matrix, log.clients)
+    assert factorise(before, SMALL, seed=3).tobytes() == found.tobytes()
+    library = AlternatingLeastSquares(8, 0.1, alpha=0.1, iterations=10, num_threads=1, random_state=3)
+    library.fit(log.matrix, show_progress=False)
+    assert library.user_factors.tobytes() == found.tobytes()
+
+
+class OnHost:
+    """In place of ``implicit.gpu.Matrix``: an array that says it is on the GPU."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def to_numpy(self) -> np.ndarray:
+        return self.values
+
+
+class FakeGpuModel:
+    """Takes what implicit's GPU class takes; keeps what `fit` is given and gives ``result``."""
+
+    result: np.ndarray | None = None
+
+    def __init__(self, use_gpu, factors, regularization, alpha, iterations, random_state):
+        assert use_gpu
+        self.settings = (factors, regularization, alpha, iterations, random_state)
+        type(self).last = self
+
+    def fit(self, matrix):
+        self.matrix, self.first = matrix.copy(), (self.user_factors.to_numpy().copy(), self.item_factors.to_numpy())
+        if self.result is not None:
+            self.user_factors = OnHost(self.result)
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    import implicit.als
+    import implicit.gpu
+
+    model = type("Model", (FakeGpuModel,), {})
+    monkeypatch.setattr(als_embeddings, "gpu_fault", lambda: None)
+    monkeypatch.setattr(implicit.als, "AlternatingLeastSquares", model)
+    monkeypatch.setattr(implicit.gpu, "Matrix", OnHost, raising=False)
+    return model
+
+
+def test_the_gpu_gets_the_matrix_times_alpha_and_the_cpus_first_factors(fake_gpu):
+    log = sparse_log(60, 20, 3)
+    settings = dataclasses.replace(SMALL, factors=32, alpha=0.1)
+    factors = factorise(log, settings, seed=0)
+    assert fake_gpu.last.settings == (32, 0.1, 1.0, 10, 0)
+    assert fake_gpu.last.matrix.dtype == np.float32
+    assert (fake_gpu.last.matrix != np.float32(0.1) * log.matrix).nnz == 0
+    rng = np.random.default_rng(0)
+    for side, rows in zip(fake_gpu.last.first, (60, 20), strict=True):
+        assert side.dtype == np.float32
+        np.testing.assert_array_equal(side, rng.random((rows, 32), dtype=np.float32) * 0.01)
+    assert factors.dtype == np.float32
+    assert factors.shape == (60, 32)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_what_the_gpu_could_not_solve_is_one_line(fake_gpu, value):
+    fake_gpu.result = np.ones((60, 32), np.float32)
+    fake_gpu.result[7] = value
+    with pytest.raises(UserError, match="factors of 1 clients are zero or not finite; try a larger regularization"):
+        factorise(sparse_log(60, 20, 3), dataclasses.replace(SMALL, factors=32), seed=0)
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("factors", [48, 2048])
+def test_factors_that_the_gpus_kernel_would_get_wrong(factors):
+    with pytest.raises(UserError, match=f"als.factors={factors}: must be a multiple of 32 up to 1024 on a GPU"):
+        factorise(sparse_log(60, 20, 3), dataclasses.replace(SMALL, factors=factors), seed=0)
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_a_log_beyond_the_gpus_32_bits():
+    wide = csr_matrix((np.ones(1, np.float32), ([0], [40_000_000 - 1])), (1, 40_000_000))
+    with pytest.raises(UserError, match="1 clients x 40,000,000 items with 1 pairs are too many"):
+        factorise(WeightedInteractions(wide, np.arange(1)), dataclasses.replace(SMALL, factors=64), seed=0)
+
+
+def test_the_log_says_why_there_is_no_gpu(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    for fault, level in (
+        ("no CUDA driver: x", "INFO"),
+        ("No module named 'rmm' (" + als_embeddings.INSTALL, "WARNING"),
+    ):
+        monkeypatch.setattr(als_embeddings, "gpu_fault", lambda fault=fault: fault)
+        caplog.clear()
+        factorise(sparse_log(60, 20, 3), SMALL, seed=0)
+        said = [record for record in caplog.records if "implicit ALS" in record.message]
+        assert [record.levelname for record in said] == [level]
+        assert f"on the CPU ({fault})" in said[0].message
+        assert "alpha 1, regularization 0.1" in said[0].message
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_cpus_factors(monkeypatch):
+    if fault := gpu_fault():
+        pytest.skip(fault)
+    log = sparse_log(2_000, 200, 12)
+    settings = AlsSettings(64, iterations=15, threads=1, **RULE)
+    on_gpu = factorise(log, settings, seed=0)
+    monkeypatch.setattr(als_embeddings, "gpu_fault", lambda: "hidden by the test")
+    on_cpu = factorise(log, settings, seed=0)
+    # The same start, so no rotation between them: only the order of the sums differs.
+    apart = np.linalg.norm(on_gpu - on_cpu) / np.linalg.norm(on_cpu)
+    assert apart < 0.02, apart
