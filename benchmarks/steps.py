@@ -1,0 +1,316 @@
+"""Training steps of the sequence models, for measuring them: a model with its data, a step, its operations."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import default_rng
+from omegaconf import DictConfig, open_dict
+from torch import nn
+from torch._ops import OpOverloadPacket
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from gru_autoencoder.recipe import AutoencoderRecipe
+from next_sku.next_sku_embeddings import NextSkuRecipe
+from next_url.next_url_embeddings import NextUrlRecipe
+from ubp.config import composed, parse
+from ubp.data import ChallengeData
+from ubp.paths import CONFIGS
+from ubp.sequences import length_buckets
+from ubp.training import (
+    LENGTHS,
+    Batch,
+    Prepared,
+    Recipe,
+    Rows,
+    SequenceModel,
+    Source,
+    TrainerSettings,
+    losses_in_pieces,
+)
+
+RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
+    "gru_autoencoder": AutoencoderRecipe.of,
+    "next_sku": NextSkuRecipe.of,
+    "next_url": NextUrlRecipe.of,
+}
+_CUDA_WORKERS = 2  # where the trainer's settings leave their number open
+
+# Operations --------------------------------------------------------------------------------------------------
+
+_aten = torch.ops.aten
+
+
+def _counted_as(operation: OpOverloadPacket[Any, Any]) -> Callable[..., int]:
+    """The number of operations of a like one, by the same arguments."""
+
+    def count(*arguments: Any, out_shape: object, **options: Any) -> int:  # noqa: ANN401, ARG001 (torch's to choose)
+        return int(flop_registry[operation](*arguments, **options))
+
+    return count
+
+
+def recurrent_operations(x: Sequence[int], weights: Sequence[Sequence[int]]) -> int:
+    """Operations of a recurrent layer's matrix products on the way forward: 2 a weight and position.
+
+    Every matrix, of the input and of the state, is multiplied once at each step with each row. The gates'
+    element-wise work is left out, as torch's counter leaves out all such work.
+
+    Args:
+        x: shape of the input, [time, rows, width], or [positions, width] where sequences are packed.
+        weights: shapes of all weights of all layers; biases have one dimension.
+    """
+    return 2 * prod(x[:-1]) * sum(prod(shape) for shape in weights if len(shape) == 2)
+
+
+def _cudnn_forward(x: Sequence[int], weights: Sequence[Sequence[int]], *_: object, **__: object) -> int:
+    return recurrent_operations(x, weights)
+
+
+def _cudnn_backward(x: Sequence[int], weights: Sequence[Sequence[int]], *_: object, **__: object) -> int:
+    """The slopes of the inputs and states, and those of the weights: cuDNN works out both, asked or not."""
+    return 2 * recurrent_operations(x, weights)
+
+
+# What torch's counter does not know.
+UNCOUNTED = {
+    _aten.addmm_: _counted_as(_aten.addmm),
+    _aten._scaled_dot_product_flash_attention_for_cpu: _counted_as(_aten._scaled_dot_product_flash_attention),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _counted_as(
+        _aten._scaled_dot_product_flash_attention_backward
+    ),
+    _aten._cudnn_rnn: _cudnn_forward,
+    _aten._cudnn_rnn_backward: _cudnn_backward,
+}
+
+
+def operations_counter() -> FlopCounterMode:
+    """Counts the operations of matrix products, recurrent layers and attention, on a CPU as on CUDA."""
+    return FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, products: int, rounds: int) -> float:
+    """Operations a second of a large product of square matrices: the best of some rounds.
+
+    Args:
+        device: where.
+        dtype: of the matrices.
+        size: of them.
+        products: a round; nobody waits for the device between them.
+        rounds: besides one that warms up.
+    """
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    seconds = []
+    for _ in range(rounds + 1):
+        synchronise(device)
+        started = time.perf_counter()
+        for _ in range(products):
+            torch.mm(a, b, out=out)
+        synchronise(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 * products / min(seconds[1:])
+
+
+# Models and batches ------------------------------------------------------------------------------------------
+
+
+def load(
+    model: str, data: ChallengeData, overrides: Sequence[str] = (), dropout: bool = True
+) -> tuple[Prepared[Any], TrainerSettings]:
+    """A model with its sequences, and how it is trained.
+
+    Args:
+        model: its config, ``folder/name``.
+        data: the history.
+        overrides: of its config, as on the command line.
+        dropout: False: every share of the model's config that is dropped is 0.
+    """
+    folder, name = model.split("/")
+    own = composed(CONFIGS / folder, name, list(overrides))
+    with open_dict(own):
+        own.logger = {}
+    for key in [key for key in own.model if "dropout" in key and not dropout]:
+        own.model[key] = 0.0
+    return RECIPES[folder](own).prepare(data, seed=0), parse(TrainerSettings, own, at="trainer")
+
+
+def spread(batches: Sequence[Rows], count: int) -> list[Rows]:
+    """So many of the batches, at even distances."""
+    return [batches[(2 * number + 1) * len(batches) // (2 * count)] for number in range(count)]
+
+
+def gather(source: Source, batches: Sequence[Rows]) -> tuple[float, float]:
+    """Events of an epoch and the seconds that one process takes to gather them, from up to 200 of its batches."""
+    chosen = spread(batches, min(len(batches), 200))
+    started = time.perf_counter()
+    events = sum(float(source.batch(rows, default_rng(number))[LENGTHS].sum()) for number, rows in enumerate(chosen))
+    seconds = time.perf_counter() - started
+    return events * len(batches) / len(chosen), seconds * len(batches) / len(chosen)
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some rows of a source, as a source."""
+
+    source: Source
+    rows: Rows
+
+    @property
+    def lengths(self) -> Rows:
+        return self.source.lengths[self.rows]
+
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
+        """See `ubp.training.Source`."""
+        return self.source.batch(self.rows[rows], generator)
+
+
+class _Gathered(Dataset[Batch]):
+    """Batches of training by their number."""
+
+    def __init__(self, source: Source, batches: Sequence[Rows]) -> None:
+        self._source, self._batches = source, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._source.batch(self._batches[number], default_rng(number))
+
+
+def loader(source: Source, batches: Sequence[Rows], workers: int | None, device: torch.device) -> DataLoader[Batch]:
+    """Batches as the trainer has them gathered: by worker processes, into memory that a GPU can copy from.
+
+    Args:
+        source: of the sequences.
+        batches: rows of each.
+        workers: processes; None: 2 on CUDA, none elsewhere.
+        device: that the batches are for.
+    """
+    cuda = device.type == "cuda"
+    count = (_CUDA_WORKERS if cuda else 0) if workers is None else workers
+    # Not forked: a process that holds CUDA and the threads of Polars cannot be copied safely.
+    context = "spawn" if count else None
+    dataset = _Gathered(source, batches)
+    return DataLoader(dataset, batch_size=None, num_workers=count, pin_memory=cuda, multiprocessing_context=context)
+
+
+# Steps -------------------------------------------------------------------------------------------------------
+
+
+def take_step(
+    model: SequenceModel, optimizers: list[Optimizer], batch: Batch, piece: int | None, clip: float = 0.0
+) -> None:
+    """Forward, backward, the gradient clipped if asked, Adam; on a GPU in bfloat16 where autocast allows it."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    with torch.autocast("cuda", torch.bfloat16, enabled=batch[LENGTHS].device.type == "cuda"):
+        for loss, _ in losses_in_pieces(model, batch, piece):
+            loss.backward()  # type: ignore[no-untyped-call]
+    if clip:
+        dense = [weight for weight in model.parameters() if weight.grad is not None and not weight.grad.is_sparse]
+        nn.utils.clip_grad_norm_(dense, clip)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Clock:
+    """Moments on the device's own time line, so that measuring makes nobody wait.
+
+    On CUDA a moment is an event in the stream: it is reached when the device has done what was given to it
+    before, and so the time from one step's end to the next one's begin is what the device was idle for. On a CPU
+    it is the clock's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+
+    def now(self) -> Any:  # noqa: ANN401 (a number or a CUDA event: for `between` alone)
+        if not self._cuda:
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def between(self, earlier: Any, later: Any) -> float:  # noqa: ANN401
+        """Seconds; on CUDA only after `synchronise`."""
+        return float(earlier.elapsed_time(later)) / 1000 if self._cuda else float(later - earlier)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a model is trained.
+
+    Attributes:
+        events: of the timed steps.
+        seconds: that they took.
+        waiting: the share of them in which the device waited for the next batch.
+        operations: of matrix products, recurrent layers and attention, an event; padding included.
+        epoch_events: of a whole epoch.
+    """
+
+    events: float
+    seconds: float
+    waiting: float
+    operations: float
+    epoch_events: float
+
+
+def pace(
+    model: SequenceModel, source: Source, trainer: TrainerSettings, device: torch.device, share: float, least: int,
+    warm: int,
+) -> Pace:  # fmt: skip
+    """Train for a share of an epoch, its batches in their order in training.
+
+    Args:
+        model: moved to the device.
+        source: what it learns from.
+        trainer: numbers of a step.
+        device: where.
+        share: of an epoch's steps.
+        least: steps that are timed at the least; a short epoch begins again.
+        warm: steps before them, the first on the longest sequences, so that what is set up once and the memory
+            that is needed are there; their operations are counted.
+    """
+    order = length_buckets(source.lengths, trainer.batch_size)
+    longest = length_buckets(source.lengths, trainer.batch_size, shuffle=False)[:1]
+    untimed = [*longest, *spread(order, warm - 1)]
+    timed = [order[number % len(order)] for number in range(max(least, round(share * len(order))))]
+    model.to(device).train()
+    optimizers = model.optimizers(trainer.learning_rate)
+    clock, marks = Clock(device), []
+    events, seen, operations = 0.0, 0.0, 0
+    for number, gathered in enumerate(loader(source, [*untimed, *timed], trainer.workers, device), start=1):
+        is_timed = number > len(untimed)
+        begin = clock.now()
+        here = float(gathered[LENGTHS].sum())
+        batch = {name: values.to(device, non_blocking=True) for name, values in gathered.items()}
+        counter = operations_counter()
+        with nullcontext() if is_timed else counter:
+            take_step(model, optimizers, batch, trainer.piece, trainer.gradient_clip)
+        if is_timed:
+            events += here
+        else:
+            seen, operations = seen + here, operations + counter.get_total_flops()
+            synchronise(device)
+        marks.append((begin, clock.now()))
+    synchronise(device)
+    marks = marks[len(untimed) - 1 :]
+    idle = sum(clock.between(end, begin) for (_, end), (begin, _) in pairwise(marks))
+    seconds = clock.between(marks[0][1], marks[-1][1])
+    whole = events / len(timed) * len(order)
+    return Pace(events, seconds, idle / seconds, operations / seen, whole)
