@@ -1,20 +1,25 @@
 """Training steps of the sequence models, for measuring them: a model with its data, a step, its operations."""
 
+import copy
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from numpy.random import default_rng
 from omegaconf import DictConfig, open_dict
 from torch import nn
 from torch._ops import OpOverloadPacket
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -27,13 +32,16 @@ from ubp.paths import CONFIGS
 from ubp.sequences import length_buckets
 from ubp.training import (
     LENGTHS,
+    VALIDATION_LOSS,
     Batch,
     Prepared,
     Recipe,
     Rows,
     SequenceModel,
     Source,
+    Trained,
     TrainerSettings,
+    fit,
     losses_in_pieces,
 )
 
@@ -95,29 +103,6 @@ UNCOUNTED = {
 def operations_counter() -> FlopCounterMode:
     """Counts the operations of matrix products, recurrent layers and attention, on a CPU as on CUDA."""
     return FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, products: int, rounds: int) -> float:
-    """Operations a second of a large product of square matrices: the best of some rounds.
-
-    Args:
-        device: where.
-        dtype: of the matrices.
-        size: of them.
-        products: a round; nobody waits for the device between them.
-        rounds: besides one that warms up.
-    """
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    seconds = []
-    for _ in range(rounds + 1):
-        synchronise(device)
-        started = time.perf_counter()
-        for _ in range(products):
-            torch.mm(a, b, out=out)
-        synchronise(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 * products / min(seconds[1:])
 
 
 # Models and batches ------------------------------------------------------------------------------------------
@@ -314,3 +299,68 @@ def pace(
     seconds = clock.between(marks[0][1], marks[-1][1])
     whole = events / len(timed) * len(order)
     return Pace(events, seconds, idle / seconds, operations / seen, whole)
+
+
+# A short training through `ubp.training.fit` ---------------------------------------------------------------------
+
+
+class Curve(Logger):
+    """Keeps a run's losses: ``points`` by (name, step)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: dict[tuple[str, int], float] = {}
+
+    @property
+    def name(self) -> str:
+        return "curve"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_hyperparams(self, *_: object, **__: object) -> None:
+        """There is nothing to keep of them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Called by Lightning, now and then in training and after each validation."""
+        for name, value in metrics.items():
+            if name.startswith("train_loss") or name == VALIDATION_LOSS:
+                self.points[name, int(step or 0)] = float(value)
+
+
+class DrawnOnCpu(TorchFunctionMode):
+    """Random numbers come from the CPU's generator, whatever device they are for: the same on every device.
+
+    Else a model's own draws (next_url's negatives) differ between devices, whose generators are different ones.
+    """
+
+    _DRAWS = (torch.rand, torch.randint, torch.randn, torch.randperm)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401 (torch's signature)
+        kwargs = kwargs or {}
+        if func in self._DRAWS and (device := kwargs.get("device")) is not None:
+            return func(*args, **{**kwargs, "device": "cpu"}).to(device)
+        return func(*args, **kwargs)
+
+
+def trained(
+    model: SequenceModel, source: Source, settings: TrainerSettings, folder: Path, accelerator: str, precision: str
+) -> tuple[Trained[Any], Curve]:
+    """Train a copy of the model as its command would, on a device and in a precision of one's choice.
+
+    Args:
+        model: stays as it is.
+        source: what it learns from.
+        settings: the trainer's.
+        folder: takes the checkpoints; made anew.
+        accelerator: ``cpu`` or ``gpu``.
+        precision: Lightning's.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    curve = Curve()
+    settings = replace(settings, accelerator=accelerator, precision=precision, progress=False)
+    with DrawnOnCpu():
+        return fit(copy.deepcopy(model), source, settings, folder, seed=0, loggers=[curve]), curve
