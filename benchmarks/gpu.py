@@ -214,8 +214,8 @@ def legend(about: Mapping[str, Any], settings: GpuSettings) -> str:
         f"counts as work. *host MB*: of the training process, without the loader's. *losses apart*: the largest "
         f"distance from the CPU's losses in float32, over {bands.epochs} epochs of {bands.clients:,} clients without "
         f"dropout (allowed: {losses}). *profiles apart*: distance of the profiles that both make of the same weights, "
-        f"as a share of the clients' spread (allowed: {profiles}); for ALS of the clients' factors after the best "
-        f"rotation (allowed: {bands.rotation:g} times that of two seeds on the CPU). LightFM trains on a CPU only and "
+        f"as a share of the clients' spread (allowed: {profiles}); for ALS of the predicted scores of pairs that occur "
+        f"(allowed: {bands.scores:g} times the distance of two seeds on the CPU). LightFM trains on a CPU only and "
         "has no row."
     )
 

@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.sparse import csr_matrix
 
 from ubp.config import Common, composed, parse
 from ubp.errors import UserError, require, require_positive
@@ -55,7 +57,7 @@ class Agreement:
     texts: int
     loss: dict[str, float]
     profiles: dict[str, float]
-    rotation: float
+    scores: float
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -215,22 +217,21 @@ def vectors_apart(own: Vectors, wanted: Vectors) -> float:
     return float(np.sqrt(apart / spread)) if np.isfinite(apart) and spread > 0 else float("inf")
 
 
-def rotated_apart(own: Vectors, wanted: Vectors) -> float:
-    """The same of factors, which a factorisation leaves free to rotate: after the best orthogonal rotation.
+def scores_apart(own: Vectors, wanted: Vectors) -> float:
+    """The mean distance of two factorisations' predicted scores of the same pairs, as a share of their spread.
 
-    Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966: with A'B = U S V' the
-    rotation is U V', and the squared distance is |A|² + |B|² − 2 tr S. Here not about the mean: the factors'
-    origin means something. As a share of the wanted ones' norm.
+    Factors themselves cannot be compared: not even after the best rotation and scaling, for two seeds end in
+    different local optima, whose scores are nearly the same all the same (docs/performance.md).
 
     Args:
-        own: [clients, factors].
-        wanted: the same of those that count as right.
+        own: [pairs].
+        wanted: the same of the factorisation that counts as right.
+
+    Returns:
+        Infinity where one is no number, or where the wanted scores are all alike.
     """
-    a, b = own.astype(np.float64), wanted.astype(np.float64)
-    if not (np.isfinite(a).all() and np.isfinite(b).all() and b.any()):
-        return float("inf")
-    left, _, right = np.linalg.svd(a.T @ b)
-    return float(np.linalg.norm(a @ (left @ right) - b) / np.linalg.norm(b))
+    apart, spread = float(np.abs(own - wanted).mean()), float(np.std(wanted))
+    return apart / spread if np.isfinite(apart) and spread > 0 else float("inf")
 
 
 # The device --------------------------------------------------------------------------------------------------
@@ -428,45 +429,95 @@ def als(task: Task) -> Iterator[Figures]:
     Raises:
         UserError: implicit cannot use the GPU.
     """
-    from ALS.als_embeddings import AlsSettings, Interactions, factorise, weighted_interactions
+    from ALS.als_embeddings import factorise
 
-    config = composed(CONFIGS / "ALS", task.name.partition("/")[2], [f"preset={task.settings.sizes}"])
-    settings = parse(AlsSettings, config, at="als")
-    interactions = weighted_interactions(task.common.data(), parse(Interactions, config, at="interactions"))
+    interactions, settings = _factorisation(task, task.name)
     # As the command begins, before anything of CUDA is loaded here; and it sets up what is set up once.
     factorise(interactions, replace(settings, iterations=1), task.common.seed)
     if task.cuda and (lacking := what_implicit_lacks()):
         raise UserError(f"implicit uses no GPU: {lacking}")
-    with UsedMemory(task.cuda) as memory:
+    with UsedMemory(task.cuda) as memory, kept_models() as models:
         started = time.perf_counter()
-        factors = factorise(interactions, settings, task.common.seed)
+        factorise(interactions, settings, task.common.seed)
         seconds = time.perf_counter() - started
     speed = interactions.matrix.nnz * settings.iterations / seconds
     figures = Figures(speed=speed, epoch=seconds, device_megabytes=memory.megabytes, host_megabytes=peak_megabytes())
     yield figures
     with np.load(reference_file(task.folder, task.name + REFERENCE)) as reference:
         wanted, other = reference["wanted"], reference["other"]
-    # As many local optima as seeds: what two seeds on the CPU make tells how far apart is near.
-    allowed = task.settings.agreement.rotation * rotated_apart(other, wanted)
-    figures.checks.append(Check("profiles up to rotation", rotated_apart(factors, wanted), allowed))
+    # How near two factorisations of this log can be is what two seeds on the CPU make.
+    allowed = task.settings.agreement.scores * scores_apart(other, wanted)
+    own = predicted_scores(models, interactions.matrix)
+    figures.checks.append(Check("profiles: predicted scores", scores_apart(own, wanted), allowed))
     yield figures
 
 
 def als_reference(task: Task) -> None:
-    """The factors of two seeds, in a process that sees no GPU: left for `als`."""
-    from ALS.als_embeddings import AlsSettings, Interactions, factorise, weighted_interactions
+    """The scores by two seeds, in a process that sees no GPU: left for `als`."""
+    from ALS.als_embeddings import factorise
 
-    name = task.name.removesuffix(REFERENCE).partition("/")[2]
-    config = composed(CONFIGS / "ALS", name, [f"preset={task.settings.sizes}"])
-    interactions = weighted_interactions(task.common.data(), parse(Interactions, config, at="interactions"))
-    settings = parse(AlsSettings, config, at="als")
-    wanted, other = (factorise(interactions, settings, task.common.seed + more) for more in (0, 1))
+    interactions, settings = _factorisation(task, task.name.removesuffix(REFERENCE))
+    scores = []
+    for more in (0, 1):
+        with kept_models() as models:
+            factorise(interactions, settings, task.common.seed + more)
+        scores.append(predicted_scores(models, interactions.matrix))
     with written_aside(reference_file(task.folder, task.name)) as aside, aside.open("wb") as file:
-        np.savez(file, wanted=wanted, other=other)
+        np.savez(file, wanted=scores[0], other=scores[1])
+
+
+def _factorisation(task: Task, name: str) -> tuple[Any, Any]:
+    """A factorisation's matrix with its clients, and its settings."""
+    from ALS.als_embeddings import AlsSettings, Interactions, weighted_interactions
+
+    config = composed(CONFIGS / "ALS", name.partition("/")[2], [f"preset={task.settings.sizes}"])
+    interactions = weighted_interactions(task.common.data(), parse(Interactions, config, at="interactions"))
+    return interactions, parse(AlsSettings, config, at="als")
+
+
+@contextmanager
+def kept_models() -> Iterator[list[Any]]:
+    """The models of implicit that are made meanwhile: the command gives the clients' factors alone."""
+    import implicit.als
+
+    models: list[Any] = []
+    make = implicit.als.AlternatingLeastSquares
+
+    def kept(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 (implicit's to choose)
+        models.append(make(*arguments, **options))
+        return models[-1]
+
+    implicit.als.AlternatingLeastSquares = kept
+    try:
+        yield models
+    finally:
+        implicit.als.AlternatingLeastSquares = make
+
+
+def predicted_scores(models: Sequence[Any], matrix: csr_matrix) -> Vectors:
+    """What the factorisation says of pairs that occur, drawn at random: float64 [pairs].
+
+    Raises:
+        UserError: there was none, or more than one.
+    """
+    if len(models) != 1:
+        raise UserError(f"the factorisation made {len(models)} models of implicit.als; this benchmark compares one")
+    pairs = matrix.tocoo()
+    drawn = np.random.default_rng(0).integers(0, pairs.nnz, _SCORED)
+    clients, items = (_on_host(factors) for factors in (models[0].user_factors, models[0].item_factors))
+    scores: Vectors = (clients[pairs.row[drawn]] * items[pairs.col[drawn]]).sum(axis=1, dtype=np.float64)
+    return scores
+
+
+_SCORED = 50_000  # pairs
+
+
+def _on_host(factors: Any) -> Vectors:  # noqa: ANN401 (an array, or implicit's matrix on a GPU)
+    return np.asarray(factors.to_numpy() if hasattr(factors, "to_numpy") else factors)
 
 
 def reference_file(folder: Path, name: str) -> Path:
-    """Where the CPU's factors lie."""
+    """Where the CPU's scores lie."""
     return folder / f"{plain(name)}.npz"
 
 
