@@ -197,7 +197,9 @@ def take_step(
     """Forward, backward, the gradient clipped if asked, Adam; on a GPU in bfloat16 where autocast allows it."""
     for optimizer in optimizers:
         optimizer.zero_grad()
-    with torch.autocast("cuda", torch.bfloat16, enabled=batch[LENGTHS].device.type == "cuda"):
+    # As Lightning's: it keeps no casts of weights.
+    cuda = batch[LENGTHS].device.type == "cuda"
+    with torch.autocast("cuda", torch.bfloat16, enabled=cuda, cache_enabled=False):
         for loss, _ in losses_in_pieces(model, batch, piece):
             loss.backward()  # type: ignore[no-untyped-call]
     if clip:
