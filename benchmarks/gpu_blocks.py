@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 Vectors = npt.NDArray[np.floating[Any]]
-SINGLE = "32-true"  # Lightning's word for float32
+SINGLE, LOW = PRECISIONS = "32-true", "bf16-mixed"  # Lightning's words
 
 REFERENCE = ":reference"  # behind a factorisation's name: the step that makes what it is compared with
 
@@ -66,8 +66,9 @@ class Agreement:
             UserError: nothing to compare, or the two bands are not about the same precisions.
         """
         require_positive(self, "agreement", "clients", "batch_size", "epochs", "texts")
-        both = self.loss.keys() == self.profiles.keys()
-        require(both, "agreement.profiles", list(self.profiles), f"of the precisions of agreement.loss: {[*self.loss]}")
+        for name in ("loss", "profiles"):
+            bands = getattr(self, name)
+            require(set(bands) == set(PRECISIONS), f"agreement.{name}", [*bands], f"of {' and '.join(PRECISIONS)}")
 
 
 @dataclass
@@ -543,7 +544,7 @@ def language_model(task: Task) -> Iterator[Figures]:
     import torch
 
     from benchmarks.steps import operations_counter
-    from LLM.backends import DTYPES, TransformersBackend
+    from LLM.backends import TransformersBackend
     from LLM.get_embeddings import LanguageModelSettings
     from LLM.models import find_model, load_model, load_tokeniser, window
     from LLM.tokens import Tokens, open_or_tokenise
@@ -598,13 +599,10 @@ def language_model(task: Task) -> Iterator[Figures]:
     few = order[_drawn(len(order), s.agreement.texts)]
     wanted = backend(torch.float32, torch.device("cpu")).encode(tokens, few, _nothing)
     for precision, allowed in s.agreement.profiles.items():
-        own = backend(DTYPES[_DTYPE_OF[precision]], device).encode(tokens, few, _nothing)
+        own = backend(torch.bfloat16 if precision == LOW else torch.float32, device).encode(tokens, few, _nothing)
         figures.checks.append(Check(f"profiles {precision}", vectors_apart(own, wanted), allowed))
         yield figures
     shutil.rmtree(folder)
-
-
-_DTYPE_OF = {SINGLE: "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}  # of Lightning's precisions
 
 
 def _nothing(_: int) -> None:

@@ -331,7 +331,7 @@ def test_every_block_has_its_config_and_its_way(settings):
         ("device=tpu", "device=tpu: must be auto, cuda or cpu"),
         ("blocks=[nothing/there]", "blocks=nothing/there: must be folder/config"),
         ("warm_steps=1", "warm_steps=1: must be at least 2"),
-        ("agreement.loss={32-true:0.1}", "agreement.profiles=.*precisions of agreement.loss"),
+        ("agreement.loss={32-true:0.1}", "agreement.loss=.*must be of 32-true and bf16-mixed"),
     ],
 )
 def test_settings_that_make_no_sense(word, says):
