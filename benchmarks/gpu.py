@@ -1,7 +1,7 @@
 """What each block does on a GPU: speed, waiting, share of the device's rate, memory; and is it right?
 
     python benchmarks/gpu.py                                       on a CUDA machine: under 25 minutes
-    python benchmarks/gpu.py scale=1.0 minutes=120                 at the challenge's size
+    python benchmarks/gpu.py scale=1.0 minutes=180 block_seconds=3600    at the challenge's size
     python benchmarks/gpu.py blocks=[next_sku/next_sku]            some blocks alone
     python benchmarks/gpu.py scale=0.001 sizes=demo                its CPU form, where there is no CUDA
 
@@ -89,24 +89,28 @@ class Runner:
 
     @property
     def left(self) -> float:
-        """Seconds for the next process."""
-        return min(self._end - time.monotonic(), self.settings.block_seconds)
+        """Seconds for a block's next process."""
+        return min(self.left_in_all, max(1.0, self.settings.block_seconds))
 
-    def run(self, script: str, words: Sequence[str], name: str, hide_gpu: bool = False) -> None:
-        """A script in a process of its own, its output in the log of that name.
+    @property
+    def left_in_all(self) -> float:
+        return max(1.0, self._end - time.monotonic())
+
+    def run(self, script: str, words: Sequence[str], name: str, limit: float, hide_gpu: bool = False) -> None:
+        """A script in a process of its own, its output in the log of that name; see `run_apart`.
 
         Raises:
             UserError: it failed or took too long.
         """
         log = self.root / "logs" / f"gpu_{plain(name)}.log"
         hidden = {"CUDA_VISIBLE_DEVICES": ""} if hide_gpu else {}
-        run_apart(REPOSITORY / script, words, self.root, log, self.left, hidden)
+        run_apart(REPOSITORY / script, words, self.root, log, limit, hidden)
 
     def here(self, step: str, hide_gpu: bool = False) -> None:
         """A step of this file."""
         words = [word for word in self._words if not (hide_gpu and word.startswith("cuda_visible_devices="))]
         words += ["cuda_visible_devices="] if hide_gpu else []
-        self.run(SCRIPT, [*words, f"device={self.device}", f"here={step}"], step, hide_gpu)
+        self.run(SCRIPT, [*words, f"device={self.device}", f"here={step}"], step, self.left, hide_gpu)
 
     def prepare(self) -> None:
         """The log, its history and the texts; what is there is left alone."""
@@ -118,7 +122,7 @@ class Runner:
             if script.startswith("LLM") and not any(name.startswith("LLM") for name in self.settings.blocks):
                 continue
             started = time.perf_counter()
-            self.run(script, words, script)
+            self.run(script, words, script, self.left_in_all)
             logger.info("%s: %.0f s", script, time.perf_counter() - started)
 
     def about(self) -> dict[str, Any]:

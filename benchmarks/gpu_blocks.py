@@ -305,10 +305,8 @@ def _why_no_cuda(torch: Any) -> str:  # noqa: ANN401 (the module)
 def driver_version() -> str:
     """NVIDIA's driver, as the kernel or nvidia-smi names it."""
     kernel = Path("/proc/driver/nvidia/version")
-    if kernel.is_file():
-        words = kernel.read_text().splitlines()[0].split()
-        if numbers := [word for word in words if word[0].isdigit() and "." in word]:
-            return numbers[0]
+    if kernel.is_file() and (found := driver_in(kernel.read_text())):
+        return found
     if (program := shutil.which("nvidia-smi")) is None:
         return "unknown"
     asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -317,6 +315,11 @@ def driver_version() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return told[0] if told else "unknown"
+
+
+def driver_in(told: str) -> str | None:
+    """The driver's version in what the kernel tells of it: the first word like 580.65.06."""
+    return next((word for word in told.split() if word[0].isdigit() and "." in word), None)
 
 
 class UsedMemory:

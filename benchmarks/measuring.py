@@ -5,6 +5,7 @@ models is in `benchmarks.steps`.
 """
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,9 +20,17 @@ from ubp.files import written_aside
 from ubp.paths import REPOSITORY
 
 
-def last_line(log: Path) -> str:
-    """The last line that a process left in its log."""
-    return (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
+_FAULT = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # a line of ours, or a traceback's last
+_TAIL = 30  # lines
+
+
+def last_word(log: Path) -> str:
+    """The line of a failed process' log that says why: its last error, else its last line.
+
+    CUDA's errors end in hints, several lines long.
+    """
+    lines = log.read_text(errors="replace").strip().splitlines()[-_TAIL:]
+    return ([line for line in lines if _FAULT.match(line)] or lines or ["no word"])[-1]
 
 
 def run_apart(
@@ -74,7 +83,7 @@ def run_apart(
     if process.returncode and too_long.is_set():
         raise UserError(f"{line}: took longer than {limit:.0f} s and was ended; see {log}")
     if process.returncode:
-        raise UserError(f"{line}: failed with exit code {process.returncode} ({last_line(log)}); see {log}")
+        raise UserError(f"{line}: failed with exit code {process.returncode} ({last_word(log)}); see {log}")
     return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
 
 

@@ -27,7 +27,7 @@ from benchmarks.gpu_blocks import (
     some_texts,
     vectors_apart,
 )
-from benchmarks.measuring import run_apart
+from benchmarks.measuring import last_word, run_apart
 from benchmarks.steps import (
     UNCOUNTED,
     Clock,
@@ -173,6 +173,48 @@ def test_moments_on_a_cpu_are_the_clocks():
     begin = clock.now()
     time.sleep(0.01)
     assert 0.01 <= clock.between(begin, clock.now()) < 1
+
+
+def test_moments_on_cuda_are_events_in_its_stream(monkeypatch):
+    recorded = iter([10.0, 35.0])  # milliseconds
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = next(recorded)
+
+        def elapsed_time(self, later: "Event") -> float:
+            return later.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock = Clock(torch.device("cuda"))
+    begin, end = clock.now(), clock.now()
+    assert clock.between(begin, end) == pytest.approx(0.025)
+
+
+def test_the_most_memory_in_use_is_kept(monkeypatch):
+    used = iter([3e9, 5e9, 9e9, *[4e9] * 1000])  # at first, while it works, afterwards
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80e9 - next(used), 80e9))
+    with UsedMemory(cuda=True) as memory:
+        time.sleep(0.2)
+    assert memory.megabytes == pytest.approx(6000)
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19\nGCC version: 12.2",
+            "535.129.03",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build", "580.65.06"),
+        ("nothing of the kind", None),
+    ],
+)
+def test_the_driver_is_read_from_what_the_kernel_tells(told, version):
+    assert gpu_blocks.driver_in(told) == version
 
 
 def test_without_cuda_there_is_no_memory_to_look_at():
@@ -414,12 +456,28 @@ def test_what_a_factorisation_is_compared_with_is_made_where_no_gpu_is_seen(runn
     calls = []
     monkeypatch.setattr(gpu, "run_apart", lambda *given: calls.append((given[1], given[5])))
     runner.block("ALS/als_visits_relevant")
+    runner.settings = replace(runner.settings, block_seconds=1e-3)
+    assert runner.left == 1.0  # never none: that would be no limit
     (reference, hidden), (own, seen) = calls
     assert [word for word in reference if word.startswith("cuda_visible")] == ["cuda_visible_devices="]
     assert hidden == {"CUDA_VISIBLE_DEVICES": ""}
     assert "here=ALS/als_visits_relevant:reference" in reference
     assert [word for word in own if word.startswith("cuda_visible")] == ["cuda_visible_devices=1"]
     assert seen == {}
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("12:00 begun\nerror: trainer.piece=0: must be more\n", "error: trainer.piece=0: must be more"),
+        ("Traceback\nRuntimeError: CUDA error: x\nFor debugging\nCompile with y\n", "RuntimeError: CUDA error: x"),
+        ("12:00 begun\nKilled\n", "Killed"),
+        ("", "no word"),
+    ],
+)
+def test_a_log_says_why(tmp_path, log, said):
+    (tmp_path / "log").write_text(log)
+    assert last_word(tmp_path / "log") == said
 
 
 def test_faults_are_short():
