@@ -19,7 +19,6 @@ from ubp.errors import UserError
 from ubp.files import written_aside
 from ubp.paths import REPOSITORY
 
-
 _FAULT = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # a line of ours, or a traceback's last
 _TAIL = 30  # lines
 
