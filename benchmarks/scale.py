@@ -17,12 +17,7 @@ import importlib
 import json
 import logging
 import math
-import os
-import shlex
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +28,7 @@ import polars as pl
 from omegaconf import DictConfig
 from rich.table import Table
 
+from benchmarks.measuring import as_markdown, run_apart, write_report
 from ubp import schema
 from ubp.config import Common, parse
 from ubp.data import collect
@@ -48,7 +44,7 @@ from ubp.sequences import Sequences
 logger = logging.getLogger(__name__)
 
 MEASURED = "measured.json"
-BEGIN, END = "<!-- measured by benchmarks/scale.py -->", "<!-- end of what was measured -->"
+MARKS = "<!-- measured by benchmarks/scale.py -->", "<!-- end of what was measured -->"
 GOALS_AT = 1.0
 
 _TIMES = (schema.CLIENT_ID, schema.TIMESTAMP)
@@ -238,42 +234,6 @@ def take_step(common: Common, settings: ScaleSettings, name: str) -> None:
 # Measuring ---------------------------------------------------------------------------------------------------
 
 
-def run_apart(program: Path, arguments: Sequence[str], root: Path, log: Path) -> tuple[float, float, float]:
-    """Run a process to its end.
-
-    Args:
-        program: a script of the repository.
-        arguments: its.
-        root: the data path.
-        log: takes what it says.
-
-    Returns:
-        Seconds by the clock, seconds of CPU, peak of memory in MB (10^6 bytes; not below this process' own).
-
-    Raises:
-        UserError: it failed.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"CHALLENGE_DATA_PATH": str(root)}
-    with log.open("w") as file:
-        started = time.perf_counter()
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, str(program), *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT
-        )
-        try:
-            _, status, used = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            raise
-        seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        last = (log.read_text().strip().splitlines() or ["no word"])[-1]
-        line = f"{program.relative_to(REPOSITORY)} {shlex.join(arguments)}"
-        raise UserError(f"{line}: failed with exit code {process.returncode} ({last}); see {log}")
-    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
-
-
 def prepare(stage: Stage, paths: DataPaths) -> None:
     """What a stage needs, or must not find, before it is measured."""
     if stage.name == "make_synthetic_data":
@@ -425,27 +385,6 @@ def tables(settings: ScaleSettings, by_scale: Mapping[float, Notes]) -> list[Sho
     return listed
 
 
-def as_markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"**{title[0].upper()}{title[1:]}**", "", f"| {' | '.join(headings)} |"]
-    lines += [f"|---|{'--:|' * (len(headings) - 1)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines)
-
-
-def write_report(file: Path, parts: Sequence[str]) -> None:
-    """Put the tables between the report's two marks; a new report is nothing but them.
-
-    Raises:
-        UserError: a report that is there has no such marks.
-    """
-    old = file.read_text() if file.exists() else f"{BEGIN}\n{END}\n"
-    head, begin, rest = old.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise UserError(f"{file}: has no place for the tables; put the lines {BEGIN} and {END} into it")
-    with written_aside(file) as aside:
-        aside.write_text("\n\n".join([head + BEGIN, *parts, END + tail]))
-
-
 def draw(file: Path, by_scale: Mapping[float, Notes], names: Sequence[str]) -> None:
     """Seconds of CPU against scale, both logarithmic: linear growth is the slope of the dashed line.
 
@@ -497,7 +436,7 @@ def main(config: DictConfig) -> None:
             table.add_row(*row)
         show(table)
     report = REPOSITORY / settings.report
-    write_report(report, [as_markdown(*each) for each in shown])
+    write_report(report, [as_markdown(*each) for each in shown], MARKS)
     if settings.plot:
         draw(REPOSITORY / settings.plot, by_scale, known)
     say("")

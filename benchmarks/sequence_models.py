@@ -7,89 +7,34 @@ An estimate: each model runs in a process of its own, on the GPU where there is 
 Adam) on the longest sequences to warm up, then a few on batches spread over the lengths; the epoch is their mean
 time the batches. What Lightning adds to a step is not in it. ``gathered/s`` is how many events a second one process
 puts into batches: what a GPU can be fed with by each of ``trainer.workers``. The floating point operations are those
-of matrix products and attention (causal attention counted as if it were not) in the first step, by its events times
-the epoch's; counted on a CPU alone.
+of matrix products, recurrent layers and attention (causal attention counted as if it were not) in the first step, by
+its events times the epoch's.
 """
 
 import json
-import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from numpy.random import default_rng
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from rich.table import Table
-from torch._ops import OpOverloadPacket
-from torch.optim import Optimizer
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from gru_autoencoder.recipe import AutoencoderRecipe
-from next_sku.recipe import NextSkuRecipe
-from next_url.recipe import NextUrlRecipe
-from ubp.config import Common, composed, parse
+from benchmarks.steps import gather, load, on_device, operations_counter, spread, synchronise, take_step
+from ubp.config import Common
 from ubp.errors import UserError
-from ubp.paths import CONFIGS
 from ubp.run import closing_line, command, peak_megabytes, say, show
 from ubp.sequences import length_buckets
-from ubp.training import (
-    LENGTHS,
-    Batch,
-    Prepared,
-    Recipe,
-    Rows,
-    SequenceModel,
-    Source,
-    TrainerSettings,
-    losses_in_pieces,
-)
-
-_aten = torch.ops.aten
-
-
-def _counted_as(operation: OpOverloadPacket[Any, Any]) -> Callable[..., int]:
-    """The number of operations of a like one, by the same arguments."""
-
-    def count(*arguments: Any, out_shape: object, **options: Any) -> int:  # noqa: ANN401, ARG001 (torch's to choose)
-        return int(flop_registry[operation](*arguments, **options))
-
-    return count
-
-
-# What torch's counter does not know.
-UNCOUNTED = {
-    _aten.addmm_: _counted_as(_aten.addmm),
-    _aten._scaled_dot_product_flash_attention_for_cpu: _counted_as(_aten._scaled_dot_product_flash_attention),
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _counted_as(
-        _aten._scaled_dot_product_flash_attention_backward
-    ),
-}
-
-RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
-    "gru_autoencoder": AutoencoderRecipe.of,
-    "next_sku": NextSkuRecipe.of,
-    "next_url": NextUrlRecipe.of,
-}
-
-
-def load(config: DictConfig) -> tuple[Prepared[Any], TrainerSettings]:
-    """The model that ``config.model`` names with its sequences, and how it is trained."""
-    folder, name = str(config.model).split("/")
-    own = composed(CONFIGS / folder, name, [f"preset={config.sizes}"])
-    with open_dict(own):
-        own.logger = {}
-    return RECIPES[folder](own).prepare(Common.of(config).data(), seed=0), parse(TrainerSettings, own, at="trainer")
+from ubp.training import LENGTHS, in_pieces
 
 
 def measure(config: DictConfig) -> dict[str, float]:
     """Seconds, events and operations of an epoch, and the process's or the GPU's peak memory in MB."""
-    prepared, trainer = load(config)
+    prepared, trainer = load(config.model, Common.of(config).data(), [f"preset={config.sizes}"])
     model, source = prepared.model, prepared.taught
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -97,14 +42,14 @@ def measure(config: DictConfig) -> dict[str, float]:
     optimizers = model.optimizers(trainer.learning_rate)
     batches = length_buckets(source.lengths, trainer.batch_size, shuffle=False)  # the longest sequences first
     events, gathering = gather(source, batches)
-    seconds, lengths, counter = [], [], FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    seconds, lengths, counter = [], [], operations_counter()
     for number, rows in enumerate([batches[0], *spread(batches, config.steps)]):
         started = time.perf_counter()
-        batch = {name: values.to(device) for name, values in source.batch(rows, default_rng(number)).items()}
+        batch = source.batch(rows, default_rng(number))
+        pieces = on_device(in_pieces(batch, trainer.piece_on(device.type), model.on_host), device)
         with nullcontext() if number else counter:  # the first one warms up
-            take_step(model, optimizers, batch, trainer.piece)
-        if cuda:
-            torch.cuda.synchronize()
+            take_step(model, optimizers, pieces)
+        synchronise(device)
         seconds.append(time.perf_counter() - started)
         lengths.append(float(batch[LENGTHS].sum()))
     return {
@@ -112,33 +57,8 @@ def measure(config: DictConfig) -> dict[str, float]:
         "gathering": gathering,
         "events": events,
         "memory": torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_megabytes(),
-        "operations": math.nan if cuda else counter.get_total_flops() / lengths[0] * events,
+        "operations": counter.get_total_flops() / lengths[0] * events,
     }
-
-
-def spread(batches: Sequence[Rows], count: int) -> list[Rows]:
-    """So many of the batches, at even distances."""
-    return [batches[(2 * number + 1) * len(batches) // (2 * count)] for number in range(count)]
-
-
-def gather(source: Source, batches: Sequence[Rows]) -> tuple[float, float]:
-    """Events of an epoch and the seconds that one process takes to gather them, from up to 200 of its batches."""
-    chosen = spread(batches, min(len(batches), 200))
-    started = time.perf_counter()
-    events = sum(float(source.batch(rows, default_rng(number))[LENGTHS].sum()) for number, rows in enumerate(chosen))
-    seconds = time.perf_counter() - started
-    return events * len(batches) / len(chosen), seconds * len(batches) / len(chosen)
-
-
-def take_step(model: SequenceModel, optimizers: list[Optimizer], batch: Batch, piece: int | None) -> None:
-    """Forward, backward, Adam; in bfloat16 on a GPU."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    with torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available()):
-        for loss, _ in losses_in_pieces(model, batch, piece):
-            loss.backward()  # type: ignore[no-untyped-call]
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 def measure_apart(name: str, config: DictConfig) -> dict[str, float]:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks import scale
+from benchmarks.measuring import as_markdown, run_apart, write_report
 from benchmarks.scale import Measurement, Notes, ScaleSettings, Stage
 from ubp.config import composed, parse
 from ubp.errors import UserError
@@ -60,8 +61,8 @@ def test_a_stage_that_is_not_there_is_skipped_and_said(settings, tmp_path, monke
 
 
 def test_a_process_that_fails_is_an_error_with_its_last_line(tmp_path):
-    with pytest.raises(UserError, match=r"split\.py .*exit code 1 .*folder missing.*see .*split\.log"):
-        scale.run_apart(REPOSITORY / "scripts" / "split.py", [], tmp_path / "nothing", tmp_path / "split.log")
+    with pytest.raises(UserError, match=r"split\.py: .*exit code 1 .*folder missing.*see .*split\.log"):
+        run_apart(REPOSITORY / "scripts" / "split.py", [], tmp_path / "nothing", tmp_path / "split.log")
 
 
 def test_the_door_is_measured_where_it_is_one_and_done_before_where_it_is_not(settings, tmp_path, monkeypatch):
@@ -109,10 +110,10 @@ def test_pandas_stands_beside_what_is_ours(tmp_path):
 
 
 def test_the_report_keeps_what_is_around_its_marks(tmp_path):
-    report = tmp_path / "report.md"
-    report.write_text(f"before\n\n{scale.BEGIN}\nold\n{scale.END}\n\nafter\n")
+    report, (begin, end) = tmp_path / "report.md", scale.MARKS
+    report.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n")
     for _ in range(2):
-        scale.write_report(report, [scale.as_markdown("scale 1", ("a", "b"), [["x", "1"]])])
+        write_report(report, [as_markdown("scale 1", ("a", "b"), [["x", "1"]])], scale.MARKS)
     text = report.read_text()
     assert text.startswith("before\n\n<!--")
     assert text.endswith("-->\n\nafter\n")
@@ -120,7 +121,7 @@ def test_the_report_keeps_what_is_around_its_marks(tmp_path):
     assert "old" not in text
     report.write_text("no marks")
     with pytest.raises(UserError, match="no place for the tables"):
-        scale.write_report(report, [])
+        write_report(report, [], scale.MARKS)
 
 
 def test_the_plot_is_drawn(tmp_path):

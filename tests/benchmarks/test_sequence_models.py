@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.sequence_models import RECIPES, UNCOUNTED, load, measure, take_step
+from benchmarks.sequence_models import measure
+from benchmarks.steps import RECIPES, load, operations_counter, take_step
 from gru_autoencoder.gru import StackedGru
 from ubp.config import composed
 from ubp.data import ChallengeData
@@ -13,7 +13,7 @@ from ubp.evaluation.tasks import TargetRules, make_targets
 from ubp.nn import linear_cross_entropy
 from ubp.paths import CONFIGS
 from ubp.split import SplitDates, write_split
-from ubp.training import LENGTHS, SequenceModel
+from ubp.training import LENGTHS, SequenceModel, in_pieces
 
 MODELS = composed(CONFIGS / "scripts", "sequence_models").models
 
@@ -35,7 +35,7 @@ def test_an_epoch_is_all_clients(history):
     write_split(data, SplitDates.of(data))
     make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)
     config = config_of("gru_autoencoder/gru_ae_day_event", history.root)
-    prepared, _ = load(config)
+    prepared, _ = load(config.model, ChallengeData(history, submit=False), ["preset=demo"])
     figures = measure(config)
     assert figures["events"] == prepared.taught.lengths.sum()
     assert min(figures.values()) > 0
@@ -45,12 +45,12 @@ def test_all_products_of_a_step_are_counted():
     """Each step in time passes every weight: 2 operations forward, 4 back, 2 for the input if it needs no gradient."""
     x, gru, classes = torch.randn(5, 3, 8), StackedGru(8, 4, 1, 0.0), torch.randint(6, (15, 1))
     head = nn.Linear(4, 6)
-    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+    with operations_counter() as counter:
         linear_cross_entropy(gru(x)[0].reshape(15, 4), head, classes, [6]).backward()
     passed = 15 * (4 * 3 * 4 * 8 + 6 * 3 * 4 * 4 + 6 * 6 * 4)
     assert counter.get_total_flops() == passed
     q = torch.randn(2, 1, 4, 8, requires_grad=True)
-    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+    with operations_counter() as counter:
         nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
     assert counter.get_total_flops() > 0
 
@@ -69,5 +69,5 @@ def test_a_step_moves_the_weights():
 
     model = Mean()
     batch = {"values": torch.ones(5, 2), LENGTHS: torch.full((5,), 2)}
-    take_step(model, model.optimizers(0.1), batch, piece=2)
+    take_step(model, model.optimizers(0.1), in_pieces(batch, 2, model.on_host))
     assert model.level.item() == pytest.approx(0.1)  # Adam's first step is the learning rate
