@@ -20,7 +20,7 @@ from ubp.nn import Feature
 from ubp.run import show
 from ubp.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences import EVENT_TOKENS, Selection, Sequences, gather
-from ubp.slices import LAST, require_profile
+from ubp.slices import LAST, require_pooling
 from ubp.training import (
     LENGTHS,
     Batch,
@@ -105,7 +105,7 @@ class ModelSettings:
         require_positive(self, "model", "hidden", "layers")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
-        require_profile(self.profile)
+        require_pooling(self.profile, half_life=None)
         for name, known in {"initial_states": INITIAL_STATES, "monitor": MONITORS}.items():
             require(getattr(self, name) in known, f"model.{name}", getattr(self, name), " or ".join(known))
 
