@@ -108,7 +108,8 @@ def waits_for(second: "subprocess.Popen[str]", first: "subprocess.Popen[str]") -
 def test_the_second_waits_and_takes_what_the_first_made(bench, what):
     if what is MERGE:
         block = bench.start([STATISTICS[0]])
-        assert block.communicate()[1] == ""
+        _, err = block.communicate()
+        assert block.returncode == 0, err
     again = ["overwrite=True"]  # even so it is not made twice
     first = bench.held(what, *again)
     second = bench.start([what[0], *ARGUMENTS[what[0]], *again])
