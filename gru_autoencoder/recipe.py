@@ -348,7 +348,7 @@ def _examples(batch: Batch, written: Mapping[str, Tensor], source: TokenSource, 
     table = Table("", "first events", "last events", title="held-out sequences, true and written back")
     for row in range(min(shown, len(batch[LENGTHS]))):
         length = int(batch[LENGTHS][row])
-        true = {name: ids[row, 1 : length + 1] for name, ids in batch.items() if name != LENGTHS}
+        true = {name: batch[name][row, 1 : length + 1] for name in written}
         back = {name: ids[row, :length] for name, ids in written.items()}
         for what, tokens in (("true", true), ("written", back)):
             words = _words(tokens, source)

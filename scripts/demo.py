@@ -45,7 +45,7 @@ def stages(config: DictConfig, blocks: list[str], overwrite: bool) -> list[list[
         ["python", "scripts/make_demo_data.py", *again],
         ["python", "scripts/split.py", *again],
         ["sh", "get_all_embeddings.sh", "preset=demo", *local],
-        *(["python", "scripts/merge.py", f"--config-name={name}", *local] for name in config.merges),
+        *(["python", "scripts/merge.py", f"--config-name={name}", "preset=demo", *local] for name in config.merges),
         *(["python", "scripts/validate.py", f"entry={folder / name}"] for name in config.merges),
         ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={LIGHT}", f"probe.seeds=[{seeds}]", *again],
         *(["python", "scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in config.judged),

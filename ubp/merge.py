@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import hydra.utils
 import numpy as np
@@ -26,6 +26,28 @@ Matrix = npt.NDArray[np.float32]
 Transformer = dict[str, Any]  # `_target_` and arguments of a scikit-learn transformer
 
 
+class RootMeanSquare:  # a transformer by its methods: scikit-learn's base classes cost a second of imports
+    """A scaler: all vectors by one number, so that the root mean square of their lengths is 1.
+
+    Unlike a scaling to unit length it keeps what a vector's length says: of a sum over a client's events, how much
+    the client did. Vectors of zeros stay so.
+    """
+
+    def fit(self, values: Matrix, _: object = None) -> Self:
+        """Take the length from vectors [clients, columns]."""
+        length = float(np.sqrt(np.square(values, dtype=np.float64).sum() / max(len(values), 1)))
+        self.length_ = length or 1.0
+        return self
+
+    def transform(self, values: Matrix) -> Matrix:
+        """The vectors, scaled: float32 [clients, columns]."""
+        return np.asarray(values / np.float32(self.length_), dtype=np.float32)
+
+    def fit_transform(self, values: Matrix) -> Matrix:
+        """Both."""
+        return self.fit(values).transform(values)
+
+
 @dataclass  # not frozen: OmegaConf cannot fill the mappings of a frozen one
 class Block:
     """How one embedding enters a profile; each step is fitted on the clients that have the block.
@@ -37,6 +59,8 @@ class Block:
         scaler: a transformer after it; with ``global: true`` fitted on all values as one column.
         imputer: fills the rows of clients without the block; None for the profile's own.
         columns: what the processor makes, where its ``n_components`` does not say.
+        from_clients: the block takes part only where the entry has so many clients or more. The judge takes few
+            steps on few clients, and reads worse the more columns there are (docs/ablations.md).
     """
 
     path: str | None = None
@@ -45,6 +69,7 @@ class Block:
     scaler: dict[str, Any] | None = None
     imputer: dict[str, Any] | None = None
     columns: int | None = None
+    from_clients: int = 0
 
 
 @dataclass
@@ -53,6 +78,25 @@ class Profile:
 
     blocks: dict[str, Block] = field(default_factory=dict)
     imputer: dict[str, Any] | None = None
+
+
+def for_clients(profile: Profile, clients: int) -> Profile:
+    """The merge without the blocks that need more clients; a line in the log says which.
+
+    Raises:
+        UserError: no block is left.
+    """
+    kept = {name: block for name, block in profile.blocks.items() if block.from_clients <= clients}
+    if left_out := [name for name in profile.blocks if name not in kept]:
+        limits = ", ".join(f"{name} (from {profile.blocks[name].from_clients:,})" for name in left_out)
+        if not kept:
+            raise UserError(f"blocks: none for {clients:,} clients; lower their from_clients: {limits}")
+        logger.info(
+            "left out with %s clients: %s; blocks.NAME.from_clients=0 takes a block all the same",
+            f"{clients:,}",
+            limits,
+        )
+    return Profile(kept, profile.imputer)
 
 
 def find_blocks(profile: Profile, folder: Path) -> dict[str, Path]:

@@ -215,6 +215,9 @@ class TrainerSettings:
         require(self.learning_rate >= 0, "trainer.learning_rate", self.learning_rate, "0 or more")
         for name in ("held_out", "validation"):
             require(0 < getattr(self, name) < 0.5, f"trainer.{name}", getattr(self, name), "between 0 and 0.5")
+        # Its gradients are scaled up until the optimizer steps, and would be clipped as they are then.
+        half = self.precision in ("16", "16-mixed") and self.gradient_clip > 0
+        require(not half, "trainer.precision", self.precision, "bf16-mixed or 32-true, or trainer.gradient_clip=0")
 
     def piece_on(self, device: str) -> int | None:
         """Rows that are worked through at a time on a kind of device; None: all."""
@@ -408,8 +411,10 @@ def _choose_kernels(device: torch.device) -> None:
     """Deterministic ones on a CPU, where bits are promised; the fastest ones elsewhere.
 
     cuDNN is not asked to try its algorithms out (``cudnn.benchmark``): it tries convolutions, which no model has,
-    and anew for each shape, while batches are of many lengths.
+    and anew for each shape, while batches are of many lengths. What is computed in float32 there may use TF32.
     """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     # Else torch fills each new tensor, only to be overwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

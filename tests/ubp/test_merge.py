@@ -12,7 +12,7 @@ from ubp.config import composed, parse
 from ubp.embeddings import EmbeddingTable
 from ubp.entry import write_entry
 from ubp.errors import UserError
-from ubp.merge import Block, Profile, align, check_histories, find_blocks, merge
+from ubp.merge import Block, Profile, RootMeanSquare, align, check_histories, find_blocks, for_clients, merge
 from ubp.paths import CONFIGS
 
 MEAN = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "mean"}
@@ -377,3 +377,27 @@ def test_the_file_is_left_as_it_is(tmp_path):
     in_place = {"_target_": "sklearn.preprocessing.Normalizer", "copy": False}
     merged(tmp_path, {"a": Block(scaler=in_place)})
     assert path.read_bytes() == before
+
+
+def test_a_block_takes_part_from_its_number_of_clients_on(caplog):
+    profile = Profile({"small": Block(), "large": Block(from_clients=1_000)}, None)
+    with caplog.at_level("INFO", logger="ubp.merge"):
+        assert list(for_clients(profile, 999).blocks) == ["small"]
+        assert "left out with 999 clients: large (from 1,000)" in caplog.text
+        assert "blocks.NAME.from_clients=0" in caplog.text
+        caplog.clear()
+        assert list(for_clients(profile, 1_000).blocks) == ["small", "large"]
+        assert not caplog.text
+    with pytest.raises(UserError, match=r"blocks: none for 5 clients; lower their from_clients: large \(from 1,000\)"):
+        for_clients(Profile({"large": Block(from_clients=1_000)}), 5)
+
+
+def test_vectors_keep_their_relative_lengths_at_a_root_mean_square_of_one():
+    vectors = np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32) * np.arange(1, 51)[:, None]
+    scaled = RootMeanSquare().fit_transform(vectors)
+    assert (scaled**2).sum(axis=1).mean() == pytest.approx(1)
+    lengths = np.linalg.norm(vectors, axis=1), np.linalg.norm(scaled, axis=1)
+    np.testing.assert_allclose(lengths[1] / lengths[0], lengths[1][0] / lengths[0][0], rtol=1e-5)
+    fitted = RootMeanSquare().fit(vectors)
+    np.testing.assert_allclose(fitted.transform(vectors[:3]), scaled[:3])
+    assert not RootMeanSquare().fit_transform(np.zeros((3, 2), np.float32)).any()

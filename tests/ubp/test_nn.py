@@ -32,7 +32,7 @@ def draw(positions, width=5, sizes=SIZES):
 @pytest.mark.parametrize("sizes", [(11, 3, 6), (7, 7)])
 @pytest.mark.parametrize("positions", [1, 7, 8, 20])
 def test_the_chunked_cross_entropy_is_the_plain_one_with_its_gradients(positions, sizes, monkeypatch):
-    monkeypatch.setattr(ubp_nn, "_POSITIONS", 8)
+    monkeypatch.setattr(ubp_nn, "_POSITIONS", {"cpu": 8})
     layer, hidden, classes = draw(positions, sizes=sizes)
     plain = plain_loss(hidden, layer, classes, sizes)
     wanted = torch.autograd.grad(3 * plain, [hidden, layer.weight, layer.bias])
@@ -61,7 +61,7 @@ def test_half_precision_comes_close():
 
 
 def test_the_likeliest_class_of_each_feature(monkeypatch):
-    monkeypatch.setattr(ubp_nn, "_POSITIONS", 8)
+    monkeypatch.setattr(ubp_nn, "_POSITIONS", {"cpu": 8})
     layer, hidden, _ = draw(20)
     logits = torch.split(layer(hidden), SIZES, dim=1)
     wanted = torch.stack([part.argmax(dim=1) for part in logits], dim=1)
@@ -81,7 +81,7 @@ def test_embeddings_are_concatenated_or_summed():
 
 @pytest.mark.parametrize("positions", [1, 8, 20])
 def test_the_tied_cross_entropy_is_the_plain_one_with_its_gradients(positions, monkeypatch):
-    monkeypatch.setattr(ubp_nn, "_POSITIONS", 8)
+    monkeypatch.setattr(ubp_nn, "_POSITIONS", {"cpu": 8})
     torch.manual_seed(0)
     table, hidden = torch.randn(13, 5, requires_grad=True), torch.randn(positions, 5, requires_grad=True)
     bias, classes = torch.randn(13, requires_grad=True), torch.randint(0, 13, (positions,))
@@ -102,7 +102,7 @@ class TestSampledCrossEntropy:
     @pytest.fixture(autouse=True)
     @staticmethod
     def small_chunks(monkeypatch):
-        monkeypatch.setattr(ubp_nn, "_POSITIONS", 8)
+        monkeypatch.setattr(ubp_nn, "_POSITIONS", {"cpu": 8})
 
     def draw(self, positions=21, sparse=False):
         torch.manual_seed(1)

@@ -134,6 +134,7 @@ def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
         ({"workers": -1}, "trainer.workers=-1: must be at least 0, or null"),
         ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
         ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
+        ({"precision": "16-mixed"}, "trainer.precision=16-mixed: must be bf16-mixed or 32-true"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(change, line):
