@@ -147,31 +147,44 @@ def _items(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFr
 
 
 def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
-    """The confidence of a weight and the regularization, from the log's own size and weights.
+    """The confidence of a weight and the regularization, from the log's own size, weights and popular items.
 
-    Fixed numbers do not carry over from one log to another. To the factors that it starts from, near zero, the
-    least-squares problem is the singular value decomposition of alpha × W: a direction grows where its singular
-    value is above the regularization, and dies out where it is below (the sum of both sides' squared norms is the
-    nuclear norm: Srebro, Rennie and Jaakkola, "Maximum-Margin Matrix Factorization", 2004). So both numbers are
-    relative to W [clients, items]:
+    Fixed numbers do not carry over from one log to another. Near where the factors say nothing but how popular an
+    item is, a direction grows where its singular value in the loss's gradient G is above the regularization, and
+    dies out where it is below (the sum of both sides' squared norms is the nuclear norm: Srebro, Rennie and
+    Jaakkola, "Maximum-Margin Matrix Factorization", 2004). So both numbers are relative to the weights W
+    [clients, items]. With C = alpha × W the confidences of the pairs seen and 1 that of the others:
 
         alpha = confidence / mean(W's entries that are not zero)
-        regularization = shrinkage × alpha × ‖W‖ × (1 / √clients + 1 / √items)
+        p[i] = sum(C[:, i]) / (sum(C[:, i]) + clients who never met i)    popularity: the best constant for item i
+        G[u, i] = C[u, i] × (1 - p[i]) where seen, -p[i] where not
+        regularization = shrinkage × ‖G‖ × (1 / √clients + 1 / √items)
 
-    with the Frobenius norm. The factor after ``shrinkage`` is about the largest singular value of a matrix whose
-    entries have the mean square of alpha × W's, but lie anywhere (σ (√clients + √items); Candès and Plan, "Matrix
-    Completion With Noise", 2010).
+    with the Frobenius norm. What stands after ``shrinkage`` is about the largest singular value of a matrix whose
+    entries have the mean square of G's, but no structure (σ (√clients + √items); Candès and Plan, "Matrix
+    Completion With Noise", 2010). Without p, a dense log's staples would count as if they said much, and the
+    regularization would take everything else.
 
     Args:
         matrix: float32 [clients, items], with entries.
         settings: where they give alpha or the regularization, it is taken as it is.
+
+    Raises:
+        UserError: all weights are zero.
     """
-    weights = matrix.data.astype(np.float64)
+    weights = np.abs(matrix.data.astype(np.float64))  # implicit reads a weight below 0 as confidence in a dislike
+    if not weights.any():
+        raise UserError("interactions.weights: all events weigh 0; one kind at least must count")
     alpha = settings.confidence / float(weights.mean()) if settings.alpha is None else settings.alpha
     if settings.regularization is not None:
         return Strength(alpha, settings.regularization)
     clients, items = matrix.shape
-    by_chance = alpha * float(np.sqrt((weights**2).sum())) * (clients**-0.5 + items**-0.5)
+    confidence = alpha * weights
+    total = np.bincount(matrix.indices, confidence, minlength=items)
+    never = clients - np.bincount(matrix.indices, minlength=items)
+    popularity = total / (total + never)
+    squares = ((confidence * (1 - popularity[matrix.indices])) ** 2).sum() + (never * popularity**2).sum()
+    by_chance = float(np.sqrt(squares)) * (clients**-0.5 + items**-0.5)
     return Strength(alpha, settings.shrinkage * by_chance)
 
 

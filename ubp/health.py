@@ -12,9 +12,9 @@ _SAMPLE = 20_000
 _CHUNK = 4_096  # rows held as float64 at a time
 
 # A block has collapsed...
-# ... where its standardised columns have an effective rank below 2: less than two equally strong directions. That is
-# said only where more than that could be expected of the rows and columns there are.
-_LEAST_RANK, _FROM_COLUMNS = 2.0, 4
+# ... where its standardised columns have an effective rank below 1.5: one direction has more than 86 % of the variance,
+# if there is only one other. That is said only where more could be expected of the rows and columns there are.
+_LEAST_RANK, _FROM_COLUMNS = 1.5, 4
 # ... where half of its vectors are shorter than the smallest normal number of float16, in which an entry is written.
 _LEAST_NORM = float(np.finfo(np.float16).tiny)
 # A column counts as constant where its standard deviation is within float32's rounding of its values.

@@ -187,12 +187,31 @@ def test_numbers_tuned_on_a_dense_log_collapse_on_a_sparse_one():
     assert len(found.collapsed) == 2
 
 
-def test_the_rule_by_hand():
-    matrix = csr_matrix(np.array([[3.0, 0, 1], [0, 2, 0]], np.float32))
-    found = strength(matrix, AlsSettings(8, 4.0, 0.5, None, None, 1, 1))
-    assert found.alpha == 4.0 / 2.0
-    by_chance = 2.0 * math.sqrt(9 + 1 + 4) * (1 / math.sqrt(2) + 1 / math.sqrt(3))
+def test_the_rule_against_the_whole_gradient():
+    log = sparse_log(40, 9, 5)
+    found = strength(log.matrix, AlsSettings(8, 4.0, 0.5, None, None, 1, 1))
+    weights = log.matrix.toarray().astype(float)
+    assert found.alpha == pytest.approx(4.0 / weights[weights > 0].mean())
+    gradient = np.zeros_like(weights)
+    for item in range(9):
+        seen = weights[:, item] > 0
+        confidence = np.where(seen, found.alpha * weights[:, item], 1.0)
+        popularity = confidence[seen].sum() / confidence.sum()
+        gradient[:, item] = confidence * (seen - popularity)
+    by_chance = np.linalg.norm(gradient) * (1 / math.sqrt(40) + 1 / math.sqrt(9))
     assert found.regularization == pytest.approx(0.5 * by_chance)
+
+
+def test_factors_of_a_small_dense_log_keep_their_rank():
+    """Sixty clients who met a third of thirty items, at random: what the strongest items take does not take all."""
+    found = health_of(factorise(sparse_log(60, 30, 12), preset("full"), seed=0))
+    assert found.collapsed == []
+    assert found.effective_rank > 3
+
+
+def test_weights_of_nothing():
+    with pytest.raises(UserError, match=r"interactions\.weights: all events weigh 0"):
+        strength(sparse_log(40, 9, 5).matrix * np.float32(0), preset("full"))
 
 
 def test_given_numbers_are_taken_to_the_letter():
