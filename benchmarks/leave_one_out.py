@@ -35,7 +35,8 @@ def merged_scores(names: list[str], whole: Profile, data: ChallengeData, folder:
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     data, folder = common.data(), common.paths.embeddings(common.submit)
-    whole = parse(Profile, composed(CONFIGS / "merge", config.entry), ["blocks", "imputer"])
+    merge_config = composed(CONFIGS / "merge", config.entry, [f"preset={config.merge_preset}"])
+    whole = parse(Profile, merge_config, ["blocks", "imputer"])
     base, names = list(config.base), list(whole.blocks)
 
     def cell(chosen: list[str]) -> str:
