@@ -182,7 +182,8 @@ def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
     confidence = alpha * weights
     total = np.bincount(matrix.indices, confidence, minlength=items)
     never = clients - np.bincount(matrix.indices, minlength=items)
-    popularity = total / (total + never)
+    # An item that all clients met, each time with a weight of 0, is popular with nobody.
+    popularity = np.divide(total, total + never, out=np.zeros(items), where=total + never > 0)
     squares = ((confidence * (1 - popularity[matrix.indices])) ** 2).sum() + (never * popularity**2).sum()
     by_chance = float(np.sqrt(squares)) * (clients**-0.5 + items**-0.5)
     return Strength(alpha, settings.shrinkage * by_chance)

@@ -14,20 +14,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
 from rich.table import Table
 
+from benchmarks.measuring import busy
 from ubp.config import Common, parse
 from ubp.errors import UserError, require, require_positive
 from ubp.machine import cores
 from ubp.paths import REPOSITORY
 from ubp.run import command, say, show
-
-_SPIN = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end:\n    pass"
 
 
 @dataclass(frozen=True)
@@ -61,18 +59,6 @@ class Settings:
 
 
 SETTINGS = list(Settings.__dataclass_fields__)
-
-
-@contextmanager
-def busy(processes: int, limit: float) -> Iterator[None]:
-    """Keep so many cores busy, for so many seconds at the most."""
-    started = [subprocess.Popen([sys.executable, "-c", _SPIN, str(limit)]) for _ in range(processes)]  # noqa: S603
-    try:
-        yield
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
 
 
 def seconds(words: Sequence[str], environment: dict[str, str], limit: float) -> float:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -434,12 +433,13 @@ def als(task: Task) -> Iterator[Figures]:
         UserError: implicit cannot use the GPU.
     """
     from ALS.als_embeddings import factorise
+    from ALS.implicit_gpu import gpu_fault
 
     interactions, settings = _factorisation(task, task.name)
     # As the command begins, before anything of CUDA is loaded here; and it sets up what is set up once.
     factorise(interactions, replace(settings, iterations=1), task.common.seed)
-    if task.cuda and (lacking := what_implicit_lacks()):
-        raise UserError(f"implicit uses no GPU: {lacking}")
+    if task.cuda and (fault := gpu_fault()):
+        raise UserError(f"implicit uses no GPU: {fault}")
     with UsedMemory(task.cuda) as memory, kept_models() as models:
         started = time.perf_counter()
         factorise(interactions, settings, task.common.seed)
@@ -523,23 +523,6 @@ def _on_host(factors: Any) -> Vectors:  # noqa: ANN401 (an array, or implicit's 
 def reference_file(folder: Path, name: str) -> Path:
     """Where the CPU's scores lie."""
     return folder / f"{plain(name)}.npz"
-
-
-def what_implicit_lacks() -> str | None:
-    """Why implicit, imported before, uses no GPU; None if it does."""
-    import importlib
-
-    gpu = importlib.import_module("implicit.gpu")
-    if gpu.HAS_CUDA:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in ("rmm", "implicit.gpu._cuda"):
-            try:
-                importlib.import_module(module)
-            except (ImportError, RuntimeError, OSError) as error:
-                return f"{module}: {(str(error).splitlines() or [type(error).__name__])[0]}"
-    return "it found no CUDA device when it was imported"
 
 
 def language_model(task: Task) -> Iterator[Figures]:

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ubp.errors import UserError
@@ -125,3 +126,18 @@ def write_report(file: Path, parts: Sequence[str], marks: tuple[str, str]) -> No
         raise UserError(f"{file}: has no place for the tables; put the lines {first} and {last} into it")
     with written_aside(file) as aside:
         aside.write_text("\n\n".join([head + first, *parts, last + tail]))
+
+
+_SPIN = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end:\n    pass"
+
+
+@contextmanager
+def busy(processes: int, limit: float) -> Iterator[None]:
+    """Keep so many cores busy, for so many seconds at the most."""
+    started = [subprocess.Popen([sys.executable, "-c", _SPIN, str(limit)]) for _ in range(processes)]  # noqa: S603
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -48,7 +48,7 @@ def measure(config: DictConfig) -> dict[str, float]:
         batch = source.batch(rows, default_rng(number))
         pieces = on_device(in_pieces(batch, trainer.piece_on(device.type), model.on_host), device)
         with nullcontext() if number else counter:  # the first one warms up
-            take_step(model, optimizers, pieces)
+            take_step(model, optimizers, pieces, trainer)
         synchronise(device)
         seconds.append(time.perf_counter() - started)
         lengths.append(float(batch[LENGTHS].sum()))

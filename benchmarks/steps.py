@@ -42,6 +42,7 @@ from ubp.training import (
     Source,
     Trained,
     TrainerSettings,
+    choose_kernels,
     fit,
     losses_of,
 )
@@ -175,18 +176,20 @@ def on_device(pieces: Sequence[Batch], device: torch.device) -> list[Batch]:
 # Steps -------------------------------------------------------------------------------------------------------
 
 
-def take_step(model: SequenceModel, optimizers: list[Optimizer], pieces: Sequence[Batch], clip: float = 0.0) -> None:
-    """Forward, backward, the gradient clipped if asked, Adam; on a GPU in bfloat16 where autocast allows it."""
+def take_step(
+    model: SequenceModel, optimizers: list[Optimizer], pieces: Sequence[Batch], trainer: TrainerSettings
+) -> None:
+    """Forward, backward, the gradient clipped, Adam, by the trainer's precision: ``auto`` is bfloat16 on a GPU."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     # As Lightning's: it keeps no casts of weights.
-    cuda = pieces[0][LENGTHS].device.type == "cuda"
-    with torch.autocast("cuda", torch.bfloat16, enabled=cuda, cache_enabled=False):
+    low = pieces[0][LENGTHS].device.type == "cuda" and trainer.precision in ("auto", "bf16-mixed")
+    with torch.autocast("cuda", torch.bfloat16, enabled=low, cache_enabled=False):
         for loss, _ in losses_of(model, pieces):
             loss.backward()  # type: ignore[no-untyped-call]
-    if clip:
+    if trainer.gradient_clip:
         dense = [weight for weight in model.parameters() if weight.grad is not None and not weight.grad.is_sparse]
-        nn.utils.clip_grad_norm_(dense, clip)
+        nn.utils.clip_grad_norm_(dense, trainer.gradient_clip)
     for optimizer in optimizers:
         optimizer.step()
 
@@ -259,6 +262,7 @@ def pace(
     longest = length_buckets(source.lengths, trainer.batch_size, shuffle=False)[:1]
     untimed = [*longest, *spread(order, warm - 1)]
     timed = [order[number % len(order)] for number in range(max(least, round(share * len(order))))]
+    choose_kernels(device)
     model.to(device).train()
     optimizers = model.optimizers(trainer.learning_rate)
     clock, marks = Clock(device), []
@@ -270,7 +274,7 @@ def pace(
         moved = on_device(pieces, device)
         counter = operations_counter()
         with nullcontext() if is_timed else counter:
-            take_step(model, optimizers, moved, trainer.gradient_clip)
+            take_step(model, optimizers, moved, trainer)
         if is_timed:
             events += here
         else:

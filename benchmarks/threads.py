@@ -8,23 +8,21 @@ same machine.
 """
 
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.measuring import busy
 from gru_autoencoder.gru import StackedGru
 from ubp.config import Common
 from ubp.run import closing_line, command, show
 from ubp.training import limited_threads
 
 _TIME = 32
+_LIMIT = 600.0  # seconds that a busy process lives at the most
 
 
 class Recurrent(nn.Module):
@@ -49,18 +47,6 @@ def product(kind: str, rows: int, width: int) -> int:
     return rows * 3 * width**2 if kind == "recurrent" else rows * _TIME * 4 * width**2
 
 
-@contextmanager
-def busy(neighbours: int) -> Iterator[None]:
-    """So many processes that keep a core busy."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbours)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
 def seconds(module: nn.Module, x: Tensor, threads: int) -> float:
     """Of one way forward and back."""
     with limited_threads(threads):
@@ -79,7 +65,7 @@ def main(config: DictConfig) -> None:
         x = torch.randn(rows, _TIME, width)
         figures = []
         for neighbours in (0, config.neighbours):
-            with busy(neighbours):
+            with busy(neighbours, _LIMIT):
                 runs = [[seconds(module, x, threads) for threads in (1, several)] for _ in range(config.repeats + 1)]
             figures += [1000 * statistics.median(run[place] for run in runs[1:]) for place in (0, 1)]
         size = f"{product(kind, rows, width) / 1e6:.1f}"

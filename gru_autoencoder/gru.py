@@ -52,7 +52,12 @@ class _CpuGru(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        (grad,) = grads
+        # Lightning goes back inside autocast.
+        with torch.autocast("cpu", enabled=False):
+            return _CpuGru._backward(ctx, *grads)
+
+    @staticmethod
+    def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight_x, weight_h, gates, candidates, states = ctx.saved_tensors
         time, rows, hidden = candidates.shape
         r, z, n = torch.split(gates, hidden, dim=2)

@@ -2,7 +2,8 @@
 
     python gru_autoencoder/gru_ae_day_event_embeddings.py      -> gru_ae_day_event
 
-The profile is the encoder's state after the last event. The command ends with how well held-out sequences
+The profile is the encoder's state after the last event, or with model.profile=sum the states after all
+windows added up. The command ends with how well held-out sequences
 come back from that state.
 """
 

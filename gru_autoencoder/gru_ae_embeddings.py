@@ -3,7 +3,8 @@
     python gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_event_cat_price_sku_url
     python gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_week_event_cat_price_sku_url
 
-The profile is the encoder's state after the last event. The command ends with how well held-out sequences
+The profile is the encoder's state after the last event, or with model.profile=sum the states after all
+windows added up. The command ends with how well held-out sequences
 come back from that state.
 """
 

@@ -2,7 +2,8 @@
 
     python gru_autoencoder/gru_ae_sku_text_embeddings.py      -> gru_ae_sku_text
 
-The profile is the encoder's state after the newest sku. The command ends with how well held-out sequences
+The profile is the encoder's state after the newest sku, or with model.profile=sum the states after all
+windows added up. The command ends with how well held-out sequences
 come back from that state.
 """
 

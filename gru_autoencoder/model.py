@@ -169,7 +169,8 @@ class GruAutoencoder(SequenceModel):
         else:
             is_last = (to_come >= 0) & (to_come % window == 0)
             weights = is_last * torch.clamp(place + 1, max=window) / self.reading.newest
-        return torch.einsum("rt,rtw->rw", weights.to(outputs.dtype), outputs)
+        # A product and a sum, not one product of matrices: autocast would make that bfloat16.
+        return (outputs.float() * weights.float()[:, :, None]).sum(dim=1)
 
     def _encoded(self, vectors: Tensor, _: Tensor) -> Tensor:
         """The last layer's states, float [rows, time, hidden], of vectors [rows, time, width]."""

@@ -49,7 +49,7 @@ class SequenceSettings:
         distinct: ``sku`` keeps each client's distinct skus, at their first event; None all events.
         newest: events that make the profile, at the most: the latest ones.
         window: events of a sequence, at the most: in training a random run of so many of the newest, in encoding
-            all of them, so many at a time (`ubp.slices.read_in_windows`). None: ``newest``.
+            all of them, so many at a time (`ubp.slices.read_in_windows`). None, or more than there are: ``newest``.
     """
 
     event_types: list[str] | None
@@ -62,16 +62,15 @@ class SequenceSettings:
         """Refuse numbers that make no sense.
 
         Raises:
-            UserError: no events, or a window of more events than there are.
+            UserError: no events.
         """
         require_positive(self, "sequences", "newest")
-        fits = 1 <= self.longest <= self.newest
-        require(fits, "sequences.window", self.window, "from 1 to sequences.newest, or null")
+        require(self.window is None or self.window >= 1, "sequences.window", self.window, "at least 1, or null")
 
     @property
     def longest(self) -> int:
         """Events of the longest sequence that is read at a time."""
-        return self.newest if self.window is None else self.window
+        return self.newest if self.window is None else min(self.window, self.newest)
 
 
 @dataclass
@@ -174,7 +173,7 @@ def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
     """The events that the sequences are made of; clients without any are left out.
 
     Raises:
-        UserError: an unknown event type or choice, or fewer clients than training needs.
+        UserError: an unknown event type or choice.
     """
     known = [event_type.value for event_type in EventType]
     if unknown := [name for name in settings.event_types or [] if name not in known]:
@@ -217,7 +216,7 @@ def tokenise(chosen: Selection, features: Mapping[str, FeatureSettings]) -> Toke
     """
     if CODE in features:
         return _tokenise_codes(chosen, features)
-    longest = int(chosen.lengths.max())
+    longest = int(chosen.lengths.max(initial=1))
     source = TokenSource(chosen.clients, chosen.starts, chosen.lengths, {}, [], {}, longest)
     for name, settings in features.items():
         _add_feature(source, chosen, name, settings, predicts_type=EVENT in features)
@@ -232,7 +231,7 @@ def _tokenise_codes(chosen: Selection, features: Mapping[str, FeatureSettings]) 
     column = codes.reshape(-1).astype(np.uint16) + np.uint16(FIRST_TOKEN)
     starts, lengths = chosen.starts * schema.CODES, chosen.lengths * schema.CODES
     labels = {CODE: TokenLabel("code")}
-    return TokenSource(chosen.clients, starts, lengths, {CODE: column}, [feature], labels, int(lengths.max()))
+    return TokenSource(chosen.clients, starts, lengths, {CODE: column}, [feature], labels, int(lengths.max(initial=1)))
 
 
 def _having(subject: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from ubp.errors import require, require_positive
 from ubp.jobs import Job, JobFailed, Limits, longest_first, run_jobs
 from ubp.machine import cores, free_memory, has_gpu, threads
 from ubp.paths import REPOSITORY, DataPaths
-from ubp.run import command, say
+from ubp.run import COLLAPSED, command, say
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,20 @@ def default_jobs(memory: Memory, gpu_jobs: int, preset: str, paths: DataPaths) -
 def shared_cores(jobs: int) -> dict[str, str]:
     """The environment of a command that has its share of the cores; who set fewer threads keeps them."""
     share = str(min(threads(), max(1, cores() // jobs)))
-    return os.environ | {"OMP_NUM_THREADS": share, "POLARS_MAX_THREADS": share}
+    polars = os.environ.get("POLARS_MAX_THREADS", "")
+    fewer = polars if polars.isdecimal() and 0 < int(polars) < int(share) else share
+    return os.environ | {"OMP_NUM_THREADS": share, "POLARS_MAX_THREADS": fewer}
 
 
 def passed_on(words: Sequence[str]) -> list[str]:
     """The overrides that are the commands', not this one's."""
     return [word for word in words if word.lstrip("+").partition("=")[0].partition(".")[0] not in OWN]
+
+
+def collapses(log: Path) -> list[str]:
+    """What a command's log says of a block whose vectors hardly tell clients apart: its last line, or nothing."""
+    lines = log.read_text(errors="replace").splitlines()[-1:]
+    return [line for line in lines if COLLAPSED in line]
 
 
 @command("scripts", "all_embeddings")
@@ -163,6 +171,8 @@ def main(config: DictConfig) -> None:
         nonlocal finished
         finished += 1
         say(f"[{finished}/{len(todo)}] {job.title} · {seconds:.0f} s")
+        for warning in collapses(logs / f"{job.name}.log") if logs is not None else []:
+            say(warning)
 
     if logs is not None:
         todo = longest_first(todo)

@@ -97,7 +97,7 @@ def locked(path: Path, what: str) -> Iterator[bool]:
             yield waited
         finally:
             file.truncate(0)
-            # Closing would not do: a forked loader worker that still lives holds the same lock.
+            # Closing would not do: a process that was forked meanwhile would hold the same lock.
             fcntl.flock(file, fcntl.LOCK_UN)
 
 

@@ -188,7 +188,7 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: b
     if not told:
         signal_all(signal.SIGINT, alive())
     deadline = time.monotonic() + grace
-    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
         for process in processes:
             process.wait(max(0.0, deadline - time.monotonic()))
     # A process that ended may have left others in its group.

@@ -1,6 +1,6 @@
 """Batches for training and validation, gathered by row in this process or by others.
 
-What processes other than the first one import is kept small: neither Lightning nor a model's code.
+Worker processes import what the source is made of (a recipe, torch), but not Lightning.
 """
 
 from collections.abc import Callable, Iterator

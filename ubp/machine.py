@@ -64,7 +64,12 @@ def has_gpu() -> bool:
     program = shutil.which("nvidia-smi")
     if program is None:
         return False
-    listed = subprocess.run([program, "--list-gpus"], capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        listed = subprocess.run(  # noqa: S603
+            [program, "--list-gpus"], capture_output=True, text=True, check=False, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):  # a driver that does not answer is of no use to the commands either
+        return False
     return listed.returncode == 0 and "GPU" in listed.stdout
 
 

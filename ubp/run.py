@@ -61,6 +61,9 @@ _NOTED_VERSIONS = (
 _MODULES = {"lightfm-next": "lightfm", "scikit-learn": "sklearn"}  # where the package's name is another
 
 
+COLLAPSED = "COLLAPSED"  # in the closing line of a block whose vectors hardly tell clients apart
+
+
 class AlreadyDone(Exception):
     """The result is there, made from the same history with the same settings; nothing is left to do."""
 
@@ -309,7 +312,7 @@ def _same(path: Path, lineage: dict[str, Any]) -> bool:
 def _collapsed(report: Mapping[str, Any]) -> str:
     """What a closing line says of a block by its report: nothing, or that it has collapsed and how."""
     found = report.get("health", {}).get("collapsed", [])
-    return f" (COLLAPSED: {', '.join(found)})" if found else ""
+    return f" ({COLLAPSED}: {', '.join(found)})" if found else ""
 
 
 def _versions() -> dict[str, str]:

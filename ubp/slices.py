@@ -212,7 +212,8 @@ class Pooling:
         weights = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]).float()
         if self.half_life is not None:
             weights = weights * torch.exp2(-batch[AGE] / self.half_life)
-        total = torch.einsum("rtw,rt->rw", outputs.float(), weights)
+        # A product and a sum, not one product of matrices: autocast would make that bfloat16.
+        total = (outputs.float() * weights[:, :, None]).sum(dim=1)
         return total / (self.newest if self.half_life is None else self.half_life)
 
 

@@ -168,7 +168,7 @@ class TrainerSettings:
 
     Attributes:
         max_epochs: at the most.
-        patience: epochs without a lower validation loss before training stops.
+        patience: epochs in which what the model's monitor says gets no better before training stops.
         batch_size: sequences a step, on each device.
         piece: sequences of a step that are worked through at a time, their gradients added up: less memory for
             the same step. None: 64 on a CPU, all at once elsewhere.
@@ -281,12 +281,6 @@ def losses_of(model: SequenceModel, pieces: Sequence[Batch]) -> Iterator[tuple[T
         yield model.loss(piece) * share, number == len(pieces)
 
 
-def losses_in_pieces(model: SequenceModel, batch: Batch, piece: int | None) -> Iterator[tuple[Tensor, bool]]:
-    """The same of a batch that is not cut yet; None: pieces of 64 rows on a CPU, all rows elsewhere."""
-    device = next(iter(batch.values())).device.type
-    return losses_of(model, in_pieces(batch, piece or (_CPU_PIECE if device == "cpu" else None), model.on_host))
-
-
 def threads_for(model: SequenceModel, source: Source, settings: TrainerSettings) -> int:
     """Threads that compute on a CPU: ``settings.threads``, or by the sizes of the work, never by the machine's load.
 
@@ -294,7 +288,8 @@ def threads_for(model: SequenceModel, source: Source, settings: TrainerSettings)
     (`SequenceModel.product`); else one: who waits there spins, and beside other processes, which hold up one of
     the threads, the wait takes many times what the work takes.
     """
-    allowed = int(os.environ.get("OMP_NUM_THREADS") or sys.maxsize)
+    asked = os.environ.get("OMP_NUM_THREADS", "")  # a list where levels are nested: torch takes its first
+    allowed = int(asked.partition(",")[0]) if asked[:1].isdecimal() else sys.maxsize
     if settings.threads is not None:
         return min(settings.threads, allowed)
     rows = min(settings.piece_on("cpu") or settings.batch_size, settings.batch_size)
@@ -393,7 +388,7 @@ def fit(
     if isinstance(trainer.strategy, ParallelStrategy):
         model.use_dense_gradients()
     training = Training(model, source, parts, settings, seed, first_epoch)
-    _choose_kernels(trainer.strategy.root_device)
+    choose_kernels(trainer.strategy.root_device)
     with limited_threads(settings.threads):
         trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
     best_score = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
@@ -407,7 +402,7 @@ def fit(
     return Trained(model, parts, trainer, path, best_score, trainer.current_epoch, settings)
 
 
-def _choose_kernels(device: torch.device) -> None:
+def choose_kernels(device: torch.device) -> None:
     """Deterministic ones on a CPU, where bits are promised; the fastest ones elsewhere.
 
     cuDNN is not asked to try its algorithms out (``cudnn.benchmark``): it tries convolutions, which no model has,

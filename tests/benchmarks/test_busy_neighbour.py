@@ -6,14 +6,15 @@ import time
 
 import pytest
 
-from benchmarks import busy_neighbour
-from benchmarks.busy_neighbour import Settings, busy, measure, seconds
+from benchmarks import busy_neighbour, measuring
+from benchmarks.busy_neighbour import Settings, measure, seconds
+from benchmarks.measuring import busy
 from ubp.errors import UserError
 
 
 def spinning() -> int:
     found = subprocess.run(["/bin/ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
-    return sum(busy_neighbour._SPIN.splitlines()[0] in line for line in found.splitlines())
+    return sum(measuring._SPIN.splitlines()[0] in line for line in found.splitlines())
 
 
 def test_the_neighbour_lives_as_long_as_the_run():
@@ -24,7 +25,7 @@ def test_the_neighbour_lives_as_long_as_the_run():
 
 
 def test_the_neighbour_ends_by_itself_when_the_time_is_up():
-    process = subprocess.Popen([sys.executable, "-c", busy_neighbour._SPIN, "0.3"])
+    process = subprocess.Popen([sys.executable, "-c", measuring._SPIN, "0.3"])
     began = time.process_time()
     assert process.wait(30) == 0
     assert time.process_time() - began < 1  # not this process is the busy one

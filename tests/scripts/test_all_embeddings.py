@@ -5,7 +5,7 @@ import os
 import pytest
 
 from scripts import all_embeddings
-from scripts.all_embeddings import COMMANDS, Memory, default_jobs, passed_on, shared_cores
+from scripts.all_embeddings import COMMANDS, Memory, collapses, default_jobs, passed_on, shared_cores
 from ubp.jobs import longest_first
 
 MEMORY = Memory(full=3.2, demo=1.0, log=1.0)
@@ -40,6 +40,7 @@ def test_a_large_log_takes_memory(history, monkeypatch):
 
 
 def test_each_has_its_share_of_the_cores_and_no_more_threads_than_were_asked_for(monkeypatch):
+    monkeypatch.delenv("POLARS_MAX_THREADS", raising=False)
     monkeypatch.setattr(all_embeddings, "cores", lambda: 8)
     monkeypatch.setattr(all_embeddings, "threads", lambda: 8)
     for jobs, share in ((1, "8"), (3, "2"), (20, "1")):
@@ -50,6 +51,10 @@ def test_each_has_its_share_of_the_cores_and_no_more_threads_than_were_asked_for
         )
     monkeypatch.setattr(all_embeddings, "threads", lambda: 1)
     assert shared_cores(2)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setattr(all_embeddings, "threads", lambda: 8)
+    monkeypatch.setenv("POLARS_MAX_THREADS", "2")
+    assert (shared_cores(2)["OMP_NUM_THREADS"], shared_cores(2)["POLARS_MAX_THREADS"]) == ("4", "2")
+    assert shared_cores(8)["POLARS_MAX_THREADS"] == "1"
 
 
 def test_its_own_settings_are_not_passed_on():
@@ -70,3 +75,14 @@ def test_texts_begin_before_what_reads_them_and_the_short_ones_last():
     assert names[:2] == ["next_url", "next_sku"]
     assert names.index("convert_to_text") < names.index("smollm2_all_interactions")
     assert names[-1] in ("stat_features", "als_visits_relevant")
+
+
+def test_a_collapsed_block_is_named_on_the_terminal(tmp_path):
+    log = tmp_path / "block.log"
+    last = "block (COLLAPSED: effective rank 1.0 in 8 columns) · 40 clients × 8 columns · 3.0 s · 100 MB · /x"
+    log.write_text(f"12:00:00 block has collapsed: effective rank 1.0\n{last}\n")
+    assert collapses(log) == [last]
+    log.write_text("block · 40 clients × 8 columns · 3.0 s · 100 MB · /x\n")
+    assert collapses(log) == []
+    log.write_text("")
+    assert collapses(log) == []
