@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ubp.config import Common, parse
 from ubp.entry import entry_files, write_entry
 from ubp.files import digest_of, fingerprint, seal, sealed
-from ubp.merge import Profile, check_histories, find_blocks, for_clients, merge
+from ubp.merge import Profile, check_histories, find_blocks, merge
 from ubp.run import closing_line, command, made_once
 
 
@@ -27,9 +27,9 @@ def _content(block: Path) -> str:
 @command("merge", "demo")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
+    profile = parse(Profile, config, ["blocks", "imputer"])
     data = common.data()
     clients = data.relevant_clients if common.submit else data.clients
-    profile = for_clients(parse(Profile, config, ["blocks", "imputer"]), len(clients))
     paths = find_blocks(profile, common.paths.embeddings(common.submit))
     check_histories(paths, data.fingerprint, data.folder)
     entry = common.paths.embeddings(common.submit) / config.name

@@ -59,8 +59,6 @@ class Block:
         scaler: a transformer after it; with ``global: true`` fitted on all values as one column.
         imputer: fills the rows of clients without the block; None for the profile's own.
         columns: what the processor makes, where its ``n_components`` does not say.
-        from_clients: the block takes part only where the entry has so many clients or more. The judge takes few
-            steps on few clients, and reads worse the more columns there are (docs/ablations.md).
     """
 
     path: str | None = None
@@ -69,7 +67,6 @@ class Block:
     scaler: dict[str, Any] | None = None
     imputer: dict[str, Any] | None = None
     columns: int | None = None
-    from_clients: int = 0
 
 
 @dataclass
@@ -78,25 +75,6 @@ class Profile:
 
     blocks: dict[str, Block] = field(default_factory=dict)
     imputer: dict[str, Any] | None = None
-
-
-def for_clients(profile: Profile, clients: int) -> Profile:
-    """The merge without the blocks that need more clients; a line in the log says which.
-
-    Raises:
-        UserError: no block is left.
-    """
-    kept = {name: block for name, block in profile.blocks.items() if block.from_clients <= clients}
-    if left_out := [name for name in profile.blocks if name not in kept]:
-        limits = ", ".join(f"{name} (from {profile.blocks[name].from_clients:,})" for name in left_out)
-        if not kept:
-            raise UserError(f"blocks: none for {clients:,} clients; lower their from_clients: {limits}")
-        logger.info(
-            "left out with %s clients: %s; blocks.NAME.from_clients=0 takes a block all the same",
-            f"{clients:,}",
-            limits,
-        )
-    return Profile(kept, profile.imputer)
 
 
 def find_blocks(profile: Profile, folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from ubp.config import composed, parse
 from ubp.embeddings import EmbeddingTable
 from ubp.entry import write_entry
 from ubp.errors import UserError
-from ubp.merge import Block, Profile, RootMeanSquare, align, check_histories, find_blocks, for_clients, merge
+from ubp.merge import Block, Profile, RootMeanSquare, align, check_histories, find_blocks, merge
 from ubp.paths import CONFIGS
 
 MEAN = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "mean"}
@@ -377,19 +377,6 @@ def test_the_file_is_left_as_it_is(tmp_path):
     in_place = {"_target_": "sklearn.preprocessing.Normalizer", "copy": False}
     merged(tmp_path, {"a": Block(scaler=in_place)})
     assert path.read_bytes() == before
-
-
-def test_a_block_takes_part_from_its_number_of_clients_on(caplog):
-    profile = Profile({"small": Block(), "large": Block(from_clients=1_000)}, None)
-    with caplog.at_level("INFO", logger="ubp.merge"):
-        assert list(for_clients(profile, 999).blocks) == ["small"]
-        assert "left out with 999 clients: large (from 1,000)" in caplog.text
-        assert "blocks.NAME.from_clients=0" in caplog.text
-        caplog.clear()
-        assert list(for_clients(profile, 1_000).blocks) == ["small", "large"]
-        assert not caplog.text
-    with pytest.raises(UserError, match=r"blocks: none for 5 clients; lower their from_clients: large \(from 1,000\)"):
-        for_clients(Profile({"large": Block(from_clients=1_000)}), 5)
 
 
 def test_vectors_keep_their_relative_lengths_at_a_root_mean_square_of_one():
