@@ -57,22 +57,22 @@ class Command:
 # In the order of the published document.
 COMMANDS: Final = (
     Command("stat_features", "stat_features/stat_features.py", 2, gpu=False),
-    Command("als_buy_add_categories", "ALS/als_embeddings.py --config-name=als_buy_add_categories", 4),
-    Command("als_visits_relevant", "ALS/als_embeddings.py --config-name=als_visits_relevant", 2),
-    Command("gru_ae_day_event", "gru_autoencoder/gru_ae_day_event_embeddings.py", 39),
-    Command("gru_ae_sku_text", "gru_autoencoder/gru_ae_sku_text_embeddings.py", 45),
+    Command("als_buy_add_categories", "ALS/als_embeddings.py --config-name=als_buy_add_categories", 3),
+    Command("als_visits_relevant", "ALS/als_embeddings.py --config-name=als_visits_relevant", 1),
+    Command("gru_ae_day_event", "gru_autoencoder/gru_ae_day_event_embeddings.py", 54),
+    Command("gru_ae_sku_text", "gru_autoencoder/gru_ae_sku_text_embeddings.py", 28),
     Command(
         "gru_ae_event_cat_price_sku_url",
         "gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_event_cat_price_sku_url",
-        42,
+        36,
     ),
     Command(
         "gru_ae_week_event_cat_price_sku_url",
         "gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_week_event_cat_price_sku_url",
-        40,
+        58,
     ),
-    Command("next_sku", "next_sku/next_sku_embeddings.py", 58),
-    Command("next_url", "next_url/next_url_embeddings.py", 64),
+    Command("next_sku", "next_sku/next_sku_embeddings.py", 57),
+    Command("next_url", "next_url/next_url_embeddings.py", 50),
     Command("preprocessing_search", "LLM/preprocessing_search.py", 1, gpu=False),
     Command("convert_to_text", "LLM/convert_to_text.py", 1, gpu=False),
     Command("search_llm", "LLM/get_embeddings.py", 13, ("preprocessing_search",)),
@@ -80,10 +80,10 @@ COMMANDS: Final = (
         "smollm2_all_interactions",
         "LLM/get_embeddings.py data_files=all_interactions_64.parquet save_dir_name=smollm2_all_interactions "
         "n_components=128",
-        36,
+        54,
         ("convert_to_text",),
     ),
-    Command("lightfm", "LightFM/lightfm_train.py", 22, gpu=False),
+    Command("lightfm", "LightFM/lightfm_train.py", 21, gpu=False),
 )
 
 

@@ -11,8 +11,8 @@ from tests.ubp.host_reads import host_reads
 from tests.ubp.training_toy import Copier, Numbers, OnNccl, Recaller, settings
 from ubp.errors import UserError
 from ubp.training import (
-    _choose_kernels,
     as_it_is,
+    choose_kernels,
     encode,
     fit,
     in_pieces,
@@ -298,7 +298,7 @@ def test_threads_are_chosen_by_the_size_of_the_products():
 def test_kernels_are_deterministic_on_a_cpu_and_the_fastest_elsewhere(tmp_path):
     fit(Copier(), Numbers(), settings(max_epochs=1), tmp_path, seed=1)
     assert torch.are_deterministic_algorithms_enabled()
-    _choose_kernels(torch.device("cuda"))
+    choose_kernels(torch.device("cuda"))
     assert not torch.are_deterministic_algorithms_enabled()
 
 
