@@ -408,8 +408,7 @@ def choose_kernels(device: torch.device) -> None:
     cuDNN is not asked to try its algorithms out (``cudnn.benchmark``): it tries convolutions, which no model has,
     and anew for each shape, while batches are of many lengths. What is computed in float32 there may use TF32.
     """
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     # Else torch fills each new tensor, only to be overwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from ubp.evaluation.tasks import TargetRules, make_targets
 from ubp.nn import linear_cross_entropy
 from ubp.paths import CONFIGS
 from ubp.split import SplitDates, write_split
-from ubp.training import LENGTHS, SequenceModel, in_pieces
+from ubp.training import LENGTHS, SequenceModel, TrainerSettings, in_pieces
 
 MODELS = composed(CONFIGS / "scripts", "sequence_models").models
 
@@ -69,5 +69,6 @@ def test_a_step_moves_the_weights():
 
     model = Mean()
     batch = {"values": torch.ones(5, 2), LENGTHS: torch.full((5,), 2)}
-    take_step(model, model.optimizers(0.1), in_pieces(batch, 2, model.on_host))
+    trainer = TrainerSettings(max_epochs=1, patience=1, batch_size=5)
+    take_step(model, model.optimizers(0.1), in_pieces(batch, 2, model.on_host), trainer)
     assert model.level.item() == pytest.approx(0.1)  # Adam's first step is the learning rate

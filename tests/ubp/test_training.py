@@ -300,6 +300,9 @@ def test_kernels_are_deterministic_on_a_cpu_and_the_fastest_elsewhere(tmp_path):
     assert torch.are_deterministic_algorithms_enabled()
     choose_kernels(torch.device("cuda"))
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_float32_matmul_precision() == "high"
+    choose_kernels(torch.device("cpu"))
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def step(model, pieces, optimizers):
