@@ -270,7 +270,7 @@ def test_a_command_that_really_fails_is_named(tmp_path, jobs):
     assert done.returncode == 1
     first, last = done.stderr.splitlines()
     assert first.startswith(f"error: {tmp_path}/nowhere/raw: folder missing")
-    assert re.match(r"error: python [\w/]+\.py: failed with exit code 1", last)
+    assert re.match(r"error: python [\w/]+\.py( --config-name=\w+)?: failed with exit code 1", last)
 
 
 @pytest.mark.skipif(
