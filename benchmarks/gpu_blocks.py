@@ -278,19 +278,17 @@ def matrix_rate(device: "torch.device", dtype: "torch.dtype", size: int, product
     """
     import torch
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    from benchmarks.steps import synchronise
 
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     seconds = []
     for _ in range(rounds + 1):
-        wait()
+        synchronise(device)
         started = time.perf_counter()
         for _ in range(products):
             torch.mm(a, b, out=out)
-        wait()
+        synchronise(device)
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 * products / min(seconds[1:])
 

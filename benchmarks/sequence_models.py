@@ -24,12 +24,12 @@ from numpy.random import default_rng
 from omegaconf import DictConfig
 from rich.table import Table
 
-from benchmarks.steps import gather, load, on_device, operations_counter, spread, synchronise, take_step
+from benchmarks.steps import gather, load, operations_counter, spread, synchronise, take_step
 from ubp.config import Common
 from ubp.errors import UserError
 from ubp.run import closing_line, command, peak_megabytes, say, show
 from ubp.sequences import length_buckets
-from ubp.training import LENGTHS, in_pieces
+from ubp.training import LENGTHS, in_pieces, to_device
 
 
 def measure(config: DictConfig) -> dict[str, float]:
@@ -46,7 +46,8 @@ def measure(config: DictConfig) -> dict[str, float]:
     for number, rows in enumerate([batches[0], *spread(batches, config.steps)]):
         started = time.perf_counter()
         batch = source.batch(rows, default_rng(number))
-        pieces = on_device(in_pieces(batch, trainer.piece_on(device.type), model.on_host), device)
+        cut = in_pieces(batch, trainer.piece_on(device.type), model.on_host)
+        pieces = [to_device(piece, device) for piece in cut]
         with nullcontext() if number else counter:  # the first one warms up
             take_step(model, optimizers, pieces, trainer)
         synchronise(device)

@@ -45,6 +45,7 @@ from ubp.training import (
     choose_kernels,
     fit,
     losses_of,
+    to_device,
 )
 
 RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
@@ -168,11 +169,6 @@ def gathered(
     return make_loader(source, asks, piece, model.on_host, workers, cuda=device.type == "cuda")
 
 
-def on_device(pieces: Sequence[Batch], device: torch.device) -> list[Batch]:
-    """The pieces of a batch on a device, copied while it computes where their memory allows it."""
-    return [{name: values.to(device, non_blocking=True) for name, values in piece.items()} for piece in pieces]
-
-
 # Steps -------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +267,7 @@ def pace(
         is_timed = number > len(untimed)
         begin = clock.now()
         here = sum(float(piece[LENGTHS].sum()) for piece in pieces)
-        moved = on_device(pieces, device)
+        moved = [to_device(piece, device) for piece in pieces]
         counter = operations_counter()
         with nullcontext() if is_timed else counter:
             take_step(model, optimizers, moved, trainer)

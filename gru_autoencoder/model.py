@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from gru_autoencoder.gru import StackedGru
 from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
 from ubp.schema import Token
-from ubp.slices import LAST, read_in_windows
+from ubp.slices import LAST, REAL, read_in_windows
 from ubp.training import LENGTHS, Batch, SequenceModel
 
 EVENT = "event"  # the feature that says which of the others an event has
 PROFILE, LAYERS = INITIAL_STATES = ("profile", "layers")  # what the decoder's layers start from
 TEACHER_FORCED, FREE_RUNNING = MONITORS = ("teacher_forced", "free_running")  # what early stopping goes by
-REAL = "real"  # key of a batch, see `with_positions`
 FREE_RUNNING_LOSS = "validation_free_running_loss"
 
 
