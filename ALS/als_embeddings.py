@@ -20,12 +20,14 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from ALS.implicit_gpu import INSTALL, gpu_fault
-from ubp import schema
-from ubp.config import parse
-from ubp.data import ChallengeData, collect
-from ubp.errors import UserError, require, require_positive
-from ubp.run import command, embedding_run
-from ubp.schema import EventType
+from ubp.cli.command import command
+from ubp.cli.config import parse
+from ubp.cli.run import embedding_run
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.reading import collect
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError, require, require_positive
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from LLM.models import load_model
 from LLM.tokens import IDS, Tokens
-from ubp.errors import UserError
+from ubp.io.errors import UserError
 
 logger = logging.getLogger(__name__)
 

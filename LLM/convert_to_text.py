@@ -11,7 +11,7 @@ only the newest is told.
 from omegaconf import DictConfig
 
 from LLM.texts import make_texts
-from ubp.run import command
+from ubp.cli.command import command
 
 
 @command("LLM/text", "all_interactions")

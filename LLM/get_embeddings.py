@@ -23,11 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from LLM.choices import BACKENDS, DTYPES, POOLINGS
 from LLM.tokens import Tokens, open_or_tokenise
-from ubp.config import Common, parse
-from ubp.data import ChallengeData
-from ubp.embeddings import read_lineage
-from ubp.errors import UserError, require, require_positive
-from ubp.run import command, embedding_run
+from ubp.blocks.embeddings import read_lineage
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.run import embedding_run
+from ubp.data.history import ChallengeData
+from ubp.io.errors import UserError, require, require_positive
 
 if TYPE_CHECKING:
     from LLM.backends import Vectors

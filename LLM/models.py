@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from ubp.errors import UserError, name_some
-from ubp.files import digest_of, fingerprint
+from ubp.io.errors import UserError, name_some
+from ubp.io.files import digest_of, fingerprint
 
 logger = logging.getLogger(__name__)
 

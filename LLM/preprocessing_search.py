@@ -10,7 +10,7 @@ are not in the file.
 from omegaconf import DictConfig
 
 from LLM.texts import make_texts
-from ubp.run import command
+from ubp.cli.command import command
 
 
 @command("LLM/text", "search")

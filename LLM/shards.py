@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from LLM.backends import Backend, Vectors
 from LLM.tokens import Tokens
-from ubp.errors import UserError
-from ubp.files import written_aside
+from ubp.io.errors import UserError
+from ubp.io.files import written_aside
 
 logger = logging.getLogger(__name__)
 

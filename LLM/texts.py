@@ -11,7 +11,7 @@ day. An age says what the next weeks hang on, is short where it matters, and mea
 date would do neither. Numbers stand as they are: they are ids, so nothing is gained by more words around them,
 and each token costs. Codes follow each other in the order of their code books, always all 16.
 
-Events stand as in `ubp.sequences`: oldest first, the newest last, because the last token of a causal model is
+Events stand as in `ubp.sequences.store`: oldest first, the newest last, because the last token of a causal model is
 the one that has read everything, and what it has read lately it remembers best. What does not fit a model's
 window is cut off on the left, at the old end (`LLM.tokens`).
 """
@@ -21,6 +21,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,15 +30,18 @@ import numpy.typing as npt
 import polars as pl
 from omegaconf import DictConfig
 
-from ubp import schema
-from ubp.config import Common, parse
-from ubp.data import ChallengeData
-from ubp.embeddings import read_lineage
-from ubp.errors import UserError, require, require_positive
-from ubp.files import written_aside
-from ubp.run import closing_line, made_once
-from ubp.schema import EventType
-from ubp.sequences import DAY, Selection, Sequences
+from ubp.blocks.embeddings import read_lineage
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError, require, require_positive
+from ubp.io.files import written_aside
+from ubp.io.stage import made_once
+from ubp.sequences.build import build_or_open
+from ubp.sequences.layout import DAY
+from ubp.sequences.store import Selection, Sequences
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +102,7 @@ def make_texts(config: DictConfig) -> None:
 
     Raises:
         UserError: a fault in config or data, or no client has such events.
-        AlreadyDone: the texts are there, from the same history and settings; see `ubp.run.made_once`.
+        AlreadyDone: the texts are there, from the same history and settings; see `ubp.io.stage.made_once`.
     """
     common, settings = Common.of(config), parse(TextSettings, config, at="text")
     data = common.data()
@@ -109,7 +113,9 @@ def make_texts(config: DictConfig) -> None:
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }
-    with made_once(common, data, config.name, path, lambda: _same(path, lineage)):
+    lock = common.paths.lock(path)
+    same = partial(_same, path, lineage)
+    with made_once(config.name, path, lock, same, common.overwrite, data.require_unchanged):
         clients = write_texts(data, settings, path, lineage)
     closing_line(config.name, path, clients, 1)
 
@@ -148,7 +154,7 @@ def write_texts(data: ChallengeData, settings: TextSettings, path: Path, lineage
 
 
 def _text_blocks(data: ChallengeData, settings: TextSettings) -> Iterator[pl.DataFrame]:
-    sequences = Sequences.build_or_open(data)
+    sequences = build_or_open(data)
     end = int((data.as_of - sequences.start).total_seconds())
     event_types = None if settings.event_types is None else [EventType(name) for name in settings.event_types]
     clients = np.sort(data.relevant_clients)

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import polars as pl
 
 from LLM.texts import TEXT, TEXTS_AT_ONCE
-from ubp import schema
-from ubp.data import collect
-from ubp.errors import UserError
-from ubp.files import written_aside
-from ubp.sequences import Batch, gather
+from ubp.data import schema
+from ubp.data.reading import collect
+from ubp.io.errors import UserError
+from ubp.io.files import written_aside
+from ubp.sequences.batches import Batch, gather
 
 logger = logging.getLogger(__name__)
 

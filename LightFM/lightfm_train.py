@@ -41,12 +41,15 @@ import polars as pl
 from omegaconf import DictConfig
 from scipy.sparse import coo_matrix, csr_matrix
 
-from ubp import machine, schema
-from ubp.config import parse
-from ubp.data import ChallengeData, collect
-from ubp.errors import UserError, require, require_positive
-from ubp.run import command, embedding_run
-from ubp.schema import EventType
+from ubp.cli.command import command
+from ubp.cli.config import parse
+from ubp.cli.run import embedding_run
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.reading import collect
+from ubp.data.schema import EventType
+from ubp.io import machine
+from ubp.io.errors import UserError, require, require_positive
 
 if TYPE_CHECKING:
     from lightfm.data import Dataset

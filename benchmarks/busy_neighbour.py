@@ -21,11 +21,12 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from benchmarks.measuring import busy
-from ubp.config import Common, parse
-from ubp.errors import UserError, require, require_positive
-from ubp.machine import cores
-from ubp.paths import REPOSITORY
-from ubp.run import command, say, show
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import say, show
+from ubp.data.paths import REPOSITORY
+from ubp.io.errors import UserError, require, require_positive
+from ubp.io.machine import cores
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ from rich.table import Table
 from benchmarks import gpu_blocks
 from benchmarks.gpu_blocks import REFERENCE, Figures, GpuSettings, Task, plain
 from benchmarks.measuring import as_markdown, marks_of, run_apart, write_report
-from ubp.config import Common, parse
-from ubp.errors import UserError, name_some
-from ubp.files import written_aside
-from ubp.paths import REPOSITORY
-from ubp.run import closing_line, command, say, show
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line, say, show
+from ubp.data.paths import REPOSITORY
+from ubp.io.errors import UserError, name_some
+from ubp.io.files import written_aside
 
 logger = logging.getLogger(__name__)
 

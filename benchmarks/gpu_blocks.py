@@ -21,11 +21,11 @@ import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_matrix
 
-from ubp.config import Common, composed, parse
-from ubp.errors import UserError, require, require_positive
-from ubp.files import written_aside
-from ubp.paths import CONFIGS
-from ubp.run import peak_megabytes
+from ubp.cli.config import Common, composed, parse
+from ubp.cli.output import peak_megabytes
+from ubp.data.paths import CONFIGS
+from ubp.io.errors import UserError, require, require_positive
+from ubp.io.files import written_aside
 
 if TYPE_CHECKING:
     import torch
@@ -395,7 +395,7 @@ def sequence_model(task: Task) -> Iterator[Figures]:
 def training_checks(task: Task) -> Iterator[Check]:
     """Losses and profiles of short trainings on the device, each beside the CPU's in float32."""
     from benchmarks.steps import SomeRows, load, trained
-    from ubp.training import encode
+    from ubp.training.encode import encode
 
     bands, s = task.settings.agreement, task.settings
     prepared, trainer = load(task.name, task.common.data(), [f"preset={s.sizes}"], dropout=False)

@@ -14,13 +14,15 @@ from rich.table import Table
 
 from benchmarks.probe_agreement import probe
 from scripts.evaluate import choose_device
-from ubp.config import Common, composed, parse
-from ubp.data import ChallengeData
-from ubp.evaluation.scores import Profiles, Scores
+from ubp.blocks.merge import Profile, find_blocks, merge
+from ubp.cli.command import command
+from ubp.cli.config import Common, composed, parse
+from ubp.cli.output import closing_line, show
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.evaluation.profiles import Profiles
+from ubp.evaluation.scores import Scores
 from ubp.evaluation.scoring import score
-from ubp.merge import Profile, find_blocks, merge
-from ubp.paths import CONFIGS
-from ubp.run import closing_line, command, show
 
 
 def merged_scores(names: list[str], whole: Profile, data: ChallengeData, folder: Path) -> Scores:

@@ -21,12 +21,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import QuantileTransformer
 
 from scripts.evaluate import asked_embeddings
-from ubp.config import Common
-from ubp.data import ChallengeData
-from ubp.evaluation.scores import Profiles, load_profiles
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line, show
+from ubp.data.history import ChallengeData
+from ubp.data.targets import TASKS
+from ubp.evaluation.profiles import Profiles, load_profiles
 from ubp.evaluation.scoring import task_data
-from ubp.evaluation.tasks import TASKS
-from ubp.run import closing_line, command, show
 
 Matrix = npt.NDArray[np.float64]
 

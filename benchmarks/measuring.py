@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ubp.errors import UserError
-from ubp.files import written_aside
-from ubp.paths import REPOSITORY
+from ubp.data.paths import REPOSITORY
+from ubp.io.errors import UserError
+from ubp.io.files import written_aside
 
 _FAULT = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # a line of ours, or a traceback's last
 _TAIL = 30  # lines

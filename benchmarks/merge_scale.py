@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from ubp.config import Common, composed, parse
-from ubp.embeddings import EmbeddingTable
-from ubp.entry import write_entry
-from ubp.errors import require
-from ubp.merge import Profile, find_blocks, merge
-from ubp.paths import CONFIGS
-from ubp.run import closing_line, command
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.entry import write_entry
+from ubp.blocks.merge import Profile, find_blocks, merge
+from ubp.cli.command import command
+from ubp.cli.config import Common, composed, parse
+from ubp.cli.output import closing_line
+from ubp.data.paths import CONFIGS
+from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
 

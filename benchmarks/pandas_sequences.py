@@ -12,12 +12,13 @@ import numpy as np
 from omegaconf import DictConfig
 
 from benchmarks.pandas_stat_features import Frame, pandas, read
-from ubp import schema
-from ubp.config import Common
-from ubp.files import written_aside
-from ubp.paths import DataPaths
-from ubp.run import closing_line, command
-from ubp.schema import EventType
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line
+from ubp.data import schema
+from ubp.data.paths import DataPaths
+from ubp.data.schema import EventType
+from ubp.io.files import written_aside
 
 
 def sequences(paths: DataPaths) -> Frame:

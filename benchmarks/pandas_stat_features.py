@@ -16,13 +16,14 @@ import numpy.typing as npt
 from omegaconf import DictConfig
 
 from stat_features.stat_features import COLUMNS, POPULARITIES, TIMING, absent_value
-from ubp import schema
-from ubp.config import Common
-from ubp.embeddings import EmbeddingTable
-from ubp.errors import UserError
-from ubp.paths import DataPaths
-from ubp.run import closing_line, command
-from ubp.schema import EventType
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line
+from ubp.data import schema
+from ubp.data.paths import DataPaths
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError
 
 Frame = Any  # a pandas DataFrame or Series: the package's types are as optional as the package
 

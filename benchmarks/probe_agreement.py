@@ -12,10 +12,12 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from scripts.evaluate import evaluate
-from ubp.config import Common, composed, parse
-from ubp.evaluation.scores import Probe, load_profiles
-from ubp.paths import CONFIGS
-from ubp.run import closing_line, command, show
+from ubp.cli.command import command
+from ubp.cli.config import Common, composed, parse
+from ubp.cli.output import closing_line, show
+from ubp.data.paths import CONFIGS
+from ubp.evaluation.probes import Probe
+from ubp.evaluation.profiles import load_profiles
 
 
 def probe(name: str) -> Probe:

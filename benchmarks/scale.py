@@ -29,17 +29,19 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from benchmarks.measuring import as_markdown, run_apart, write_report
-from ubp import schema
-from ubp.config import Common, parse
-from ubp.data import collect
-from ubp.embeddings import EmbeddingTable, read_lineage
-from ubp.errors import UserError, name_some, require
-from ubp.evaluation.tasks import TASKS, labels, load_targets, load_window
-from ubp.files import written_aside
-from ubp.paths import REPOSITORY, DataPaths
-from ubp.run import closing_line, command, say, show
-from ubp.schema import EventType
-from ubp.sequences import Sequences
+from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line, say, show
+from ubp.data import schema
+from ubp.data.paths import REPOSITORY, DataPaths
+from ubp.data.reading import collect
+from ubp.data.schema import EventType
+from ubp.data.targets import TASKS
+from ubp.evaluation.tasks import labels, load_targets, load_window
+from ubp.io.errors import UserError, name_some, require
+from ubp.io.files import written_aside
+from ubp.sequences.build import build_or_open
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +173,7 @@ def door_datetime(common: Common, _: ScaleSettings) -> None:
 
 
 def sequence_store(common: Common, _: ScaleSettings) -> None:
-    Sequences.build_or_open(common.data(submit=False))
+    build_or_open(common.data(submit=False))
 
 
 def target_labels(common: Common, _: ScaleSettings) -> None:

@@ -25,11 +25,13 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from benchmarks.steps import gather, load, operations_counter, spread, synchronise, take_step
-from ubp.config import Common
-from ubp.errors import UserError
-from ubp.run import closing_line, command, peak_megabytes, say, show
-from ubp.sequences import length_buckets
-from ubp.training import LENGTHS, in_pieces, to_device
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line, peak_megabytes, say, show
+from ubp.io.errors import UserError
+from ubp.sequences.batches import length_buckets
+from ubp.training.encode import to_device
+from ubp.training.model import LENGTHS, in_pieces
 
 
 def measure(config: DictConfig) -> dict[str, float]:

@@ -26,27 +26,17 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from gru_autoencoder.recipe import AutoencoderRecipe
 from next_sku.recipe import NextSkuRecipe
 from next_url.recipe import NextUrlRecipe
-from ubp.config import composed, parse
-from ubp.data import ChallengeData
-from ubp.loader import Ask, make_loader
-from ubp.paths import CONFIGS
-from ubp.sequences import length_buckets
-from ubp.training import (
-    LENGTHS,
-    VALIDATION_LOSS,
-    Batch,
-    Prepared,
-    Recipe,
-    Rows,
-    SequenceModel,
-    Source,
-    Trained,
-    TrainerSettings,
-    choose_kernels,
-    fit,
-    losses_of,
-    to_device,
-)
+from ubp.cli.config import composed, parse
+from ubp.cli.recipe import Prepared, Recipe
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.sequences.batches import length_buckets
+from ubp.training.encode import to_device
+from ubp.training.fit import Trained, fit
+from ubp.training.kernels import choose_kernels
+from ubp.training.loader import Ask, make_loader
+from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, Rows, SequenceModel, Source, losses_of
+from ubp.training.settings import TrainerSettings
 
 RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
     "gru_autoencoder": AutoencoderRecipe.of,
@@ -156,7 +146,7 @@ class SomeRows:
         return self.source.lengths[self.rows]
 
     def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
-        """See `ubp.training.Source`."""
+        """See `ubp.training.model.Source`."""
         return self.source.batch(self.rows[rows], generator)
 
 

@@ -14,12 +14,14 @@ from omegaconf import DictConfig
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 
-from ubp import schema
-from ubp.config import Common
-from ubp.data import ChallengeData, collect
-from ubp.entry import write_entry
-from ubp.run import closing_line, command
-from ubp.schema import EventType
+from ubp.blocks.entry import write_entry
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.reading import collect
+from ubp.data.schema import EventType
 
 COLUMNS = 64
 

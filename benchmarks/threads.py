@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import busy
 from gru_autoencoder.gru import StackedGru
-from ubp.config import Common
-from ubp.run import closing_line, command, show
-from ubp.training import limited_threads
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line, show
+from ubp.training.kernels import limited_threads
 
 _TIME = 32
 _LIMIT = 600.0  # seconds that a busy process lives at the most
@@ -43,7 +44,7 @@ def feed_forward(width: int) -> nn.Module:
 
 
 def product(kind: str, rows: int, width: int) -> int:
-    """Multiply-adds of one product: see `ubp.training.SequenceModel.product`."""
+    """Multiply-adds of one product: see `ubp.training.model.SequenceModel.product`."""
     return rows * 3 * width**2 if kind == "recurrent" else rows * _TIME * 4 * width**2
 
 

@@ -9,7 +9,8 @@ come back from that state.
 
 from omegaconf import DictConfig
 
-from ubp.run import command, embedding_run
+from ubp.cli.command import command
+from ubp.cli.run import embedding_run
 
 
 @command("gru_autoencoder", "gru_ae_day_event")
@@ -17,7 +18,7 @@ def main(config: DictConfig) -> None:
     with embedding_run(config) as run:
         # Imported where something is to be made: torch takes seconds.
         from gru_autoencoder.recipe import AutoencoderRecipe
-        from ubp.training import make_profiles
+        from ubp.cli.recipe import make_profiles
 
         make_profiles(run, config, AutoencoderRecipe)
 

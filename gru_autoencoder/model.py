@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gru_autoencoder.gru import StackedGru
-from ubp.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
-from ubp.schema import Token
-from ubp.slices import LAST, REAL, read_in_windows
-from ubp.training import LENGTHS, Batch, SequenceModel
+from ubp.data.schema import Token
+from ubp.training.model import LENGTHS, Batch, SequenceModel
+from ubp.training.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
+from ubp.training.windows import LAST, REAL, read_in_windows
 
 EVENT = "event"  # the feature that says which of the others an event has
 PROFILE, LAYERS = INITIAL_STATES = ("profile", "layers")  # what the decoder's layers start from

@@ -13,24 +13,21 @@ from rich.table import Table
 from torch import Tensor
 
 from gru_autoencoder.model import EVENT, INITIAL_STATES, MONITORS, PROFILE, TEACHER_FORCED, GruAutoencoder, Reading
-from ubp import schema
-from ubp.data import ChallengeData
-from ubp.errors import UserError, require, require_positive
-from ubp.nn import Feature
-from ubp.run import show
-from ubp.schema import FIRST_TOKEN, EventType, Token
-from ubp.sequences import EVENT_TOKENS, Selection, Sequences, gather
-from ubp.slices import LAST, require_pooling
-from ubp.training import (
-    LENGTHS,
-    Batch,
-    Prepared,
-    Recipe,
-    Rows,
-    Trained,
-    device_batches,
-    held_out_batches,
-)
+from ubp.cli.output import show
+from ubp.cli.recipe import Prepared, Recipe
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.schema import FIRST_TOKEN, EventType, Token
+from ubp.io.errors import UserError, require, require_positive
+from ubp.sequences.batches import gather
+from ubp.sequences.build import build_or_open
+from ubp.sequences.store import Selection
+from ubp.sequences.vocabulary import EVENT_TOKENS
+from ubp.training.encode import device_batches, held_out_batches
+from ubp.training.fit import Trained
+from ubp.training.model import LENGTHS, Batch, Rows
+from ubp.training.nn import Feature
+from ubp.training.windows import LAST, require_pooling
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ class SequenceSettings:
         distinct: ``sku`` keeps each client's distinct skus, at their first event; None all events.
         newest: events that make the profile, at the most: the latest ones.
         window: events of a sequence, at the most: in training a random run of so many of the newest, in encoding
-            all of them, so many at a time (`ubp.slices.read_in_windows`). None, or more than there are: ``newest``.
+            all of them, so many at a time (`read_in_windows`). None, or more than there are: ``newest``.
     """
 
     event_types: list[str] | None
@@ -182,7 +179,7 @@ def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
         raise UserError("sequences: clients must be relevant or all, distinct sku or null")
     event_types = None if settings.event_types is None else [EventType(name) for name in settings.event_types]
     clients = data.relevant_clients if settings.clients == "relevant" else None
-    chosen = Sequences.build_or_open(data).select(event_types, clients=clients)
+    chosen = build_or_open(data).select(event_types, clients=clients)
     if settings.distinct:
         chosen = chosen.distinct(chosen.subject)
     return chosen.newest(settings.newest).at_least(1)
@@ -372,7 +369,7 @@ class AutoencoderRecipe(Recipe[GruAutoencoder]):
     report: ReportSettings
 
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[GruAutoencoder]:
-        """See `ubp.training.Recipe`."""
+        """See `ubp.cli.recipe.Recipe`."""
         source = tokenise(select_events(data, self.sequences), self.model.features)
         logger.info("%s clients, %s tokens", f"{len(source.events):,}", f"{source.events.sum():,}")
         tokens_per_event = schema.CODES if CODE in self.model.features else 1

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ubp import schema
-from ubp.nn import CausalTransformer, tied_cross_entropy
-from ubp.ranking import ranks_of
-from ubp.slices import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
-from ubp.training import LENGTHS, Batch, SequenceModel
+from ubp.data import schema
+from ubp.training.model import LENGTHS, Batch, SequenceModel
+from ubp.training.nn import CausalTransformer, tied_cross_entropy
+from ubp.training.ranking import ranks_of
+from ubp.training.windows import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
 
 CATEGORY, EVENT, PRICE = COLUMNS = (schema.CATEGORY, "event", schema.PRICE)  # of a batch
 
@@ -55,7 +55,7 @@ class NextSku(SequenceModel):
     second with the event types', the last is the price. A price goes in as its distance from the median
     over the mean distance, as small as the 127 numbers beside it: a bucket from 0 to 99 would drown them in the first
     layer norm. In batches, losses and predictions it is in buckets. A batch holds ``category`` and ``event`` int64,
-    ``price`` float, [rows, time] each, and what `ubp.slices.Slices` adds.
+    ``price`` float, [rows, time] each, and what `ubp.training.windows.Slices` adds.
 
     Args:
         usual: what is usual among the events; the model begins by saying that.

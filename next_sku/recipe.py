@@ -10,14 +10,28 @@ import numpy as np
 import torch
 
 from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
-from ubp import schema
-from ubp.data import ChallengeData
-from ubp.errors import UserError, require, require_positive
-from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
-from ubp.run import show
-from ubp.sequences import EVENT_TOKENS, Selection, Sequences
-from ubp.slices import Pooling, Slices, SliceSettings, real_targets, require_pooling
-from ubp.training import Batch, Prepared, Recipe, Trained, held_out_batches
+from ubp.cli.output import show
+from ubp.cli.recipe import Prepared, Recipe
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.io.errors import UserError, require, require_positive
+from ubp.sequences.build import build_or_open
+from ubp.sequences.store import Selection
+from ubp.sequences.vocabulary import EVENT_TOKENS
+from ubp.training.encode import held_out_batches
+from ubp.training.fit import Trained
+from ubp.training.model import Batch
+from ubp.training.ranking import (
+    MODEL,
+    POPULAR,
+    REPEATED,
+    Scores,
+    compared,
+    popularity_ranks,
+    repetition_ranks,
+    score_table,
+)
+from ubp.training.windows import Pooling, Slices, SliceSettings, real_targets, require_pooling
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +91,7 @@ class ModelSettings:
 def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
     """The item events of the clients who train."""
     clients = data.relevant_clients if settings.clients == "relevant" else None
-    return Sequences.build_or_open(data).select(schema.ITEM_EVENTS, clients=clients)
+    return build_or_open(data).select(schema.ITEM_EVENTS, clients=clients)
 
 
 def tokenise(chosen: Selection, as_of: datetime, settings: SequenceSettings) -> tuple[Slices, int]:
@@ -199,7 +213,7 @@ class NextSkuRecipe(Recipe[NextSku]):
     model: ModelSettings
 
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextSku]:
-        """See `ubp.training.Recipe`."""
+        """See `ubp.cli.recipe.Recipe`."""
         source, categories = tokenise(select_events(data, self.sequences), data.as_of, self.sequences)
         logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
         model = build_model(usual_events(source, categories), self.sequences, self.model, seed)

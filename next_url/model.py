@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ubp import schema
-from ubp.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
-from ubp.ranking import ranking_scores, ranks_of
-from ubp.schema import FIRST_TOKEN
-from ubp.slices import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
-from ubp.training import LENGTHS, Batch, SequenceModel
+from ubp.data import schema
+from ubp.data.schema import FIRST_TOKEN
+from ubp.training.model import LENGTHS, Batch, SequenceModel
+from ubp.training.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
+from ubp.training.ranking import ranking_scores, ranks_of
+from ubp.training.windows import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
 
 UNIFORM, FREQUENCY = "uniform", "frequency"
 BATCH, CLIENT = "batch", "client"  # whom negatives are drawn for
@@ -42,7 +42,7 @@ class NextUrl(SequenceModel):
     The hidden state is multiplied with the urls' own vectors. The table of urls may have millions of rows: where
     the softmax is sampled, a step's gradient is sparse, and only the rows that it read are moved (`SparseAdam`);
     not on several devices, see `SequenceModel.use_dense_gradients`.
-    A batch holds ``url`` int64 [rows, time] and what `ubp.slices.Slices` adds.
+    A batch holds ``url`` int64 [rows, time] and what `ubp.training.windows.Slices` adds.
 
     Args:
         counts: int64 [urls], the visits to each url, in the order of their tokens.

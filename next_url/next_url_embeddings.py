@@ -12,7 +12,8 @@ foretells held-out clients' visits, beside two baselines.
 
 from omegaconf import DictConfig
 
-from ubp.run import command, embedding_run
+from ubp.cli.command import command
+from ubp.cli.run import embedding_run
 
 
 @command("next_url", "next_url")
@@ -20,7 +21,7 @@ def main(config: DictConfig) -> None:
     with embedding_run(config) as run:
         # Imported where something is to be made: torch takes seconds.
         from next_url.recipe import NextUrlRecipe
-        from ubp.training import make_profiles
+        from ubp.cli.recipe import make_profiles
 
         make_profiles(run, config, NextUrlRecipe)
 

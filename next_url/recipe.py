@@ -9,15 +9,26 @@ import numpy.typing as npt
 import torch
 
 from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
-from ubp import schema
-from ubp.data import ChallengeData
-from ubp.errors import UserError, require, require_positive
-from ubp.ranking import MODEL, POPULAR, REPEATED, Scores, compared, popularity_ranks, repetition_ranks, score_table
-from ubp.run import show
-from ubp.schema import FIRST_TOKEN, EventType
-from ubp.sequences import Sequences
-from ubp.slices import Pooling, Slices, SliceSettings, real_targets, require_pooling
-from ubp.training import Prepared, Recipe, Trained, held_out_batches
+from ubp.cli.output import show
+from ubp.cli.recipe import Prepared, Recipe
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.schema import FIRST_TOKEN, EventType
+from ubp.io.errors import UserError, require, require_positive
+from ubp.sequences.build import build_or_open
+from ubp.training.encode import held_out_batches
+from ubp.training.fit import Trained
+from ubp.training.ranking import (
+    MODEL,
+    POPULAR,
+    REPEATED,
+    Scores,
+    compared,
+    popularity_ranks,
+    repetition_ranks,
+    score_table,
+)
+from ubp.training.windows import Pooling, Slices, SliceSettings, real_targets, require_pooling
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +78,7 @@ def read_visits(data: ChallengeData, settings: SequenceSettings) -> tuple[Slices
     Raises:
         UserError: no url has so many.
     """
-    visits = Sequences.build_or_open(data).select([EventType.PAGE_VISIT], clients=data.relevant_clients)
+    visits = build_or_open(data).select([EventType.PAGE_VISIT], clients=data.relevant_clients)
     vocabulary = visits.vocabulary(schema.URL, min_count=settings.min_count)
     if not len(vocabulary.values):
         raise UserError(
@@ -122,7 +133,7 @@ class NextUrlRecipe(Recipe[NextUrl]):
     model: ModelSettings
 
     def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextUrl]:
-        """See `ubp.training.Recipe`."""
+        """See `ubp.cli.recipe.Recipe`."""
         source, counts = read_visits(data, self.sequences)
         size = (f"{len(source.events):,}", f"{counts.sum():,}", f"{len(counts):,}")
         logger.info("%s clients, %s visits, %s urls", *size)

@@ -22,12 +22,13 @@ from typing import Final
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ubp.config import Common, parse
-from ubp.errors import require, require_positive
-from ubp.jobs import Job, JobFailed, Limits, longest_first, run_jobs
-from ubp.machine import cores, free_memory, has_gpu, threads
-from ubp.paths import REPOSITORY, DataPaths
-from ubp.run import COLLAPSED, command, say
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.jobs import Job, JobFailed, Limits, longest_first, run_jobs
+from ubp.cli.output import COLLAPSED, say
+from ubp.data.paths import REPOSITORY, DataPaths
+from ubp.io.errors import require, require_positive
+from ubp.io.machine import cores, free_memory, has_gpu, threads
 
 
 @dataclass(frozen=True)

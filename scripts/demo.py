@@ -17,11 +17,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ubp.config import Common, composed
-from ubp.errors import UserError
-from ubp.evaluation.scores import Scores, scores_file, scores_table
-from ubp.paths import CONFIGS, REPOSITORY
-from ubp.run import closing_line, command, say, show
+from ubp.cli.command import command
+from ubp.cli.config import Common, composed
+from ubp.cli.output import closing_line, say, show
+from ubp.data.paths import CONFIGS, REPOSITORY
+from ubp.evaluation.scores import Scores, scores_file
+from ubp.evaluation.tables import scores_table
+from ubp.io.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ubp.config import Common, parse
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.evaluation.scores import Probe, Profiles, Scores, load_profiles, probe_title, scores_file, scores_table
-from ubp.files import digest_of, fingerprint
-from ubp.paths import DataPaths
-from ubp.run import closing_line, command, show
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line, show
+from ubp.data.history import ChallengeData
+from ubp.data.paths import DataPaths
+from ubp.evaluation.probes import Probe, probe_title
+from ubp.evaluation.profiles import Profiles, load_profiles
+from ubp.evaluation.scores import Scores, scores_file
+from ubp.evaluation.tables import scores_table
+from ubp.io.errors import UserError
+from ubp.io.files import digest_of, fingerprint
 
 if TYPE_CHECKING:  # seconds of imports, for what is not scored yet
     import torch

@@ -46,13 +46,15 @@ import numpy.typing as npt
 import polars as pl
 from omegaconf import DictConfig
 
-from ubp import schema
-from ubp.config import Common
-from ubp.errors import UserError
-from ubp.files import digest_of, fingerprint, seal, sealed, written_aside
-from ubp.paths import DataPaths
-from ubp.run import AlreadyDone, closing_line, command
-from ubp.schema import EventType
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line
+from ubp.data import schema
+from ubp.data.paths import DataPaths
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError
+from ubp.io.files import digest_of, fingerprint, written_aside
+from ubp.io.stage import AlreadyDone, seal, sealed
 
 logger = logging.getLogger(__name__)
 

@@ -37,13 +37,15 @@ from omegaconf import DictConfig
 from polars.io.plugins import register_io_source
 from scipy.special import ndtri
 
-from ubp import schema
-from ubp.config import Common, parse
-from ubp.errors import UserError, require, require_positive
-from ubp.files import digest_of, seal, sealed, written_aside
-from ubp.paths import DataPaths
-from ubp.run import AlreadyDone, closing_line, command
-from ubp.schema import EventType
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line
+from ubp.data import schema
+from ubp.data.paths import DataPaths
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError, require, require_positive
+from ubp.io.files import digest_of, written_aside
+from ubp.io.stage import AlreadyDone, seal, sealed
 
 logger = logging.getLogger(__name__)
 

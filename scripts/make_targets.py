@@ -4,17 +4,19 @@
     python scripts/make_targets.py overwrite=True                     all of it again
     python scripts/make_targets.py targets.relevant_clients=100000    a draw of that many clients
 
-The rules are those of `ubp.evaluation.tasks.make_targets`.
+The rules are those of `ubp.data.targets.make_targets`.
 """
 
 import logging
 
 from omegaconf import DictConfig
 
-from ubp.config import Common, parse
-from ubp.evaluation.tasks import TargetRules, make_targets
-from ubp.run import AlreadyDone, closing_line, command
-from ubp.split import SplitDates
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line
+from ubp.data.split import SplitDates
+from ubp.data.targets import TargetRules, make_targets
+from ubp.io.stage import AlreadyDone
 
 logger = logging.getLogger(__name__)
 

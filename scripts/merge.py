@@ -4,7 +4,7 @@
         -> embeddings_submit/NAME or embeddings_local/NAME: client_ids.npy, embeddings.npy (float16)
 
 A config names the blocks, in the order of their columns, and for each a processor, a scaler and an imputer
-(any transformer of scikit-learn by ``_target_``); see `ubp.merge.Block`. With ``submit=True`` every relevant
+(any transformer of scikit-learn by ``_target_``); see `ubp.blocks.merge.Block`. With ``submit=True`` every relevant
 client is in the entry, once; with ``submit=False`` those with an event in the history.
 """
 
@@ -12,11 +12,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ubp.config import Common, parse
-from ubp.entry import entry_files, write_entry
-from ubp.files import digest_of, fingerprint, seal, sealed
-from ubp.merge import Profile, check_histories, find_blocks, merge
-from ubp.run import closing_line, command, made_once
+from ubp.blocks.entry import entry_files, write_entry
+from ubp.blocks.merge import Profile, check_histories, find_blocks, merge
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line
+from ubp.io.files import digest_of, fingerprint
+from ubp.io.stage import made_once, seal, sealed
 
 
 def _content(block: Path) -> str:
@@ -38,7 +40,12 @@ def main(config: DictConfig) -> None:
     def key() -> str:
         return digest_of(profile, data.fingerprint, *map(_content, paths.values()))
 
-    with made_once(common, data, config.name, entry, lambda: sealed(at, key(), outputs)):
+    lock = common.paths.lock(entry)
+
+    def done() -> bool:
+        return sealed(at, key(), outputs)
+
+    with made_once(config.name, entry, lock, done, common.overwrite, data.require_unchanged):
         made_from = key()  # now, not before another process was waited for
         profiles = merge(profile, paths, clients)
         write_entry(entry, clients, profiles)

@@ -12,12 +12,14 @@ import logging
 
 from omegaconf import DictConfig
 
-from ubp.config import Common, parse
-from ubp.data import ChallengeData
-from ubp.evaluation.tasks import TargetRules, make_targets
-from ubp.files import digest_of, seal, sealed
-from ubp.run import AlreadyDone, closing_line, command
-from ubp.split import SplitDates, split_files, write_split
+from ubp.cli.command import command
+from ubp.cli.config import Common, parse
+from ubp.cli.output import closing_line
+from ubp.data.history import ChallengeData
+from ubp.data.split import SplitDates, split_files, write_split
+from ubp.data.targets import TargetRules, make_targets
+from ubp.io.files import digest_of
+from ubp.io.stage import AlreadyDone, seal, sealed
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ubp.config import Common
-from ubp.data import load_clients
-from ubp.entry import read_entry, violations
-from ubp.errors import UserError
-from ubp.run import closing_line, command
+from ubp.blocks.entry import read_entry, violations
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line
+from ubp.data.reading import load_clients
+from ubp.io.errors import UserError
 
 
 @command("scripts", "validate")

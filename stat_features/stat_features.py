@@ -15,10 +15,12 @@ import numpy.typing as npt
 import polars as pl
 from omegaconf import DictConfig
 
-from ubp import schema
-from ubp.data import ChallengeData, collect
-from ubp.run import command, embedding_run
-from ubp.schema import EventType
+from ubp.cli.command import command
+from ubp.cli.run import embedding_run
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.reading import collect
+from ubp.data.schema import EventType
 
 # Of each event type: see `timing`.
 TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")

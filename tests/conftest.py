@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from ubp import schema
-from ubp.paths import DataPaths
-from ubp.schema import EventType
+from ubp.data import schema
+from ubp.data.paths import DataPaths
+from ubp.data.schema import EventType
 
 CLIENTS, SKUS, CATEGORIES, URLS, DAYS = 60, 80, 8, 30, 70
 START = datetime(2022, 12, 1)  # the history runs over New Year

@@ -17,12 +17,12 @@ import polars as pl
 import pytest
 
 from ALS import als_embeddings as als
-from ubp.config import composed
-from ubp.data import ChallengeData
-from ubp.embeddings import EmbeddingTable
-from ubp.entry import read_entry, violations
-from ubp.evaluation.tasks import TASKS
-from ubp.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.entry import read_entry, violations
+from ubp.cli.config import composed
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.data.targets import TASKS
 
 # Every embedding command: its name and its command line. A new one needs a line here to keep the contract.
 EMBEDDINGS = {

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ALS.als_embeddings import AlsSettings, Interactions
 from scripts.all_embeddings import COMMANDS
-from ubp.config import Common, parse, resolved
-from ubp.evaluation.scores import Probe
-from ubp.evaluation.tasks import TargetRules
-from ubp.merge import Profile
-from ubp.paths import CONFIGS
+from ubp.blocks.merge import Profile
+from ubp.cli.config import Common, parse, resolved
+from ubp.data.paths import CONFIGS
+from ubp.data.targets import TargetRules
+from ubp.evaluation.probes import Probe
 
 
 def stands_on_base(path: Path) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ubp.config import composed
-from ubp.embeddings import EmbeddingTable
-from ubp.paths import CONFIGS, REPOSITORY
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.cli.config import composed
+from ubp.data.paths import CONFIGS, REPOSITORY
 
 SCRIPT = REPOSITORY / "get_all_embeddings.sh"
 RUNNER = "scripts/all_embeddings.py"

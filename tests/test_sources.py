@@ -10,13 +10,13 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.test_commands import EMBEDDINGS
-from tests.ubp.host_reads import host_reads
-from ubp import schema
-from ubp.config import composed
-from ubp.data import ChallengeData
-from ubp.paths import CONFIGS
-from ubp.schema import EventType
-from ubp.training import in_pieces, losses_of
+from tests.ubp.training.host_reads import host_reads
+from ubp.cli.config import composed
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.data.schema import EventType
+from ubp.training.model import in_pieces, losses_of
 
 # By the folder of a command, its recipe.
 RECIPES = {

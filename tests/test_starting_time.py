@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.test_commands import ALL
-from ubp.paths import REPOSITORY
+from ubp.data.paths import REPOSITORY
 
 # Each takes from a half to several seconds.
 SLOW = ("implicit", "lightfm", "lightning", "pandas", "sklearn", "torch", "torchmetrics", "transformers")
@@ -27,6 +27,6 @@ def test_a_command_imports_nothing_slow_before_it_knows_that_there_is_something_
     assert imported(f"import {module}") == set()
 
 
-@pytest.mark.parametrize("module", ["ubp.loader", "ubp.slices", "gru_autoencoder.recipe"])
+@pytest.mark.parametrize("module", ["ubp.training.loader", "ubp.training.windows", "gru_autoencoder.recipe"])
 def test_processes_that_gather_batches_and_data_that_is_read_need_no_lightning(module):
     assert imported(f"import {module}") == {"torch"}

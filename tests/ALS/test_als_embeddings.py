@@ -21,12 +21,12 @@ from ALS.als_embeddings import (
     weighted_interactions,
 )
 from ALS.implicit_gpu import gpu_fault
-from ubp.config import composed, parse
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.health import health_of
-from ubp.paths import CONFIGS
-from ubp.schema import EventType
+from ubp.blocks.health import health_of
+from ubp.cli.config import composed, parse
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError
 
 BUY, ADD, VISIT = EventType.PRODUCT_BUY, EventType.ADD_TO_CART, EventType.PAGE_VISIT
 CATEGORIES = Interactions("category", {"product_buy": 3.0, "add_to_cart": 1.0}, relevant_only=False, transform="none")

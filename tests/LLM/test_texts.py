@@ -9,13 +9,13 @@ import pytest
 
 from LLM import texts as module
 from LLM.texts import FIELDS, WORDS, TextSettings, make_texts, write_texts
-from ubp import schema
-from ubp.config import composed
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.paths import CONFIGS
-from ubp.run import AlreadyDone
-from ubp.schema import EventType
+from ubp.cli.config import composed
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError
+from ubp.io.stage import AlreadyDone
 
 ALL = TextSettings(event_types=None, newest=64, distinct=True, fields=list(FIELDS), labels=True)
 CODES = np.arange(16) * 5 + 100

@@ -23,9 +23,9 @@ from LightFM.lightfm_train import (
     prepare,
     weighted_pairs,
 )
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.schema import EventType
+from ubp.data.history import ChallengeData
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError
 
 BUY, ADD, REMOVE, SEARCH = (
     EventType.PRODUCT_BUY,

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import busy_neighbour, measuring
 from benchmarks.busy_neighbour import Settings, measure, seconds
 from benchmarks.measuring import busy
-from ubp.errors import UserError
+from ubp.io.errors import UserError
 
 
 def spinning() -> int:

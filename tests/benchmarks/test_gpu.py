@@ -42,13 +42,15 @@ from benchmarks.steps import (
     trained,
 )
 from gru_autoencoder.model import GruAutoencoder
-from ubp.config import composed, parse
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.evaluation.tasks import TargetRules, make_targets
-from ubp.paths import CONFIGS, REPOSITORY
-from ubp.split import SplitDates, write_split
-from ubp.training import LENGTHS, SequenceModel, TrainerSettings, encode
+from ubp.cli.config import composed, parse
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS, REPOSITORY
+from ubp.data.split import SplitDates, write_split
+from ubp.data.targets import TargetRules, make_targets
+from ubp.io.errors import UserError
+from ubp.training.encode import encode
+from ubp.training.model import LENGTHS, SequenceModel
+from ubp.training.settings import TrainerSettings
 
 CPU = torch.device("cpu")
 
@@ -510,7 +512,7 @@ def test_the_cpu_form_measures_and_agrees(tmp_path):
 def test_some_texts_are_read(tmp_path, settings):
     import polars as pl
 
-    from ubp.config import Common
+    from ubp.cli.config import Common
 
     common = parse(Common, composed(CONFIGS / "scripts", "gpu", [f"data_path={tmp_path}"]), [*Common.__annotations__])
     folder = common.paths.texts(submit=False)

@@ -12,14 +12,15 @@ import pytest
 
 from scripts.make_synthetic_data import Shop, SyntheticShop, write
 from stat_features.stat_features import statistics
-from ubp import sequences
-from ubp.config import composed, parse
-from ubp.data import ChallengeData
-from ubp.evaluation.tasks import TASKS, TargetRules, labels, load_targets, load_window, make_targets
-from ubp.paths import CONFIGS, DataPaths
-from ubp.schema import TRAIN_TARGET, EventType
-from ubp.sequences import Sequences
-from ubp.split import SplitDates, write_split
+from ubp.cli.config import composed, parse
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS, DataPaths
+from ubp.data.schema import TRAIN_TARGET, EventType
+from ubp.data.split import SplitDates, write_split
+from ubp.data.targets import TASKS, TargetRules, make_targets
+from ubp.evaluation.tasks import labels, load_targets, load_window
+from ubp.sequences import build as building
+from ubp.sequences.build import build_or_open
 
 CLIENTS, RELEVANT, VISITS = 18_700, 1_000, 150_713
 # Steps of a streaming plan that keep every row they get; a scan of a frame in memory is no such step.
@@ -126,9 +127,9 @@ def test_statistics_hold_clients_and_values_not_events(spy, paths):
 
 
 def test_the_store_holds_a_part_at_a_time(spy, paths, monkeypatch):
-    monkeypatch.setattr(sequences, "_ROWS_A_PART", 10_000)
-    monkeypatch.setattr(sequences, "_SAMPLE", 5_000)
-    store = Sequences.build_or_open(ChallengeData(paths, submit=False))
+    monkeypatch.setattr(building, "_ROWS_A_PART", 10_000)
+    monkeypatch.setattr(building, "_SAMPLE", 5_000)
+    store = build_or_open(ChallengeData(paths, submit=False))
     assert len(store.time) > VISITS // 2
     assert max(spy.rows) < 25_000  # a part, or the table of skus, urls or queries
     assert not spy.keeping

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from stat_features.stat_features import COLUMNS, statistics
-from ubp import schema
-from ubp.data import ChallengeData
-from ubp.evaluation.tasks import TargetRules, make_targets
-from ubp.schema import EventType
-from ubp.sequences import Sequences
-from ubp.split import SplitDates, write_split
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.schema import EventType
+from ubp.data.split import SplitDates, write_split
+from ubp.data.targets import TargetRules, make_targets
+from ubp.sequences.build import build_or_open
 
 pytest.importorskip("pandas", reason="pip install -r benchmarks/requirements.txt")
 pytest.importorskip("pyarrow", reason="pip install -r benchmarks/requirements.txt")
@@ -36,7 +36,7 @@ def test_the_same_statistics(local):
 def test_the_same_sequences(local):
     from benchmarks.pandas_sequences import sequences
 
-    store, events = Sequences.build_or_open(local), sequences(local.paths)
+    store, events = build_or_open(local), sequences(local.paths)
     owners = np.repeat(store.clients, store.lengths)
     np.testing.assert_array_equal(owners, events[schema.CLIENT_ID])
     np.testing.assert_array_equal(store.event, events["event"])

@@ -7,9 +7,9 @@ import pytest
 from benchmarks import scale
 from benchmarks.measuring import as_markdown, run_apart, write_report
 from benchmarks.scale import Measurement, Notes, ScaleSettings, Stage
-from ubp.config import composed, parse
-from ubp.errors import UserError
-from ubp.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.cli.config import composed, parse
+from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.io.errors import UserError
 
 
 @pytest.fixture

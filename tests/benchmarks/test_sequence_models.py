@@ -7,13 +7,14 @@ from torch import nn
 from benchmarks.sequence_models import measure
 from benchmarks.steps import RECIPES, load, operations_counter, take_step
 from gru_autoencoder.gru import StackedGru
-from ubp.config import composed
-from ubp.data import ChallengeData
-from ubp.evaluation.tasks import TargetRules, make_targets
-from ubp.nn import linear_cross_entropy
-from ubp.paths import CONFIGS
-from ubp.split import SplitDates, write_split
-from ubp.training import LENGTHS, SequenceModel, TrainerSettings, in_pieces
+from ubp.cli.config import composed
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.data.split import SplitDates, write_split
+from ubp.data.targets import TargetRules, make_targets
+from ubp.training.model import LENGTHS, SequenceModel, in_pieces
+from ubp.training.nn import linear_cross_entropy
+from ubp.training.settings import TrainerSettings
 
 MODELS = composed(CONFIGS / "scripts", "sequence_models").models
 

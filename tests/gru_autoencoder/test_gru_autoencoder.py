@@ -17,12 +17,12 @@ from gru_autoencoder.recipe import (
     select_events,
     tokenise,
 )
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.nn import Feature
-from ubp.schema import FIRST_TOKEN, EventType, Token
-from ubp.sequences import gather
-from ubp.training import LENGTHS
+from ubp.data.history import ChallengeData
+from ubp.data.schema import FIRST_TOKEN, EventType, Token
+from ubp.io.errors import UserError
+from ubp.sequences.batches import gather
+from ubp.training.model import LENGTHS
+from ubp.training.nn import Feature
 
 PRICED = (FIRST_TOKEN, FIRST_TOKEN + 2)  # tokens of the events that have a price
 FEATURES = [Feature("event", FIRST_TOKEN + 4, 6), Feature("price", FIRST_TOKEN + 9, 6, PRICED)]

@@ -18,15 +18,18 @@ from next_sku.recipe import (
     tokenise,
     usual_events,
 )
-from ubp import schema
-from ubp.config import composed
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.paths import CONFIGS
-from ubp.ranking import MODEL, POPULAR, REPEATED
-from ubp.schema import FIRST_TOKEN, EventType
-from ubp.slices import AGE, LAST, Pooling, Slices, SliceSettings
-from ubp.training import LENGTHS, TrainerSettings, encode, fit
+from ubp.cli.config import composed
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
+from ubp.data.schema import FIRST_TOKEN, EventType
+from ubp.io.errors import UserError
+from ubp.training.encode import encode
+from ubp.training.fit import fit
+from ubp.training.model import LENGTHS
+from ubp.training.ranking import MODEL, POPULAR, REPEATED
+from ubp.training.settings import TrainerSettings
+from ubp.training.windows import AGE, LAST, Pooling, Slices, SliceSettings
 
 CATEGORIES = FIRST_TOKEN + 3
 POOLING = Pooling(LAST, 12, None)

@@ -7,13 +7,15 @@ from torch.nn import functional
 
 from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
 from next_url.recipe import ModelSettings, SequenceSettings, build_model, read_visits, report
-from ubp import schema
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.ranking import MODEL, POPULAR, REPEATED
-from ubp.schema import FIRST_TOKEN, EventType
-from ubp.slices import LAST, Pooling, Slices, SliceSettings
-from ubp.training import TrainerSettings, encode, fit
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.schema import FIRST_TOKEN, EventType
+from ubp.io.errors import UserError
+from ubp.training.encode import encode
+from ubp.training.fit import fit
+from ubp.training.ranking import MODEL, POPULAR, REPEATED
+from ubp.training.settings import TrainerSettings
+from ubp.training.windows import LAST, Pooling, Slices, SliceSettings
 
 URLS = 9
 POOLING = Pooling(LAST, 12, None)

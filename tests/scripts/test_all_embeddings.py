@@ -6,7 +6,7 @@ import pytest
 
 from scripts import all_embeddings
 from scripts.all_embeddings import COMMANDS, Memory, collapses, default_jobs, passed_on, shared_cores
-from ubp.jobs import longest_first
+from ubp.cli.jobs import longest_first
 
 MEMORY = Memory(full=3.2, demo=1.0, log=1.0)
 

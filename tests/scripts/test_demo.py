@@ -9,7 +9,7 @@ import time
 import pytest
 
 from scripts.demo import run_stage
-from ubp.errors import UserError
+from ubp.io.errors import UserError
 
 # Takes longer to end than subprocess.run would wait for it.
 SLOW_TO_END = """

@@ -7,10 +7,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from scripts import evaluate as command
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.evaluation.scores import Probe, Profiles, Scores
-from ubp.evaluation.tasks import TASKS
+from ubp.data.history import ChallengeData
+from ubp.data.targets import TASKS
+from ubp.evaluation.probes import Probe
+from ubp.evaluation.profiles import Profiles
+from ubp.evaluation.scores import Scores
+from ubp.io.errors import UserError
 
 PROBE = Probe("light", 16, 32, epochs=1, seeds=(0,))
 

@@ -6,12 +6,11 @@ import polars as pl
 import pytest
 
 from scripts import make_demo_data as demo
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.files import seal
-from ubp.paths import DataPaths
-from ubp.run import AlreadyDone
-from ubp.schema import EventType
+from ubp.data.history import ChallengeData
+from ubp.data.paths import DataPaths
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError
+from ubp.io.stage import AlreadyDone, seal
 
 CODES = f"[{' '.join(['7'] * 16)}]"
 UTC = datetime(2017, 1, 1, 17, 0, 0)  # noon in New York

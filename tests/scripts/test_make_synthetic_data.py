@@ -28,15 +28,16 @@ from scripts.make_synthetic_data import (
     write,
 )
 from stat_features.stat_features import statistics
-from ubp import schema
-from ubp.config import composed, parse
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.evaluation.tasks import TASKS, TargetRules, labels, load_targets, load_window, make_targets
-from ubp.files import fingerprint
-from ubp.paths import CONFIGS, REPOSITORY, DataPaths
-from ubp.schema import EventType
-from ubp.split import SplitDates, write_split
+from ubp.cli.config import composed, parse
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.data.schema import EventType
+from ubp.data.split import SplitDates, write_split
+from ubp.data.targets import TASKS, TargetRules, make_targets
+from ubp.evaluation.tasks import labels, load_targets, load_window
+from ubp.io.errors import UserError
+from ubp.io.files import fingerprint
 
 PUBLISHED = {
     EventType.PRODUCT_BUY: 1_682_296,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from scripts.split import split
-from ubp.data import ChallengeData
-from ubp.evaluation.tasks import TargetRules
-from ubp.run import AlreadyDone
-from ubp.split import SplitDates
+from ubp.data.history import ChallengeData
+from ubp.data.split import SplitDates
+from ubp.data.targets import TargetRules
+from ubp.io.stage import AlreadyDone
 
 
 def run(paths, overwrite=False) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from stat_features.stat_features import COLUMNS, statistics
-from ubp.data import ChallengeData
-from ubp.schema import EventType
+from ubp.data.history import ChallengeData
+from ubp.data.schema import EventType
 
 BUY, ADD, REMOVE, VISIT, SEARCH = EventType
 DAY = timedelta(days=1)

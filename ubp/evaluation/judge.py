@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ubp.data.targets import Targets, Task
 from ubp.evaluation.metrics import TaskMetrics, TaskScore
-from ubp.evaluation.scores import Probe
-from ubp.evaluation.tasks import Targets, Task
+from ubp.evaluation.probes import Probe
 
 # torch's seed is the whole process's: nobody else may draw while a model draws its first weights.
 _SEEDING = threading.Lock()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
-from ubp.evaluation.tasks import Targets, Task
+from ubp.data.targets import Targets, Task
 
 AUROC_WEIGHT: Final = 0.8
 NOVELTY_WEIGHT: Final = 0.1

@@ -14,14 +14,17 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ubp import schema
-from ubp.data import load_clients
-from ubp.errors import UserError
+from ubp.data import schema
+from ubp.data.paths import DataPaths
+from ubp.data.reading import load_clients
+from ubp.data.targets import TASKS, Task
 from ubp.evaluation.judge import TaskData, judge
 from ubp.evaluation.metrics import TaskScore
-from ubp.evaluation.scores import Probe, Profiles, Scores
-from ubp.evaluation.tasks import TASKS, Task, labels, load_targets, load_window
-from ubp.paths import DataPaths
+from ubp.evaluation.probes import Probe
+from ubp.evaluation.profiles import Profiles
+from ubp.evaluation.scores import Scores
+from ubp.evaluation.tasks import labels, load_targets, load_window
+from ubp.io.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
+from ubp.data.targets import TASKS, Targets
 from ubp.evaluation import judge as judge_module
 from ubp.evaluation import scoring
 from ubp.evaluation.judge import JudgeModel, TaskData, judge
-from ubp.evaluation.scores import Probe
-from ubp.evaluation.tasks import TASKS, Targets
+from ubp.evaluation.probes import Probe
 
 OF = {task.name: task for task in TASKS}
 THIN, WIDE, COLUMNS, TARGETS = 24, 40, 9, 13

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
+from ubp.data.targets import TASKS, Targets
 from ubp.evaluation.metrics import TaskMetrics, TaskScore, normalised_popularity
-from ubp.evaluation.tasks import TASKS, Targets
 
 CPU = torch.device("cpu")
 OF = {task.name: task for task in TASKS}

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from ubp.data import ChallengeData
-from ubp.embeddings import EmbeddingTable
-from ubp.entry import write_entry
-from ubp.errors import UserError
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.entry import write_entry
+from ubp.data.history import ChallengeData
+from ubp.data.split import SplitDates, write_split
+from ubp.data.targets import TASKS, TargetRules, make_targets
 from ubp.evaluation import scoring
 from ubp.evaluation.judge import judge
-from ubp.evaluation.scores import Probe, Scores, load_profiles, scores_file
+from ubp.evaluation.probes import Probe
+from ubp.evaluation.profiles import load_profiles
+from ubp.evaluation.scores import Scores, scores_file
 from ubp.evaluation.scoring import score, task_data
-from ubp.evaluation.tasks import TASKS, TargetRules, make_targets
-from ubp.split import SplitDates, write_split
+from ubp.io.errors import UserError
 
 OF = {task.name: task for task in TASKS}
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubp.data import ChallengeData
-from ubp.errors import UserError
-from ubp.evaluation.tasks import TASKS, TargetRules, Targets, Task, labels, load_targets, load_window, make_targets
-from ubp.paths import DataPaths
-from ubp.schema import EventType
-from ubp.split import SplitDates, write_split
+from ubp.data.history import ChallengeData
+from ubp.data.paths import DataPaths
+from ubp.data.schema import EventType
+from ubp.data.split import SplitDates, write_split
+from ubp.data.targets import TASKS, TargetRules, Targets, Task, make_targets
+from ubp.evaluation.tasks import labels, load_targets, load_window
+from ubp.io.errors import UserError
 
 BUY = EventType.PRODUCT_BUY
 OF = {task.name: task for task in TASKS}

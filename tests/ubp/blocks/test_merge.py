@@ -1,0 +1,390 @@
+"""Blocks side by side: each value beside its own client, whatever the order; refusals name the remedy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
+
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.entry import write_entry
+from ubp.blocks.merge import Block, Profile, RootMeanSquare, align, check_histories, find_blocks, merge
+from ubp.cli.config import composed, parse
+from ubp.data.paths import CONFIGS
+from ubp.io.errors import UserError
+
+MEAN = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "mean"}
+MINUS_ONE = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "constant", "fill_value": -1.0}
+STANDARD = {"_target_": "sklearn.preprocessing.StandardScaler"}
+CLIENTS = np.array([5, 1, 9, 3, 7, 2])
+
+
+def write(path, ids, vectors, **lineage):
+    EmbeddingTable(np.asarray(ids, np.int64), np.asarray(vectors, np.float32), lineage).write(path)
+    return path
+
+
+def draw(ids, columns, seed=0):
+    return np.random.default_rng(seed).normal(2, 3, (len(ids), columns)).astype(np.float32)
+
+
+def merged(folder, blocks, clients=CLIENTS, imputer=None):
+    profile = Profile(blocks, imputer)
+    return merge(profile, find_blocks(profile, folder), clients)
+
+
+ids_lists = st.lists(st.integers(-3, 30), unique=True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ids_lists, ids_lists)
+def test_align_is_that_of_a_dict(block_ids, clients):
+    table = EmbeddingTable(np.array(block_ids, np.int64), np.zeros((len(block_ids), 1), np.float32), {})
+    rows, places = align(table, np.array(clients, np.int64))
+    row_of = {client: row for row, client in enumerate(block_ids)}
+    wanted = [(row_of[client], place) for place, client in enumerate(clients) if client in row_of]
+    assert list(zip(rows.tolist(), places.tolist(), strict=True)) == wanted
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_every_value_lands_beside_its_own_client(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("blocks")
+    clients = data.draw(st.lists(st.integers(0, 20), unique=True, min_size=1))
+    wanted = [[] for _ in clients]
+    blocks = {}
+    for name in ("a", "b"):
+        # shuffled, with some clients missing and strangers among them
+        kept = data.draw(st.lists(st.sampled_from(clients), unique=True, min_size=1))
+        strangers = data.draw(st.lists(st.integers(50, 60), unique=True))
+        ids = data.draw(st.permutations(kept + strangers))
+        vectors = np.array([[client, client * 100 + ord(name)] for client in ids], np.float32)
+        write(folder / f"{name}.parquet", ids, vectors)
+        vector_of = dict(zip(ids, vectors.tolist(), strict=True))
+        for row, client in zip(wanted, clients, strict=True):
+            row.extend(vector_of.get(client, [-1, -1]))
+        blocks[name] = Block()
+    found = merged(folder, blocks, np.array(clients), MINUS_ONE)
+    assert found.dtype == np.float32
+    assert found.tolist() == wanted
+
+
+def test_a_block_of_all_clients_needs_no_imputer(tmp_path):
+    vectors = draw(CLIENTS, 3)
+    write(tmp_path / "a.parquet", CLIENTS[::-1], vectors[::-1])
+    assert (merged(tmp_path, {"a": Block()}) == vectors).all()
+
+
+def test_missing_rows_without_an_imputer(tmp_path):
+    write(tmp_path / "a.parquet", CLIENTS[:4], draw(CLIENTS[:4], 3))
+    with pytest.raises(UserError, match="block a: 2 clients are without it and there is no imputer; name one"):
+        merged(tmp_path, {"a": Block()})
+
+
+@pytest.mark.parametrize(("imputer", "fills"), [(MEAN, "mean"), (MINUS_ONE, -1)])
+@pytest.mark.parametrize("own", [True, False], ids=["the block's own", "the profile's"])
+def test_imputers_fill_the_missing_rows_only(tmp_path, imputer, fills, own):
+    vectors = draw(CLIENTS[:4], 3)
+    write(tmp_path / "a.parquet", CLIENTS[:4], vectors)
+    other = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "constant", "fill_value": 99.0}
+    block = Block(imputer=imputer) if own else Block()
+    found = merged(tmp_path, {"a": block}, imputer=other if own else imputer)
+    assert (found[:4] == vectors).all()
+    wanted = np.broadcast_to(vectors.mean(axis=0) if fills == "mean" else fills, (2, 3))
+    assert found[4:] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_drop_zeros_counts_zero_vectors_as_missing(tmp_path):
+    vectors = draw(CLIENTS, 2)
+    vectors[[0, 3]] = 0
+    vectors[1, 0] = 0  # a single zero is a value
+    write(tmp_path / "a.parquet", CLIENTS, vectors)
+    kept = [1, 2, 4, 5]
+    found = merged(tmp_path, {"a": Block(drop_zeros=True, scaler=STANDARD)}, imputer=MINUS_ONE)
+    assert (found[[0, 3]] == -1).all()
+    assert found[kept] == pytest.approx(StandardScaler().fit_transform(vectors[kept]), abs=1e-5)
+    assert (merged(tmp_path, {"a": Block(drop_zeros=False)}) == vectors).all()
+
+
+def test_a_scaler_is_of_each_column_or_of_all_values_at_once(tmp_path):
+    vectors = draw(CLIENTS, 3) * [1, 10, 100]
+    write(tmp_path / "a.parquet", CLIENTS, vectors)
+    vectors = vectors.astype(np.float32)
+    columns = merged(tmp_path, {"a": Block(scaler=STANDARD)})
+    assert columns == pytest.approx((vectors - vectors.mean(0)) / vectors.std(0), abs=1e-4)
+    whole = merged(tmp_path, {"a": Block(scaler=STANDARD | {"global": True})})
+    assert whole == pytest.approx((vectors - vectors.mean()) / vectors.std(), abs=1e-4)
+    assert merged(tmp_path, {"a": Block(scaler=STANDARD | {"global": False})}) == pytest.approx(columns)
+
+
+def test_a_scaler_is_fitted_on_the_clients_of_the_entry(tmp_path):
+    ids = [*CLIENTS, 100, 101]
+    vectors = draw(ids, 2)
+    vectors[-2:] = 1e6
+    write(tmp_path / "a.parquet", ids, vectors)
+    found = merged(tmp_path, {"a": Block(scaler=STANDARD)})
+    assert found == pytest.approx(StandardScaler().fit_transform(vectors[:-2]), abs=1e-4)
+
+
+def test_processor_then_scaler_as_plain_sklearn(tmp_path):
+    ids = np.arange(40)
+    vectors = draw(ids, 12)
+    write(tmp_path / "a.parquet", ids, vectors)
+    pca = {"_target_": "sklearn.decomposition.PCA", "n_components": 4, "random_state": 0}
+    quantile = {"_target_": "sklearn.preprocessing.QuantileTransformer", "n_quantiles": 20, "random_state": 0}
+    found = merged(tmp_path, {"a": Block(processor=pca, scaler=quantile)}, ids)
+    reduced = PCA(4, random_state=0).fit_transform(vectors)
+    wanted = QuantileTransformer(n_quantiles=20, random_state=0).fit_transform(reduced)
+    assert found.shape == (40, 4)
+    assert found == pytest.approx(wanted.astype(np.float32), abs=1e-5)
+
+
+def test_a_processor_that_decides_its_own_width(tmp_path):
+    ids = np.arange(40)
+    vectors = draw(ids, 6)
+    vectors[:, 3:] *= 1e-4
+    write(tmp_path / "a.parquet", ids, vectors)
+    most = {"_target_": "sklearn.decomposition.PCA", "n_components": 0.9}
+    with pytest.raises(UserError, match="block a: it comes to 3 columns, not 6: say so with columns="):
+        merged(tmp_path, {"a": Block(processor=most)}, ids)
+    assert merged(tmp_path, {"a": Block(processor=most, columns=3)}, ids).shape == (40, 3)
+
+
+def test_more_than_2048_columns(tmp_path):
+    write(tmp_path / "a.parquet", [1], np.ones((1, 2000)))
+    write(tmp_path / "b.parquet", [1], np.ones((1, 49)))
+    with pytest.raises(UserError, match=r"2,049 columns \(a 2,000, b 49\); at most 2,048.*~blocks.NAME.*PCA"):
+        merged(tmp_path, {"a": Block(), "b": Block()}, np.array([1]))
+    write(tmp_path / "b.parquet", [1], np.ones((1, 48)))
+    assert merged(tmp_path, {"a": Block(), "b": Block()}, np.array([1])).shape == (1, 2048)
+
+
+def test_missing_blocks_are_each_named_with_those_that_exist(tmp_path):
+    for name in ("there_b", "there_a"):
+        write(tmp_path / f"{name}.parquet", [1], [[1.0]])
+    (tmp_path / ".123.half.parquet").write_text("half")
+    with pytest.raises(UserError) as caught:
+        find_blocks(Profile({"x": Block(), "there_a": Block(), "y": Block(path=str(tmp_path / "own"))}), tmp_path)
+    first, second = caught.value.messages
+    assert f"{tmp_path}/x.parquet: no such block (x); there are: there_a, there_b; make it" in first
+    assert "~blocks.x" in first
+    assert f"{tmp_path}/own: no such block (y)" in second
+
+
+def test_a_merge_of_nothing(tmp_path):
+    with pytest.raises(UserError, match="needs at least one"):
+        find_blocks(Profile(), tmp_path)
+
+
+def test_blocks_of_other_histories_are_each_named(tmp_path, caplog):
+    paths = {
+        "same": write(tmp_path / "same.parquet", [1], [[1.0]], fingerprint="now"),
+        "old": write(tmp_path / "old.parquet", [1], [[1.0]], fingerprint="then"),
+        "older": write(tmp_path / "older.parquet", [1], [[1.0]], fingerprint="long ago"),
+        "unknown": write(tmp_path / "unknown.parquet", [1], [[1.0]]),
+    }
+    with pytest.raises(UserError) as caught:
+        check_histories(paths, "now", tmp_path / "raw")
+    first, second = caught.value.messages
+    assert f"{paths['old']}: made from another history than {tmp_path / 'raw'}" in first
+    assert "make older again" in second
+    assert f"{paths['unknown']}: no lineage" in caplog.text
+    check_histories({"same": paths["same"]}, "now", tmp_path / "raw")
+
+
+def test_a_folder_from_outside_is_a_block(tmp_path):
+    outside = tmp_path / "theirs"
+    outside.mkdir()
+    vectors = draw(CLIENTS, 3).astype(np.float16)
+    np.save(outside / "client_ids.npy", CLIENTS[::-1])
+    np.save(outside / "embeddings.npy", vectors[::-1])
+    own = draw(CLIENTS, 2)
+    write(tmp_path / "own.parquet", CLIENTS, own)
+    found = merged(tmp_path, {"own": Block(), "theirs": Block(path=str(outside))})
+    assert (found == np.hstack([own, vectors])).all()
+
+
+def test_a_block_of_none_of_the_clients(tmp_path):
+    write(tmp_path / "a.parquet", [100, 101], np.ones((2, 3)))
+    with pytest.raises(UserError, match="block a: it has none of the clients"):
+        merged(tmp_path, {"a": Block()}, imputer=MEAN)
+
+
+def test_values_that_a_scaler_makes_infinite(tmp_path):
+    write(tmp_path / "a.parquet", CLIENTS, np.full((6, 2), 0.0))
+    logarithm = {"_target_": "hydra.utils.get_method", "path": "numpy.log"}
+    log = {"_target_": "sklearn.preprocessing.FunctionTransformer", "func": logarithm}
+    with np.errstate(divide="ignore"), pytest.raises(UserError, match="block a: values that are not finite after"):
+        merged(tmp_path, {"a": Block(scaler=log)})
+
+
+@pytest.mark.parametrize(
+    ("scaler", "says"),
+    [
+        ({"_target_": "sklearn.preprocessing.NoSuchScaler"}, "NoSuchScaler"),
+        (STANDARD | {"no_such_setting": 1}, "no_such_setting"),
+    ],
+)
+def test_a_transformer_that_does_not_exist_is_one_line(tmp_path, scaler, says):
+    write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 2))
+    with pytest.raises(UserError, match=says) as caught:
+        merged(tmp_path, {"a": Block(scaler=scaler)})
+    (message,) = caught.value.messages
+    assert "\n" not in message
+
+
+def test_a_transformer_that_does_not_fit_is_one_line(tmp_path):
+    write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 20))
+    pca = {"_target_": "sklearn.decomposition.PCA", "n_components": 15}
+    with pytest.raises(UserError, match="block a: n_components=15 must be between") as caught:
+        merged(tmp_path, {"a": Block(processor=pca)})
+    assert len(caught.value.messages) == 1
+
+
+def test_a_folder_beside_the_parquets_is_found_by_its_name(tmp_path):
+    write_entry(tmp_path / "theirs", np.arange(3), np.ones((3, 2), np.float32))
+    assert find_blocks(Profile({"theirs": Block()}), tmp_path) == {"theirs": tmp_path / "theirs"}
+
+
+# --- the five ensembles ------------------------------------------------------------------------------
+
+UNIT, QUANTILES, PCA_64, PCA_128 = "unit_length", "quantiles", 64, 128
+# Each block's processor and scaler, in the order of the columns, as shared/SYSTEMS.md has them.
+SMALLEST = {
+    "als_64_buy_add_categories": (None, UNIT),
+    "als_64_visits_relevant": (None, UNIT),
+    "next_sku_128_4_4": (None, UNIT),
+    "next_url_192_6_4": (None, UNIT),
+    "stat_features": (None, QUANTILES),
+    "gru_ae_day_event": (None, UNIT),
+    "gru_ae_sku_text": (PCA_64, UNIT),
+    "smollm2_all_interactions": (PCA_128, UNIT),
+    "search_llm": (PCA_64, UNIT),
+}
+LARGER = SMALLEST | {"gru_ae_event_cat_price_sku_url": (PCA_64, UNIT)}
+WITH_WEEK = LARGER | {"gru_ae_week_event_cat_price_sku_url": (PCA_64, UNIT)}
+ENSEMBLES = {
+    "score_4_7406": (SMALLEST, "constant"),
+    "score_4_7418": (SMALLEST, "mean"),
+    "score_4_7484": (LARGER, "mean"),
+    "score_4_7499": (WITH_WEEK, "mean"),
+    "best_solution": (WITH_WEEK | {"lightfm": (None, UNIT)}, "mean"),
+}
+SCALERS = {
+    "sklearn.preprocessing.Normalizer": UNIT,
+    "sklearn.preprocessing.QuantileTransformer": QUANTILES,
+}
+
+
+def ensemble(name):
+    return parse(Profile, composed(CONFIGS / "merge", name, ["data_path=x"]), ["blocks", "imputer"])
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensembles_are_the_published_ones(name):
+    blocks, strategy = ENSEMBLES[name]
+    profile = ensemble(name)
+    found = {
+        block: (settings.processor and settings.processor["n_components"], SCALERS[settings.scaler["_target_"]])
+        for block, settings in profile.blocks.items()
+    }
+    assert list(found.items()) == list(blocks.items())
+    assert all(settings.drop_zeros and settings.imputer is None for settings in profile.blocks.values())
+    assert profile.imputer["strategy"] == strategy
+    assert profile.imputer.get("fill_value", 0) == 0
+    quantiles = profile.blocks["stat_features"].scaler
+    assert quantiles["output_distribution"] == "uniform"
+
+
+def by_plain_sklearn(ids, vectors, clients, processor, scaler, fill):
+    """One block of an ensemble, client by client where it can be."""
+    row_of = {client: row for row, client in enumerate(ids) if vectors[row].any()}
+    kept = vectors[[row_of[client] for client in clients if client in row_of]].astype(np.float64)
+    if processor:
+        kept = PCA(processor, svd_solver="full").fit_transform(kept)
+    if scaler == UNIT:
+        kept = np.array([vector / np.linalg.norm(vector) for vector in kept])
+    else:
+        kept = QuantileTransformer(random_state=0).fit_transform(kept)
+    values = iter(kept)
+    missing = kept.mean(axis=0) if fill == "mean" else np.zeros(kept.shape[1])
+    return np.array([next(values) if client in row_of else missing for client in clients])
+
+
+@pytest.mark.parametrize("name", ["score_4_7406", "best_solution"])
+def test_an_ensemble_is_that_of_plain_sklearn(tmp_path, name):
+    blocks, fill = ENSEMBLES[name]
+    rng = np.random.default_rng(1)
+    clients = rng.permutation(1200)
+    wanted = []
+    for number, (block, (processor, scaler)) in enumerate(blocks.items()):
+        # Some clients lack the block, some have a vector of zeros, strangers are in it; search_llm is 64 wide as it is.
+        ids = rng.permutation(1500)[:1300]
+        columns = 64 if block == "search_llm" else (processor or 5) + number
+        # Directions of clearly different lengths: PCA's are then the same whoever computes them.
+        vectors = (rng.normal(size=(1300, columns)) * np.linspace(6, 1, columns) ** 2 + 1).astype(np.float32)
+        vectors[:40] = 0
+        write(tmp_path / f"{block}.parquet", ids, vectors)
+        wanted.append(by_plain_sklearn(ids.tolist(), vectors, clients.tolist(), processor, scaler, fill))
+    found = merge(ensemble(name), find_blocks(ensemble(name), tmp_path), clients)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(np.hstack(wanted), abs=2e-3)
+    assert np.abs(found - np.hstack(wanted)).mean() < 1e-5
+
+
+def test_a_block_narrower_than_its_pca(tmp_path):
+    write(tmp_path / "a.parquet", np.arange(200), draw(np.arange(200), 32))
+    wide = {"_target_": "sklearn.decomposition.PCA", "n_components": 64}
+    says = r"block a: it has 32 columns and its processor is to make 64 of them; .*processor.n_components=32"
+    with pytest.raises(UserError, match=says):
+        merged(tmp_path, {"a": Block(processor=wide)}, np.arange(200))
+
+
+def test_a_pca_to_the_blocks_own_width_is_a_rotation(tmp_path):
+    ids = np.arange(300)
+    vectors = draw(ids, 8)
+    write(tmp_path / "a.parquet", ids, vectors)
+    same = {"_target_": "sklearn.decomposition.PCA", "n_components": 8, "svd_solver": "covariance_eigh"}
+    found = merged(tmp_path, {"a": Block(processor=same)}, ids)
+    centred = vectors - vectors.mean(axis=0)
+    assert found @ found.T == pytest.approx(centred @ centred.T, abs=0.02)
+
+
+def test_pca_gives_the_same_bits_again(tmp_path):
+    ids = np.arange(500)
+    write(tmp_path / "a.parquet", ids, draw(ids, 100))
+    pca = ensemble("best_solution").blocks["gru_ae_sku_text"].processor
+    first, again = (merged(tmp_path, {"a": Block(processor=pca)}, ids) for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("imputer", [MEAN, MEAN | {"strategy": "median"}, MINUS_ONE])
+def test_imputing_is_that_of_sklearn_on_the_whole_block(tmp_path, imputer):
+    clients = np.arange(50)
+    vectors = draw(clients, 4)
+    write(tmp_path / "a.parquet", clients[10:], vectors[10:])
+    whole = vectors.copy()
+    whole[:10] = np.nan
+    wanted = SimpleImputer(**{key: value for key, value in imputer.items() if key != "_target_"}).fit_transform(whole)
+    assert merged(tmp_path, {"a": Block()}, clients, imputer) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_file_is_left_as_it_is(tmp_path):
+    path = write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 3))
+    before = path.read_bytes()
+    in_place = {"_target_": "sklearn.preprocessing.Normalizer", "copy": False}
+    merged(tmp_path, {"a": Block(scaler=in_place)})
+    assert path.read_bytes() == before
+
+
+def test_vectors_keep_their_relative_lengths_at_a_root_mean_square_of_one():
+    vectors = np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32) * np.arange(1, 51)[:, None]
+    scaled = RootMeanSquare().fit_transform(vectors)
+    assert (scaled**2).sum(axis=1).mean() == pytest.approx(1)
+    lengths = np.linalg.norm(vectors, axis=1), np.linalg.norm(scaled, axis=1)
+    np.testing.assert_allclose(lengths[1] / lengths[0], lengths[1][0] / lengths[0][0], rtol=1e-5)
+    fitted = RootMeanSquare().fit(vectors)
+    np.testing.assert_allclose(fitted.transform(vectors[:3]), scaled[:3])
+    assert not RootMeanSquare().fit_transform(np.zeros((3, 2), np.float32)).any()

@@ -1,0 +1,168 @@
+"""Files appear whole or not at all; fingerprints tell contents apart."""
+
+import fcntl
+import os
+import time
+
+import pytest
+
+from ubp.io import files
+from ubp.io.files import digest_of, fingerprint, locked, stamp, written_aside
+from ubp.io.stage import seal, sealed
+
+
+class Halfway(Exception):
+    """Stands for a crash while a file is written."""
+
+
+def crash_while_writing(path, file=None):
+    """Begin to write a file, or a file of a folder, and fail."""
+    with written_aside(path) as aside:
+        if file is not None:
+            aside.mkdir()
+            aside = aside / file
+        aside.write_text("half of the n")
+        raise Halfway
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_on_success(tmp_path):
+    path = tmp_path / "made" / "here" / "a.txt"
+    for text in ("old", "new"):
+        with written_aside(path) as aside:
+            assert aside.parent == path.parent
+            assert aside.suffix == path.suffix
+            aside.write_text(text)
+        assert path.read_text() == text
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_a_file_stays_as_it_was_on_an_error(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(Halfway):
+        crash_while_writing(path)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_new_file_does_not_appear_on_an_error(tmp_path):
+    with pytest.raises(Halfway):
+        crash_while_writing(tmp_path / "a.txt")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "entry"
+    for name in ("old.npy", "new.npy"):
+        with written_aside(folder) as aside:
+            aside.mkdir()
+            (aside / name).write_text(name)
+    assert names(folder) == ["new.npy"]
+    assert names(tmp_path) == ["entry"]
+
+
+def test_a_folder_stays_as_it_was_on_an_error(tmp_path):
+    folder = tmp_path / "entry"
+    folder.mkdir()
+    (folder / "old.npy").write_text("old")
+    with pytest.raises(Halfway):
+        crash_while_writing(folder, "new.npy")
+    assert names(folder) == ["old.npy"]
+    assert names(tmp_path) == ["entry"]
+
+
+def test_what_a_killed_run_left_aside_does_not_get_in_the_way(tmp_path):
+    path = tmp_path / "a.txt"
+    left = tmp_path / f".{os.getpid()}.a.txt"
+    left.mkdir()
+    (left / "junk").write_text("junk")
+    with written_aside(path) as aside:
+        aside.write_text("new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_fingerprint_is_of_the_content_not_of_name_or_date(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"1234")
+    b.write_bytes(b"1234")
+    os.utime(b, (1, 1))
+    assert fingerprint(a) == fingerprint(b)
+    b.write_bytes(b"1235")
+    assert fingerprint(a) != fingerprint(b)
+
+
+@pytest.mark.parametrize("at", [0, 40, 99])
+def test_fingerprint_of_a_large_file_samples_its_blocks(tmp_path, monkeypatch, at):
+    monkeypatch.setattr(files, "_BLOCK", 10)
+    monkeypatch.setattr(files, "_BLOCKS", 4)  # of 100 bytes: 0..9, 30..39, 60..69, 90..99
+    path = tmp_path / "large"
+    content = bytearray(range(100))
+    path.write_bytes(content)
+    before = fingerprint(path)
+    assert fingerprint(path) == before
+    content[at] ^= 255
+    path.write_bytes(content)
+    assert (fingerprint(path) != before) == (at != 40)  # 40 lies between the blocks
+    path.write_bytes(content + b"x")
+    assert fingerprint(path) != before
+
+
+def test_digest_tells_parts_apart():
+    assert digest_of("ab", "c") != digest_of("a", "bc")
+    assert digest_of(1, None) == digest_of(1, None)
+
+
+def test_sealed_only_while_key_and_outputs_are_the_same(tmp_path):
+    at, outputs = tmp_path / "done" / "x", [tmp_path / "a", tmp_path / "b"]
+    for path in outputs:
+        path.write_text(path.name)
+    assert not sealed(at, "key", outputs)
+    seal(at, "key", outputs)
+    assert sealed(at, "key", outputs)
+    assert not sealed(at, "other key", outputs)
+    outputs[1].write_text("changed")
+    assert not sealed(at, "key", outputs)
+    outputs[1].unlink()
+    assert not sealed(at, "key", outputs)
+
+
+def test_a_lock_says_who_holds_it_and_nobody_afterwards(tmp_path):
+    path = tmp_path / "made" / "here"
+    for _ in range(2):
+        with locked(path, "a block") as waited:
+            assert not waited
+            assert path.read_text().startswith(f"PID {os.getpid()} on {os.uname().nodename}, which is making a block")
+            with path.open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert path.read_text() == ""
+
+
+def test_a_lock_is_given_back_though_a_forked_child_lives(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path, "a block"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with path.open() as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where it is held
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_a_stamp_changes_with_what_is_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    assert stamp(path) is None
+    path.write_text("1")
+    before = stamp(path)
+    assert stamp(path) == before
+    with written_aside(path) as aside:
+        aside.write_text("1")
+    assert stamp(path) != before

@@ -1,0 +1,340 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ubp.training.host_reads import host_reads
+from tests.ubp.training.toy import Copier, Numbers, OnNccl, Recaller, settings
+from ubp.io.errors import UserError
+from ubp.training.encode import encode, to_device
+from ubp.training.fit import fit, make_loggers
+from ubp.training.kernels import choose_kernels, limited_threads, threads_for
+from ubp.training.model import as_it_is, in_pieces, losses_of
+from ubp.training.partition import split_rows
+
+
+def weights(trained):
+    return torch.cat([values.flatten() for values in trained.model.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return fit(Copier(), Numbers(), settings(), folder, seed=1), folder
+
+
+def test_rows_are_split_by_purpose_each_once():
+    parts = split_rows(1000, settings(), seed=0)
+    assert (len(parts.held_out), len(parts.validation), len(parts.train)) == (20, 10, 970)
+    together = np.concatenate([parts.train, parts.validation, parts.held_out])
+    np.testing.assert_array_equal(np.sort(together), np.arange(1000))
+    assert len(split_rows(3, settings(), seed=0).train) == 1
+    with pytest.raises(UserError, match="at least 3"):
+        split_rows(2, settings(), seed=0)
+
+
+@pytest.mark.parametrize("fail_at", [2, 9, 17, 26])
+def test_a_killed_run_taken_up_again_gives_the_undisturbed_result(fail_at, undisturbed, tmp_path):
+    """Eight steps an epoch: the kills fall into each of the four epochs."""
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(Copier(fail_at), Numbers(), settings(), tmp_path, seed=1)
+    resumed = fit(Copier(), Numbers(), settings(), tmp_path, seed=1)
+    assert torch.equal(weights(resumed), weights(undisturbed[0]))
+    assert resumed.best_score == undisturbed[0].best_score
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(undisturbed, tmp_path):
+    same = fit(Copier(), Numbers(), settings(), tmp_path / "same", seed=1)
+    other = fit(Copier(), Numbers(), settings(), tmp_path / "other", seed=2)
+    assert torch.equal(weights(same), weights(undisturbed[0]))
+    assert not torch.equal(weights(other), weights(undisturbed[0]))
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7])
+def test_a_step_in_pieces_is_the_step_as_a_whole(piece, tmp_path):
+    whole = fit(Copier(dropout=0), Numbers(), settings(piece=8), tmp_path / "whole", seed=1)
+    pieces = fit(Copier(dropout=0), Numbers(), settings(piece=piece), tmp_path / "pieces", seed=1)
+    torch.testing.assert_close(weights(pieces), weights(whole), rtol=1e-4, atol=1e-6)
+    assert pieces.best_score == pytest.approx(whole.best_score, rel=1e-4)
+
+
+def test_a_model_may_bring_sparse_gradients_and_a_score_of_its_own(tmp_path):
+    before = Recaller().table.weight.detach().clone()
+    trained = fit(Recaller(), Numbers(), settings(piece=3), tmp_path, seed=1)
+    changed = (trained.model.table.weight != before).any(dim=1).nonzero().flatten().numpy()
+    np.testing.assert_array_equal(changed, trained.parts.train)  # only the rows that training met
+    with torch.inference_mode():
+        wanted = -trained.model.eval().loss(Numbers().batch(trained.parts.validation))
+    assert trained.best_score == pytest.approx(float(wanted), rel=1e-5)
+
+
+class Drawing(Numbers):
+    """Remembers what was drawn for its batches."""
+
+    def batch(self, rows, generator=None):
+        self.__dict__.setdefault("drawn", []).append(None if generator is None else float(generator.random()))
+        return super().batch(rows)
+
+
+def test_what_a_source_draws_in_training_differs_from_step_to_step_and_not_from_run_to_run(tmp_path):
+    source, again = Drawing(), Drawing()
+    fit(Copier(), source, settings(max_epochs=2), tmp_path / "one", seed=1)
+    fit(Copier(), again, settings(max_epochs=2), tmp_path / "two", seed=1)
+    drawn = [number for number in source.drawn if number is not None]
+    assert source.drawn == again.drawn
+    assert len(drawn) == len(set(drawn)) == 2 * 8  # steps
+    assert None in source.drawn  # validation
+
+
+def test_the_best_epoch_is_the_one_that_is_used(tmp_path):
+    """With a huge learning rate the first epoch is the best; its weights come back, not the last ones."""
+    trained = fit(Copier(), Numbers(), settings(learning_rate=0.5, max_epochs=6, patience=6), tmp_path, seed=1)
+    batch = Numbers().batch(trained.parts.validation)
+    with torch.inference_mode():
+        assert float(trained.model.eval().loss(batch)) == pytest.approx(trained.best_score, rel=1e-5)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert not torch.equal(last["model.down.weight"], trained.model.down.weight)
+
+
+def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path):
+    trained = fit(Copier(), Numbers(), settings(learning_rate=0.0, max_epochs=50, patience=2), tmp_path, seed=1)
+    assert trained.epochs == 3
+
+
+def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
+    """Killed while it encoded or saved, and given again."""
+    patient = settings(learning_rate=0.1, max_epochs=60, patience=2)
+    first = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
+    assert first.epochs < 60
+    again = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
+    assert again.epochs == first.epochs
+    assert torch.equal(weights(again), weights(first))
+    np.testing.assert_array_equal(encode(again, Numbers(), tmp_path), encode(first, Numbers(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"batch_size": 0}, "trainer.batch_size=0: must be at least 1"),
+        ({"max_epochs": 0}, "trainer.max_epochs=0: must be at least 1"),
+        ({"piece": 0}, "trainer.piece=0: must be at least 1, or null"),
+        ({"threads": 0}, "trainer.threads=0: must be at least 1, or null"),
+        ({"workers": -1}, "trainer.workers=-1: must be at least 0, or null"),
+        ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
+        ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
+        ({"precision": "16-mixed"}, "trainer.precision=16-mixed: must be bf16-mixed or 32-true"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(change, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        settings(**change)
+
+
+@pytest.mark.parametrize("change", [{"strategy": "foo"}, {"precision": "foo"}, {"accelerator": "foo"}])
+def test_what_lightning_refuses_is_one_line(change, tmp_path):
+    with pytest.raises(UserError, match=r"^trainer: [^\n]+$"):
+        fit(Copier(), Numbers(), settings(**change), tmp_path, seed=1)
+
+
+def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed, tmp_path):
+    trained, _ = undisturbed
+    vectors = encode(trained, Numbers(41), tmp_path)
+    np.testing.assert_array_equal(vectors[:, 0], np.arange(41))
+    with torch.inference_mode():
+        alone = [trained.model.eval().encode(Numbers().batch(np.array([row])))[0].numpy() for row in range(41)]
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["copier", "nccl"])
+def test_two_processes_train_and_encode_every_row_once(model, tmp_path):
+    """One of the models has a table with sparse gradients, which an exchange by NCCL would refuse."""
+    script = Path(__file__).with_name("toy.py")
+    line = [sys.executable, str(script), str(tmp_path), model]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    vectors = np.load(tmp_path / "vectors.npy")
+    np.testing.assert_array_equal(vectors[:, 0], np.arange(53))
+    assert np.isfinite(vectors).all()
+    assert not list(tmp_path.glob("part-*"))
+
+
+def test_the_toy_refuses_sparse_gradients_as_nccl_does(tmp_path):
+    with pytest.raises(RuntimeError, match="must be CUDA and dense"):
+        fit(OnNccl(), Numbers(), settings(), tmp_path, seed=1)
+
+
+def test_a_model_that_insists_on_sparse_gradients_cannot_meet_several_devices(tmp_path):
+    class Stubborn(Recaller):
+        def use_dense_gradients(self):
+            pass
+
+    with pytest.raises(UserError, match=r"^trainer\.strategy=ddp: Stubborn has sparse gradients.*trainer\.devices=1"):
+        fit(Stubborn(), Numbers(), settings(strategy="ddp"), tmp_path, seed=1)
+    torch.distributed.destroy_process_group()
+
+
+def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
+    class Broken(Copier):
+        def loss(self, batch):
+            return super().loss(batch) * float("nan")
+
+    with pytest.raises(UserError, match=r"trainer\.learning_rate"):
+        fit(Broken(), Numbers(), settings(), tmp_path, seed=1)
+
+
+def test_a_logger_that_is_not_installed_says_what_to_do():
+    with pytest.raises(UserError, match="install its package or choose logger=csv"):
+        make_loggers({"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger"}})
+
+
+def test_batches_by_two_spawned_processes_give_the_same_bits(undisturbed, tmp_path):
+    spawned = fit(Copier(), Numbers(), settings(workers=2), tmp_path, seed=1)
+    assert torch.equal(weights(spawned), weights(undisturbed[0]))
+    assert spawned.best_score == undisturbed[0].best_score
+
+
+def test_workers_are_two_for_a_gpu_unless_their_number_is_said():
+    assert (settings().workers_on("cuda"), settings().workers_on("cpu")) == (2, 0)
+    assert (settings(workers=0).workers_on("cuda"), settings(workers=5).workers_on("cpu")) == (0, 5)
+
+
+class Told(Copier):
+    """Remembers the loss and the rows of each step."""
+
+    steps_seen: list[list[tuple[float, int]]]
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.steps_seen = []
+
+    def loss(self, batch):
+        loss = super().loss(batch)
+        if self.training:
+            self.steps_seen.append((float(loss.detach()), len(batch["rows"])))
+        return loss
+
+
+def test_an_epochs_line_says_the_mean_loss_of_the_epoch(tmp_path, caplog):
+    model = Told()
+    with caplog.at_level("INFO", logger="ubp.training.lightning_loop"):
+        fit(model, Numbers(), settings(max_epochs=2, learning_rate=0.05), tmp_path, seed=1)
+    said = [float(loss) for loss in re.findall(r"train_loss ([\d.]+)", caplog.text)]
+    epochs = np.array_split(np.array(model.steps_seen), 2)
+    assert len({rows for _, rows in model.steps_seen}) > 1  # the last batch is smaller, and weighs less
+    wanted = [np.average(steps[:, 0], weights=steps[:, 1]) for steps in epochs]
+    assert said == pytest.approx(wanted, abs=6e-5)
+    assert abs(said[0] - model.steps_seen[len(epochs[0]) - 1][0]) > 1e-3  # not the last batch's
+
+
+class Threaded(Copier):
+    """Remembers how many threads its losses and vectors were worked out with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def loss(self, batch):
+        self.seen.add(torch.get_num_threads())
+        return super().loss(batch)
+
+    def encode(self, batch):
+        self.seen.add(torch.get_num_threads())
+        return super().encode(batch)
+
+
+@pytest.mark.parametrize(("asked", "allowed", "seen"), [(None, None, 1), (2, None, 2), (2, "1", 1), (1, "4", 1)])
+def test_training_and_encoding_take_their_threads_and_give_them_back(asked, allowed, seen, tmp_path, monkeypatch):
+    if allowed is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    model = Threaded()
+    with limited_threads(3):
+        trained = fit(model, Numbers(), settings(threads=asked, max_epochs=1), tmp_path, seed=1)
+        assert model.seen == {seen}
+        model.seen.clear()
+        encode(trained, Numbers(), tmp_path)
+        assert model.seen == {seen}
+        assert torch.get_num_threads() == 3
+
+
+class Wide(Copier):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+
+def test_threads_are_chosen_by_the_size_of_the_products():
+    """Rows 64, tokens 4; a recurrent layer goes token by token, a table of vectors is no product."""
+    sizes = settings(batch_size=256)
+    with limited_threads(3):
+        chosen = {
+            name: threads_for(Wide(layer), Numbers(), sizes)
+            for name, layer in {
+                "small": torch.nn.Linear(256, 256),
+                "large": torch.nn.Linear(512, 512),
+                "recurrent": torch.nn.GRU(256, 256),
+                "wide recurrent": torch.nn.GRU(512, 512),
+                "table": torch.nn.Embedding(10_000, 64),
+            }.items()
+        }
+        assert chosen == {"small": 1, "large": 3, "recurrent": 1, "wide recurrent": 3, "table": 1}
+        assert threads_for(Wide(torch.nn.Linear(512, 512)), Numbers(), settings(batch_size=4)) == 1
+    assert Wide(torch.nn.GRU(256, 128)).product(rows=32, time=99) == 32 * 128 * 3 * 128
+
+
+def test_kernels_are_deterministic_on_a_cpu_and_the_fastest_elsewhere(tmp_path):
+    fit(Copier(), Numbers(), settings(max_epochs=1), tmp_path, seed=1)
+    assert torch.are_deterministic_algorithms_enabled()
+    choose_kernels(torch.device("cuda"))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_float32_matmul_precision() == "high"
+    choose_kernels(torch.device("cpu"))
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def step(model, pieces, optimizers):
+    """What `fit` does in a step."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    losses = []
+    for loss, _ in losses_of(model, pieces):
+        loss.backward()
+        losses.append(loss.detach())
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return torch.stack(losses).sum()
+
+
+def test_a_step_reads_nothing_back_from_the_device():
+    model = Copier()
+    pieces = in_pieces(Numbers().batch(np.arange(20)), 8, as_it_is)
+    optimizers = model.optimizers(0.01)
+    with host_reads() as reads:
+        step(model, pieces, optimizers)
+    assert reads == []
+    with host_reads() as reads:
+        pieces[0]["values"][pieces[0]["rows"] > 2]
+        int(pieces[0]["rows"].max())
+    assert len(reads) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_step_on_a_gpu_makes_nobody_wait():
+    device = torch.device("cuda")
+    model = Copier().to(device)
+    optimizers = model.optimizers(0.01)
+    pieces = [to_device(piece, device) for piece in in_pieces(Numbers().batch(np.arange(20)), 8, model.on_host)]
+    step(model, pieces, optimizers)  # the first one sets things up
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(model, pieces, optimizers)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

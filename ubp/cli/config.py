@@ -1,0 +1,189 @@
+"""Configs in: one tree of YAML, unknown keys and wrong types refused with a line that names the known ones."""
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS, DataPaths
+from ubp.io.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+class _OneTree(SearchPathPlugin):
+    """Lets a config of a package's folder stand on ``configs/base.yaml`` and ``configs/preset/``.
+
+    A package's own ``preset/`` comes first in the search, so that it can give its own numbers.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("ubp", f"file://{CONFIGS}")
+
+
+Plugins.instance().register(_OneTree)
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command's config has (``configs/base.yaml``)."""
+
+    data_path: str
+    submit: bool
+    overwrite: bool
+    seed: int
+    cuda_visible_devices: str | None
+    unknown_sku: str
+    as_of: str | None
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Common":
+        """The common part of a command's config.
+
+        Raises:
+            UserError: a value has a wrong type.
+        """
+        devices = config.cuda_visible_devices
+        if isinstance(devices, ListConfig):  # cuda_visible_devices=[0,1]
+            config = config.copy()
+            config.cuda_visible_devices = ",".join(map(str, devices))
+        return parse(cls, config, _fields(cls))
+
+    @property
+    def paths(self) -> DataPaths:
+        return DataPaths(Path(self.data_path))
+
+    def whole_log(self) -> ChallengeData:
+        """All events, for what cuts the log by its own end.
+
+        Raises:
+            UserError: ``as_of`` is set, or see `data`.
+        """
+        if self.as_of:
+            raise UserError(f"as_of={self.as_of}: this command takes the whole log; leave as_of out")
+        return self.data(submit=True)
+
+    def data(self, submit: bool | None = None) -> ChallengeData:
+        """The history that the config names, checked.
+
+        Args:
+            submit: instead of the config's.
+
+        Raises:
+            UserError: see `ubp.data.history.ChallengeData`.
+        """
+        try:
+            as_of = datetime.fromisoformat(self.as_of) if self.as_of else None
+        except ValueError as error:
+            raise UserError(f"as_of={self.as_of}: not a day or time; write it as as_of=2022-10-01") from error
+        if as_of is not None and as_of.tzinfo is not None:
+            raise UserError(f"as_of={self.as_of}: has a time zone; write it in the log's local time, without one")
+        return ChallengeData(self.paths, self.submit if submit is None else submit, self.unknown_sku, as_of)  # type: ignore[arg-type]
+
+
+def parse(
+    settings: type[Settings], config: DictConfig, only: Sequence[str] | None = None, at: str | None = None
+) -> Settings:
+    """A part of the config as a dataclass, each value of the field's type.
+
+    Args:
+        settings: the dataclass.
+        config: its keys are the dataclass' fields.
+        only: look at these keys alone.
+        at: the part of the config that is meant; None for all of it.
+
+    Raises:
+        UserError: an unknown key, a missing one or a value of a wrong type.
+    """
+    known, prefix = _fields(settings), f"{at}." if at else ""
+    values = {
+        key: value
+        for key, value in (resolved(config)[at] if at else resolved(config)).items()
+        if only is None or key in only
+    }
+    if unknown := [key for key in values if key not in known]:
+        raise UserError(
+            f"{prefix}{unknown[0]}: unknown setting{_did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
+        )
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(settings), values)
+        return cast("Settings", OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        fields = f"; known: {', '.join(_fields(error.object_type))}" if isinstance(error, ConfigKeyError) else ""
+        raise UserError(f"{prefix}{error.full_key}: {str(error.msg or error).splitlines()[0]}{fields}") from error
+
+
+def _fields(settings: Any) -> list[str]:  # noqa: ANN401 (a dataclass of any kind)
+    return [field.name for field in dataclasses.fields(settings)]
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config with every interpolation filled in, as plain Python."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+
+
+def composed(folder: Path, config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A config as its command would see it.
+
+    Args:
+        folder: of the command's configs, below ``configs/``.
+        config_name: the config.
+        overrides: as on the command line.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder), version_base=None):
+        return compose(config_name, list(overrides))
+
+
+def explain(error: Exception, folder: Path, config_name: str) -> str | None:
+    """One line for what Hydra refused on the command line; None where it is nothing known.
+
+    Args:
+        error: what Hydra raised.
+        folder: of the command's configs.
+        config_name: the config that was asked for.
+    """
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if config_name not in names:
+        return (
+            f"--config-name={config_name}: no such config{_did_you_mean(config_name, names)}; known: {', '.join(names)}"
+        )
+    lines = str(error).splitlines() or [type(error).__name__]
+    if not lines[0].startswith("Could not override"):
+        # What follows the search path's heading is a list of folders that says nothing to a user.
+        lines = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines))
+        return " ".join(line.strip() for line in lines if line.strip())
+    key = lines[0].split("'")[1]
+    parent, _, leaf = key.rpartition(".")
+    known = _known_keys(folder, config_name, parent)
+    # Mappings such as a merge's blocks take keys that their YAML does not have.
+    new = f" (+{key}=... adds one)" if parent else ""
+    return f"{key}: unknown setting{_did_you_mean(leaf, known)}; known: {', '.join(known)}{new}"
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _known_keys(folder: Path, config_name: str, parent: str) -> list[str]:
+    """The keys at the nearest level of ``parent`` that exists."""
+    level: Any = composed(folder, config_name)
+    for part in parent.split(".") if parent else []:
+        if not isinstance(level, DictConfig) or part not in level:
+            break
+        level = OmegaConf.select(level, part)
+    return sorted(map(str, level)) if isinstance(level, DictConfig) else []

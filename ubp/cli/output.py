@@ -1,0 +1,57 @@
+"""What commands say on the terminal: tables and the closing line."""
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _process_started() -> float:
+    """When this process began, on `time.time`'s clock; imports come before any line of ours."""
+    try:
+        # Field 22 of proc(5)'s stat: ticks from the machine's start to the process's.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+    except OSError:  # no Linux: the time from here on
+        return time.time()
+
+
+_STARTED = _process_started()
+
+
+COLLAPSED = "COLLAPSED"  # in the closing line of a block whose vectors hardly tell clients apart
+
+
+def say(line: str) -> None:
+    """A line of the command's own on stdout, apart from the log."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def closing_line(what: str, path: Path, clients: int | None = None, columns: int | None = None) -> None:
+    """Print a command's last line: what, clients × columns, seconds, peak memory, where it lies."""
+    size = f" · {clients:,} clients × {columns:,} columns" if clients is not None else ""
+    seconds = time.time() - _STARTED
+    say(f"{what}{size} · {seconds:.1f} s · {peak_megabytes():,.0f} MB · {path}")
+
+
+def show(table: Table) -> None:
+    """Print a table on stdout, as wide as it needs to be where nobody's screen limits it."""
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process held so far, in MB (10^6 bytes)."""
+    try:
+        # Not getrusage: on Linux a process begins with the peak of the one that started it.
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

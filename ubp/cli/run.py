@@ -1,0 +1,158 @@
+"""What each command shares: config in, embedding out, skip if done, lineage, logging, the closing line."""
+
+import functools
+import importlib.metadata
+import json
+import logging
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import DictConfig
+
+from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.health import health_of
+from ubp.cli.config import Common, resolved
+from ubp.cli.output import COLLAPSED, closing_line
+from ubp.data.history import ChallengeData
+from ubp.io.errors import UserError
+from ubp.io.files import digest_of
+from ubp.io.stage import is_first_process, made_once
+
+logger = logging.getLogger(__name__)
+
+# Settings that change where or how a command runs, never what comes out.
+_NOT_IN_LINEAGE = (
+    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report", "demo"),
+    *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
+)
+# Libraries whose version can change a profile, noted where they were used.
+_NOTED_VERSIONS = (
+    *("implicit", "lightfm-next", "lightning", "numpy", "polars", "scikit-learn", "torch", "transformers", "vllm"),
+)
+_MODULES = {"lightfm-next": "lightfm", "scikit-learn": "sklearn"}  # where the package's name is another
+
+
+@dataclass(frozen=True)
+class EmbeddingRun:
+    """One run of an embedding command.
+
+    Attributes:
+        name: of the embedding.
+        data: the history, checked.
+        seed: for everything random.
+        path: the parquet to write.
+        folder: for what a run keeps to be taken up again (checkpoints); one for each lineage.
+        lineage: settings, seed and history; `save` adds the versions.
+    """
+
+    name: str
+    data: ChallengeData
+    seed: int
+    path: Path
+    folder: Path
+    lineage: dict[str, Any]
+
+    def save(
+        self,
+        client_ids: npt.NDArray[np.int64],
+        vectors: npt.NDArray[np.float32],
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the embedding and print the closing line, which says where its vectors have collapsed.
+
+        Args:
+            client_ids: int64 [clients], each once.
+            vectors: float32 [clients, columns], finite.
+            report: what the run says of its quality, kept in the lineage beside the vectors' health
+                (`ubp.blocks.health.Health`).
+        """
+        report = dict(report or {})
+        table = EmbeddingTable(client_ids, vectors, self.lineage | {"versions": _versions(), "report": report})
+        health = health_of(vectors, self.seed)
+        report["health"] = health.as_dict()
+        logger.info(
+            "effective rank %.1f of %d columns (%.1f with columns of equal variance), median norm %.3g",
+            health.effective_rank, health.columns, health.scaled_rank, health.median_norm,
+        )  # fmt: skip
+        if health.collapsed:
+            logger.warning(
+                "%s has collapsed: %s; its vectors hardly tell clients apart", self.name, ", ".join(health.collapsed)
+            )
+        table.write(self.path)
+        closing_line(f"{self.name}{_collapsed(report)}", self.path, *vectors.shape)
+
+
+@contextmanager
+def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
+    """Open the history that the config names, for making its embedding.
+
+    Raises:
+        UserError: a fault in config or data.
+        AlreadyDone: the embedding is there, from the same history and settings; see `made_once`.
+    """
+    common = Common.of(config)
+    data = common.data()
+    path = common.paths.block(config.name, common.submit)
+    settings = {key: value for key, value in resolved(config).items() if key not in _NOT_IN_LINEAGE}
+    for name in ("progress", "workers"):
+        settings.get("trainer", {}).pop(name, None)
+    lineage = {
+        "name": config.name,
+        "config": settings,
+        "seed": common.seed,
+        "fingerprint": data.fingerprint,
+        "as_of": data.as_of.isoformat(sep=" "),
+    }
+    folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
+    run = EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
+
+    def remark() -> str:
+        return _collapsed(read_lineage(path).get("report", {}))
+
+    lock = common.paths.lock(path)
+    same = functools.partial(_same, path, lineage)
+    with made_once(config.name, path, lock, same, common.overwrite, data.require_unchanged, remark):
+        if common.overwrite and is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
+        logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
+        yield run
+
+
+def _same(path: Path, lineage: dict[str, Any]) -> bool:
+    """Whether the block at ``path`` was made from the same history with the same settings."""
+    try:
+        existing = read_lineage(path)
+    except UserError as error:
+        logger.warning("%s", error)
+        return False
+    changed = [key for key in lineage if existing.get(key) != lineage[key]]
+    if changed:
+        logger.info("%s was made with another %s: making it again", path, " and ".join(changed))
+    return not changed
+
+
+def _collapsed(report: Mapping[str, Any]) -> str:
+    """What a closing line says of a block by its report: nothing, or that it has collapsed and how."""
+    found = report.get("health", {}).get("collapsed", [])
+    return f" ({COLLAPSED}: {', '.join(found)})" if found else ""
+
+
+def _versions() -> dict[str, str]:
+    used = [name for name in _NOTED_VERSIONS if _MODULES.get(name, name) in sys.modules]
+    return {"python": platform.python_version()} | {name: _version(name) for name in used}
+
+
+def _version(package: str) -> str:
+    """Its version, or that it is another package with the same module (a run must not fail at its end for that)."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

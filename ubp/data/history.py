@@ -1,0 +1,191 @@
+"""One history as lazy Polars frames, validated when it is opened.
+
+Whoever reads a history may rely on: the columns and dtypes of `ubp.data.schema`, timestamps that are times,
+ids that are never null, codes that are 16 numbers, skus that have properties. Nobody else parses
+strings.
+"""
+
+import json
+import logging
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ubp.data import schema
+from ubp.data.paths import DataPaths
+from ubp.data.reading import collect, load_clients, scan, times_parsed, typed
+from ubp.data.schema import EventType
+from ubp.data.validation import FileSummary, check, require_files, summary_of
+from ubp.io.errors import UserError
+from ubp.io.files import digest_of, fingerprint, written_aside
+
+logger = logging.getLogger(__name__)
+
+UnknownSku = Literal["error", "drop"]
+
+
+class ChallengeData:
+    """One history, checked: all events (``submit=True``) or those before the train-target start.
+
+    Args:
+        paths: where the data lies.
+        submit: True reads ``raw/``, False ``raw/input/``.
+        unknown_sku: what to do with events whose sku has no properties: stop, or leave them out.
+        as_of: only events before this moment; None for the whole history.
+
+    Raises:
+        UserError: one line for each fault that was found (see `check`).
+    """
+
+    def __init__(
+        self,
+        paths: DataPaths,
+        submit: bool,
+        unknown_sku: UnknownSku = "error",
+        as_of: datetime | None = None,
+    ) -> None:
+        if unknown_sku not in ("error", "drop"):
+            raise UserError(f"unknown_sku={unknown_sku}: must be error or drop")
+        self.paths = paths
+        self.submit = submit
+        self.unknown_sku = unknown_sku
+        self._as_of = as_of
+        self.folder = paths.history(submit)
+        self._summaries = self._checked()
+        if as_of is not None and (self.start >= as_of or self.rows(EventType.PRODUCT_BUY) == 0):
+            raise UserError(f"as_of={as_of}: {self.folder} has no purchase before it; choose a later day")
+
+    def _checked(self) -> dict[EventType, FileSummary]:
+        """The summaries of the event files, from the cache where this very content was checked before."""
+        require_files(self.paths, self.submit)
+        seal = self.paths.cache / "checked" / f"{self.files_fingerprint}-{self.unknown_sku}.json"
+        if seal.exists():
+            return {EventType(name): summary_of(**fields) for name, fields in json.loads(seal.read_text()).items()}
+        summaries = check(self.folder, self.paths.properties, self.unknown_sku)
+        with written_aside(seal) as aside:
+            text = json.dumps({event_type: asdict(summary) for event_type, summary in summaries.items()}, default=str)
+            aside.write_text(text)
+        return summaries
+
+    def events(self, event_type: EventType) -> pl.LazyFrame:
+        """Events of one type before ``as_of``.
+
+        Columns: ``client_id`` Int64, ``timestamp`` Datetime(us), then ``sku`` or ``url`` Int64, or
+        ``query`` Array(UInt8, 16). Unsorted, as in the file.
+        """
+        frame = typed(scan(self.file(event_type)), schema.event_columns(event_type))
+        if self._as_of is not None:
+            frame = frame.filter(pl.col(schema.TIMESTAMP) < self._as_of)
+        if event_type.has_sku and self._summaries[event_type].unknown_skus:
+            frame = frame.join(self.properties().select(schema.SKU), on=schema.SKU, how="semi")
+        return frame
+
+    def properties(self) -> pl.LazyFrame:
+        """``sku``, ``category``, ``price`` Int64 and ``name`` Array(UInt8, 16); a sku occurs once."""
+        return typed(scan(self.paths.properties), schema.PROPERTY_COLUMNS)
+
+    def with_properties(self, event_type: EventType) -> pl.LazyFrame:
+        """Item events with ``category``, ``price`` and ``name`` of their sku."""
+        return self.events(event_type).join(self.properties(), on=schema.SKU, how="left")
+
+    def as_filed(self, event_type: EventType) -> pl.LazyFrame:
+        """Every column and row of an event file; only ``timestamp`` is read, as Datetime(us)."""
+        return times_parsed(scan(self.file(event_type)))
+
+    def properties_as_filed(self) -> pl.LazyFrame:
+        """Every column and row of the properties, codes as text."""
+        return scan(self.paths.properties)
+
+    def file(self, event_type: EventType) -> Path:
+        return self.folder / event_type.file_name
+
+    def rows(self, event_type: EventType) -> int:
+        """Events of one type in the history."""
+        if self._as_of is None and not self._summaries[event_type].unknown_skus:
+            return self._summaries[event_type].rows
+        return int(collect(self.events(event_type).select(pl.len())).item())
+
+    def first(self, event_type: EventType) -> datetime:
+        """The earliest event of one type in the files; the type must have events."""
+        return _present(self._summaries[event_type].first)
+
+    def last(self, event_type: EventType) -> datetime:
+        """The latest event of one type in the files; the type must have events."""
+        return _present(self._summaries[event_type].last)
+
+    @cached_property
+    def start(self) -> datetime:
+        """Midnight of the day of the first event of any type."""
+        return _midnight(min(summary.first for summary in self._summaries.values() if summary.first))
+
+    @cached_property
+    def as_of(self) -> datetime:
+        """The moment the history ends: as asked for, else the midnight after its last event."""
+        if self._as_of is not None:
+            return self._as_of
+        last = max(summary.last for summary in self._summaries.values() if summary.last)
+        return _midnight(last) + timedelta(days=1)
+
+    @cached_property
+    def relevant_clients(self) -> npt.NDArray[np.int64]:
+        """The clients that must get a profile, as in the file: int64, each once.
+
+        Raises:
+            UserError: the file is absent, not int64, not one-dimensional, or repeats a client.
+        """
+        return load_clients(self.paths.relevant_clients)
+
+    def of_relevant(self, events: pl.LazyFrame) -> pl.LazyFrame:
+        """Only the events of relevant clients."""
+        return events.join(pl.LazyFrame({schema.CLIENT_ID: self.relevant_clients}), on=schema.CLIENT_ID, how="semi")
+
+    @cached_property
+    def clients(self) -> npt.NDArray[np.int64]:
+        """The relevant clients with an event in this history, ascending."""
+        # Only relevant clients are told apart: there may be twenty times as many others.
+        seen = [self.of_relevant(self.events(event_type).select(schema.CLIENT_ID)) for event_type in EventType]
+        known = collect(pl.concat(seen).unique())
+        clients: npt.NDArray[np.int64] = np.sort(known[schema.CLIENT_ID].to_numpy())
+        return clients
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells one history from another: files, relevant clients, ``as_of``, ``unknown_sku``."""
+        return digest_of(self.files_fingerprint, self.relevant_clients.tobytes(), self._as_of, self.unknown_sku)
+
+    @cached_property
+    def files_fingerprint(self) -> str:
+        """Of the content of the event files and the properties, when it was first asked for."""
+        return self._fingerprint_now()
+
+    def require_unchanged(self) -> None:
+        """Make sure that the files are what they were when the history was opened, as far as `fingerprint` sees.
+
+        Raises:
+            UserError: they are not.
+        """
+        if self._fingerprint_now() != self.files_fingerprint:
+            raise UserError(
+                f"{self.folder}: its event files, or {self.paths.properties.name}, changed while they were read; "
+                "give the command again"
+            )
+
+    def _fingerprint_now(self) -> str:
+        files = [*(self.file(event_type) for event_type in EventType), self.paths.properties]
+        return digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files))
+
+
+def _present(moment: datetime | None) -> datetime:
+    if moment is None:
+        raise ValueError("an event type without events has no first or last one")
+    return moment
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)

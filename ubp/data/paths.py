@@ -1,0 +1,73 @@
+"""Where everything lies under the data path: each path written once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ubp.data import schema
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """The folders under one data path (``CHALLENGE_DATA_PATH``, ``./data`` when unset)."""
+
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        """All events: the history of ``submit=True``."""
+        return self.root / "raw"
+
+    @property
+    def input(self) -> Path:
+        """The events before the train-target start: the history of ``submit=False``."""
+        return self.raw / "input"
+
+    @property
+    def target(self) -> Path:
+        return self.raw / "target"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again at any time."""
+        return self.root / "cache"
+
+    @property
+    def properties(self) -> Path:
+        return self.raw / schema.PRODUCT_PROPERTIES
+
+    @property
+    def relevant_clients(self) -> Path:
+        return self.input / schema.RELEVANT_CLIENTS
+
+    @property
+    def active_clients(self) -> Path:
+        return self.target / schema.ACTIVE_CLIENTS
+
+    def seal(self, what: str) -> Path:
+        """Where it is noted that ``what`` was made, and from what (`ubp.io.stage.seal`)."""
+        return self.cache / "done" / what
+
+    def lock(self, path: Path) -> Path:
+        """The file that a process locks while it makes the block, entry or text at ``path`` (`ubp.io.files.locked`)."""
+        return self.cache / "locks" / f"{path.parent.name}-{path.name}"
+
+    def sequences(self, fingerprint: str) -> Path:
+        """The sequence store of the history with this fingerprint (`ubp.sequences.store`)."""
+        return self.cache / "sequences" / fingerprint
+
+    def history(self, submit: bool) -> Path:
+        return self.raw if submit else self.input
+
+    def embeddings(self, submit: bool) -> Path:
+        """The folder of blocks (``NAME.parquet``) and entries (``NAME/``)."""
+        return self.root / ("embeddings_submit" if submit else "embeddings_local")
+
+    def texts(self, submit: bool) -> Path:
+        """The folder of clients' texts for language models (``NAME.parquet``)."""
+        return self.root / ("text" if submit else "text_local")
+
+    def block(self, name: str, submit: bool) -> Path:
+        return self.embeddings(submit) / f"{name}.parquet"

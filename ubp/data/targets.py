@@ -1,0 +1,172 @@
+"""The six tasks, and how their targets are made for a log that comes without them."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.paths import DataPaths
+from ubp.data.reading import collect, load_clients
+from ubp.data.schema import EventType
+from ubp.data.split import SplitDates
+from ubp.io.files import written_aside
+
+logger = logging.getLogger(__name__)
+
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prediction task.
+
+    Attributes:
+        name: as in the names of the target files and in scores.
+        column: whose values are the labels; None where the label is "bought nothing".
+        active_only: whether only the clients with a purchase in the history take part.
+    """
+
+    name: str
+    column: str | None = None
+    active_only: bool = False
+
+    @property
+    def is_propensity(self) -> bool:
+        return self.column is not None
+
+
+TASKS: Final = (
+    Task("churn", active_only=True),
+    Task("conversion"),
+    Task("propensity_category", schema.CATEGORY),
+    Task("propensity_sku", schema.SKU),
+    Task("propensity_new_sku", schema.SKU),
+    Task("propensity_price", schema.PRICE),
+)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a propensity task asks for: the values (int64) and their popularity (float64), in one order."""
+
+    values: Ids
+    popularity: npt.NDArray[np.float64]
+
+
+def target_files(paths: DataPaths, task: Task) -> tuple[Path, Path]:
+    return paths.target / f"{task.name}.npy", paths.target / f"popularity_{task.name}.npy"
+
+
+@dataclass(frozen=True)
+class TargetRules:
+    """How tasks are made from a log that comes without them.
+
+    Attributes:
+        per_task: targets of a propensity task (fewer where the shop sells fewer).
+        new_sku_days: a sku is new when its first sale lies at most this many days before the train window.
+        relevant_clients: how many clients are relevant at the most; None for all that occur.
+        seed: of the draw, where there are more.
+    """
+
+    per_task: int = 100
+    new_sku_days: int = 56
+    relevant_clients: int | None = None
+    seed: int = 0
+
+
+def make_targets(data: ChallengeData, dates: SplitDates, rules: TargetRules, overwrite: bool) -> list[Path]:
+    """Write relevant clients, active clients and the targets of the six tasks with their popularity.
+
+    Works on any data in the challenge's layout. Files that are there stay, unless ``overwrite``.
+
+    - relevant clients: every client with an event of any type, or a seeded draw of them;
+    - active clients: the relevant ones with a purchase in the history;
+    - targets: the values that most relevant clients bought, counted over the history for category, sku and
+      price, and over both target windows for new skus (first sold shortly before the train window or later).
+      Values that relevant clients bought in both windows come first: a label that has no positives says
+      nothing about a profile. The choice looks into the windows, the popularity does not look into the
+      validation window: it is the number of purchases before it.
+
+    Args:
+        data: all events (``submit=True``).
+        dates: the borders of the split.
+        rules: numbers.
+        overwrite: replace the files that are there.
+
+    Returns:
+        The files that were written.
+    """
+    written: list[Path] = []
+
+    def save(path: Path, array: npt.NDArray[np.generic]) -> None:
+        with written_aside(path) as aside:
+            np.save(aside, array)
+        written.append(path)
+
+    if overwrite or not data.paths.relevant_clients.exists():
+        save(data.paths.relevant_clients, _relevant_clients(data, rules))
+    relevant = load_clients(data.paths.relevant_clients)
+    purchases = _purchases(data, dates, relevant)
+    if overwrite or not data.paths.active_clients.exists():
+        buyers = purchases.filter(pl.col("when") == _HISTORY)[schema.CLIENT_ID].unique().sort()
+        save(data.paths.active_clients, buyers.to_numpy())
+    for task in TASKS:
+        files = target_files(data.paths, task)
+        if task.is_propensity and (overwrite or not all(file.exists() for file in files)):
+            targets = _choose_targets(task, purchases, dates, rules)
+            save(files[0], targets.values)
+            save(files[1], targets.popularity)
+    return written
+
+
+_HISTORY, _TRAIN, _VALIDATION = 0, 1, 2
+
+
+def _relevant_clients(data: ChallengeData, rules: TargetRules) -> Ids:
+    seen = [data.events(event_type).select(schema.CLIENT_ID) for event_type in EventType]
+    clients = collect(pl.concat(seen).unique())[schema.CLIENT_ID].sort().to_numpy()
+    if rules.relevant_clients is not None and rules.relevant_clients < len(clients):
+        drawn = np.random.default_rng(rules.seed).choice(clients, rules.relevant_clients, replace=False)
+        clients = np.sort(drawn)
+    return np.ascontiguousarray(clients)
+
+
+def _purchases(data: ChallengeData, dates: SplitDates, relevant: Ids) -> pl.DataFrame:
+    """Purchases of relevant clients: ``client_id``, ``sku``, ``category``, ``price``, ``timestamp``, ``when``."""
+    when = pl.when(dates.in_history()).then(_HISTORY).when(dates.in_train_window()).then(_TRAIN).otherwise(_VALIDATION)
+    return collect(
+        data.with_properties(EventType.PRODUCT_BUY)
+        .select(schema.CLIENT_ID, schema.SKU, schema.CATEGORY, schema.PRICE, schema.TIMESTAMP, when.alias("when"))
+        .join(pl.LazyFrame({schema.CLIENT_ID: relevant}), on=schema.CLIENT_ID, how="semi")
+    )
+
+
+def _choose_targets(task: Task, purchases: pl.DataFrame, dates: SplitDates, rules: TargetRules) -> Targets:
+    value, client, when = pl.col(str(task.column)), pl.col(schema.CLIENT_ID), pl.col("when")
+    is_new_sku = task.name == "propensity_new_sku"
+    counted = when >= _TRAIN if is_new_sku else when == _HISTORY
+    values = (
+        purchases.lazy()
+        .group_by(value)
+        .agg(
+            buyers=client.filter(counted).n_unique(),
+            in_both=(when == _TRAIN).any() & (when == _VALIDATION).any(),
+            first=pl.col(schema.TIMESTAMP).min(),
+            popularity=(when < _VALIDATION).sum().cast(pl.Float64),
+        )
+    )
+    if is_new_sku:
+        values = values.filter(pl.col("first") >= dates.train_start - pl.duration(days=rules.new_sku_days))
+    # The value itself settles ties, so that the same log gives the same targets.
+    ranked = values.sort("in_both", "buyers", str(task.column), descending=[True, True, False])
+    chosen = collect(ranked.head(rules.per_task))
+    if len(chosen) < rules.per_task:
+        logger.warning("%s: only %d targets, the log has no more", task.name, len(chosen))
+    return Targets(chosen[str(task.column)].to_numpy(), chosen["popularity"].to_numpy())

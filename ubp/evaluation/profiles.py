@@ -1,0 +1,80 @@
+"""What is scored: a block or an entry, by its name or its path."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.entry import read_entry, violations
+from ubp.blocks.merge import align
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.io.errors import UserError, name_some
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What is scored.
+
+    Attributes:
+        name: of the block or entry.
+        path: where it lies.
+        client_ids: int64 [clients].
+        vectors: float32 [clients, columns].
+    """
+
+    name: str
+    path: Path
+    client_ids: npt.NDArray[np.int64]
+    vectors: npt.NDArray[np.float32]
+
+
+def load_profiles(name_or_path: str, folder: Path, data: ChallengeData) -> Profiles:
+    """A block or an entry, by its name or its path.
+
+    A block is scored over the same clients as an entry: the relevant ones with an event in the history, those
+    without the block as zeros.
+
+    Args:
+        name_or_path: as the user gave it.
+        folder: where names are looked up.
+        data: the history.
+
+    Raises:
+        UserError: there is no such thing, or it cannot be used.
+    """
+    path = _find(name_or_path, folder)
+    if path.is_dir():
+        if faults := violations(path, data.relevant_clients, local=True):
+            raise UserError(faults)
+        client_ids, halves = read_entry(path)
+        return Profiles(path.name, path, client_ids, halves.astype(np.float32))
+    table = EmbeddingTable.read(path)
+    if table.lineage and table.lineage.get("fingerprint") != data.fingerprint:
+        logger.warning(
+            "%s: made from another history than %s: if it saw the target windows, its scores mean nothing",
+            path, data.folder,
+        )  # fmt: skip
+    vectors = np.zeros((len(data.clients), table.columns), np.float32)
+    rows, places = align(table, data.clients)
+    vectors[places] = table.vectors[rows]
+    if absent := len(data.clients) - len(places):
+        logger.info("%s: %s of %s clients are without it: zeros", path.stem, f"{absent:,}", f"{len(data.clients):,}")
+    return Profiles(path.stem, path, data.clients, vectors)
+
+
+def _find(name_or_path: str, folder: Path) -> Path:
+    for path in (folder / name_or_path, folder / f"{name_or_path}.parquet", Path(name_or_path)):
+        if path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file():
+            return path
+    entries = [path.parent.name for path in folder.glob(f"*/{schema.ENTRY_EMBEDDINGS}")]
+    there = sorted([*entries, *(path.stem for path in folder.glob("*.parquet") if not path.name.startswith("."))])
+    raise UserError(
+        f"embeddings={name_or_path}: neither a block or entry of {folder} nor a path of one; there are: "
+        f"{name_some(there, 50) or 'none'}"
+    )

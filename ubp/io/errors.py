@@ -1,0 +1,47 @@
+"""The error that a user can act on."""
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Something in the user's data, files or command line is wrong.
+
+    Each message is one clear line: which file, which column, how many rows, the first example, what to
+    do. Commands print the lines and exit with 1, without a traceback (`ubp.cli.command.command`).
+    """
+
+    def __init__(self, messages: str | Sequence[str]) -> None:
+        self.messages = [messages] if isinstance(messages, str) else list(messages)
+        super().__init__("\n".join(self.messages))
+
+
+def require(holds: bool, setting: str, value: object, what: str) -> None:
+    """Refuse a setting that makes no sense.
+
+    Raises:
+        UserError: it does not hold.
+    """
+    if not holds:
+        raise UserError(f"{setting}={value}: must be {what}")
+
+
+def require_positive(settings: object, group: str, *names: str) -> None:
+    """Refuse settings below 1 that count something.
+
+    Args:
+        settings: an object that has them as attributes.
+        group: what stands before their names on the command line, ``model``; empty for nothing.
+        names: of the attributes.
+
+    Raises:
+        UserError: one of them is below 1.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        require(value >= 1, f"{group}.{name}" if group else name, value, "at least 1")
+
+
+def name_some(names: Sequence[object], at_most: int = 12) -> str:
+    """Names in one line, the tail as a count: ``a, b, c and 4 more``."""
+    shown = ", ".join(str(name) for name in names[:at_most])
+    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown

@@ -1,0 +1,187 @@
+"""What `ubp.training.fit` says to Lightning: a step, the loaders, checkpoints, a line an epoch.
+
+A module of its own because Lightning takes seconds to import: `fit` imports it, when the data has been read.
+"""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as lit
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ubp.io.errors import UserError
+from ubp.io.files import written_aside
+from ubp.training.loader import Ask, Plan, make_loader
+from ubp.training.model import VALIDATION_LOSS, Batch, SequenceModel, Source, losses_of, rows_of
+from ubp.training.partition import Parts
+from ubp.training.settings import TrainerSettings
+
+logger = logging.getLogger(__name__)
+
+# Lightning says much that is no news: which devices there are not, what else one could subscribe to.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+
+TRAIN_LOSS = "train_loss"
+
+
+class Training(lit.LightningModule):
+    """What Lightning calls of a `SequenceModel`."""
+
+    def __init__(
+        self, model: SequenceModel, source: Source, parts: Parts, settings: TrainerSettings, seed: int, first_epoch: int
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # a step has pieces, and a model may have several optimizers
+        self.model = model
+        self._source, self._parts, self._settings = source, parts, settings
+        self._seed, self._first_epoch = seed, first_epoch
+
+    def _plan(self, rows: Any, first_epoch: int) -> Plan:  # noqa: ANN401
+        trainer, size = self.trainer, self._settings.batch_size
+        return Plan(rows, self._source.lengths, size, self._seed, first_epoch, trainer.global_rank, trainer.world_size)
+
+    def train_dataloader(self) -> DataLoader[list[Batch]]:
+        kind = self.trainer.strategy.root_device.type
+        plan = self._plan(self._parts.train, self._first_epoch)
+        piece, workers = self._settings.piece_on(kind), self._settings.workers_on(kind)
+        return make_loader(self._source, plan, piece, self.model.on_host, workers, cuda=kind == "cuda")
+
+    def val_dataloader(self) -> DataLoader[list[Batch]]:
+        """Whole batches, the same in each epoch; so few that processes would take longer to start."""
+        cuda = self.trainer.strategy.root_device.type == "cuda"
+        asks = [Ask(ask.rows) for ask in self._plan(self._parts.validation, 0)]
+        return make_loader(self._source, asks, None, self.model.on_host, workers=0, cuda=cuda)
+
+    def on_train_batch_start(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002 (Lightning's signature)
+        torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002
+        optimizers = cast("list[LightningOptimizer]", self.optimizers(use_pl_optimizer=True))
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = self._backward(batch)
+        if self._settings.gradient_clip:
+            dense = [weight for weight in self.parameters() if weight.grad is not None and not weight.grad.is_sparse]
+            torch.nn.utils.clip_grad_norm_(dense, self._settings.gradient_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        # The step's is for the curves alone: a progress bar that shows it has to wait for the device at each step.
+        self.log(f"{TRAIN_LOSS}_step", loss)
+        rows = sum(rows_of(piece) for piece in batch)
+        self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
+
+    def _backward(self, pieces: Sequence[Batch]) -> Tensor:
+        """The batch's loss, its gradients left in the weights."""
+        losses = []
+        for loss, is_last in losses_of(self.model, pieces):
+            with nullcontext() if is_last else self._without_exchange():
+                self.manual_backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Ranks exchange gradients once a step, at its last piece: they may have different numbers of pieces."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def validation_step(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002
+        (whole,) = batch
+        scores = {VALIDATION_LOSS: self.model.loss(whole), **self.model.validation_scores(whole)}
+        self.log_dict(scores, prog_bar=True, batch_size=rows_of(whole), sync_dist=True)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = self.model.optimizers(self._settings.learning_rate)
+        sparse = any(isinstance(optimizer, torch.optim.SparseAdam) for optimizer in optimizers)
+        if sparse and isinstance(self.trainer.strategy, ParallelStrategy):
+            raise UserError(
+                f"trainer.strategy={self._settings.strategy}: {type(self.model).__name__} has sparse gradients, "
+                "which devices cannot exchange; choose trainer.devices=1 trainer.strategy=auto"
+            )
+        return optimizers
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """A checkpoint appears whole or not at all: a kill while it is written costs no run."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ANN401
+        with written_aside(Path(path)) as aside:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+
+
+class EpochLines(Callback):
+    """A line in the log for each epoch, for those who read it later or without a terminal: means over the epoch."""
+
+    def __init__(self, monitor: str) -> None:
+        self._names = dict.fromkeys((TRAIN_LOSS, VALIDATION_LOSS, monitor))
+
+    def on_train_epoch_start(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lit.Trainer, pl_module: lit.LightningModule) -> None:  # noqa: ARG002
+        metrics = trainer.callback_metrics  # on all ranks: they exchange their parts of the means
+        if trainer.is_global_zero:
+            losses = [f"{name} {float(metrics[name]):.4f}" for name in self._names]
+            seconds = time.perf_counter() - self._started
+            logger.info(
+                "epoch %d of %s: %s, %.1f s", trainer.current_epoch + 1, trainer.max_epochs, ", ".join(losses), seconds
+            )
+
+
+def make_trainer(settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger]) -> lit.Trainer:
+    """Lightning's trainer.
+
+    Raises:
+        UserError: settings that Lightning refuses.
+    """
+    cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    precision = ("bf16-mixed" if cuda else "32-true") if settings.precision == "auto" else settings.precision
+    progress = settings.progress and _on_terminal()
+    if progress:
+        callbacks = [*callbacks, RichProgressBar(leave=False)]
+    try:
+        return _lightning_trainer(settings, callbacks, loggers, precision, progress)
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _lightning_trainer(
+    settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger], precision: str, progress: bool
+) -> lit.Trainer:
+    return lit.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=cast("Any", precision),
+        max_epochs=settings.max_epochs,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[_AtomicCheckpoints()],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
