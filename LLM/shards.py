@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from LLM.backends import Backend, Vectors
 from LLM.tokens import Tokens
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _save(vectors: Vectors, path: Path) -> None:
             f"the model gave numbers that are not finite for {len(faulty):,} of {len(vectors):,} texts; "
             "try dtype=float32, and if that does not help, another model"
         )
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         np.save(file, vectors)
 
 
@@ -145,5 +145,5 @@ def keep_only_of(folder: Path, model: str) -> None:
         if note.read_text() != model:
             logger.info("%s was begun with other weights: beginning anew", folder)
             shutil.rmtree(folder)
-    with written_aside(note) as aside:
+    with atomic_write(note) as aside:
         aside.write_text(model)

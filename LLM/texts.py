@@ -37,7 +37,7 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 from ubp.io.stage import made_once
 from ubp.sequences.build import build_or_open
 from ubp.sequences.layout import DAY
@@ -147,7 +147,7 @@ def write_texts(data: ChallengeData, settings: TextSettings, path: Path, lineage
             clients += texts.height
         if not clients:
             raise UserError(f"{data.folder}: no relevant client has such events; this text needs some")
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             metadata = {_LINEAGE: json.dumps(lineage)}
             pl.scan_parquet(parts).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
     return clients

@@ -1,6 +1,6 @@
 """Texts as token ids: flat, on disk, each distinct text once.
 
-A million clients' texts are some billions of tokens. They are read in pieces, tokenised in bulk and appended to
+A million clients' texts are some billions of tokens. They are read in chunks, tokenised in bulk and appended to
 one file of 2 or 4 bytes a token; what works on them maps that file into memory. Of a text that does not fit the
 model's window the end is kept, where the newest events stand (`LLM.texts`).
 """
@@ -22,7 +22,7 @@ from LLM.texts import TEXT, TEXTS_AT_ONCE
 from ubp.data import schema
 from ubp.data.reading import collect
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 from ubp.sequences.batches import Batch, gather
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def open_or_tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens
         UserError: a text has no tokens at all.
     """
     if not folder.exists():
-        with written_aside(folder) as aside:
+        with atomic_write(folder) as aside:
             aside.mkdir()
             _tokenise(texts, aside, tokeniser, max_tokens)
     return Tokens.open(folder)

@@ -36,7 +36,7 @@ from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say, show
 from ubp.data.paths import REPOSITORY
 from ubp.io.errors import UserError, name_some
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def figures_file(folder: Path, name: str) -> Path:
 
 def note(file: Path, figures: object) -> None:
     """Write a dataclass, or plain figures, as JSON."""
-    with written_aside(file) as aside:
+    with atomic_write(file) as aside:
         aside.write_text(json.dumps(figures if isinstance(figures, dict) else asdict(figures)))  # type: ignore[call-overload]
 
 

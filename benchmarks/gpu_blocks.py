@@ -25,7 +25,7 @@ from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import peak_megabytes
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError, require, require_positive
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -375,7 +375,7 @@ def sequence_model(task: Task) -> Iterator[Figures]:
 
     device, s = torch.device("cuda" if task.cuda else "cpu"), task.settings
     prepared, trainer = load(task.name, task.common.data(), [f"preset={s.sizes}"])
-    found = pace(prepared.model, prepared.taught, trainer, device, s.share, s.least_steps, s.warm_steps)
+    found = pace(prepared.model, prepared.train_source, trainer, device, s.share, s.least_steps, s.warm_steps)
     speed = found.events / found.seconds
     figures = Figures(
         speed=speed,
@@ -399,22 +399,23 @@ def training_checks(task: Task) -> Iterator[Check]:
 
     bands, s = task.settings.agreement, task.settings
     prepared, trainer = load(task.name, task.common.data(), [f"preset={s.sizes}"], dropout=False)
-    taught, profiled = (
-        SomeRows(source, _drawn(len(source.lengths), bands.clients)) for source in (prepared.taught, prepared.profiled)
+    train_source, encode_source = (
+        SomeRows(source, _drawn(len(source.lengths), bands.clients))
+        for source in (prepared.train_source, prepared.encode_source)
     )
-    # In one piece on both: a piece draws what it needs for itself.
+    # As one micro-batch on both: each draws what it needs for itself.
     few = {"max_epochs": bands.epochs, "patience": bands.epochs, "batch_size": bands.batch_size}
-    few |= {"piece": 2 * bands.batch_size}
+    few |= {"micro_batch": 2 * bands.batch_size}
     short = replace(trainer, **few)  # type: ignore[arg-type]
     folder = task.folder / plain(task.name)
-    right, wanted = trained(prepared.model, taught, short, folder / "cpu", "cpu", SINGLE)
-    profiles = encode(right, profiled, folder)
+    right, wanted = trained(prepared.model, train_source, short, folder / "cpu", "cpu", SINGLE)
+    profiles = encode(right, encode_source, folder)
     for precision, allowed in bands.loss.items():
         accelerator = "gpu" if task.cuda else "cpu"
-        own, curve = trained(prepared.model, taught, short, folder / precision, accelerator, precision)
+        own, curve = trained(prepared.model, train_source, short, folder / precision, accelerator, precision)
         yield Check(f"loss {precision}", curves_apart(curve.points, wanted.points), allowed)
         # The same weights: what the two trainings made different is not to count twice.
-        vectors = encode(replace(own, model=right.model), profiled, folder)
+        vectors = encode(replace(own, model=right.model), encode_source, folder)
         yield Check(f"profiles {precision}", vectors_apart(vectors, profiles), bands.profiles[precision])
     shutil.rmtree(folder)
 
@@ -464,7 +465,7 @@ def als_reference(task: Task) -> None:
         with kept_models() as models:
             factorise(interactions, settings, task.common.seed + more)
         scores.append(predicted_scores(models, interactions.matrix))
-    with written_aside(reference_file(task.folder, task.name)) as aside, aside.open("wb") as file:
+    with atomic_write(reference_file(task.folder, task.name)) as aside, aside.open("wb") as file:
         np.savez(file, wanted=scores[0], other=scores[1])
 
 
@@ -597,7 +598,7 @@ def some_texts(task: Task, file: Path) -> Path:
     """The first so many of the clients' texts, in a file of their own."""
     (whole,) = sorted(task.common.paths.texts(submit=False).glob("all_interactions_*.parquet"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(file) as aside:
+    with atomic_write(file) as aside:
         pl.scan_parquet(whole).head(task.settings.texts).sink_parquet(aside)
     return file
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ubp.data.paths import REPOSITORY
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 _FAULT = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # a line of ours, or a traceback's last
 _TAIL = 30  # lines
@@ -124,7 +124,7 @@ def write_report(file: Path, parts: Sequence[str], marks: tuple[str, str]) -> No
     _, end, tail = rest.partition(last)
     if not (begin and end):
         raise UserError(f"{file}: has no place for the tables; put the lines {first} and {last} into it")
-    with written_aside(file) as aside:
+    with atomic_write(file) as aside:
         aside.write_text("\n\n".join([head + first, *parts, last + tail]))
 
 

@@ -18,7 +18,7 @@ from ubp.cli.output import closing_line
 from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 
 def sequences(paths: DataPaths) -> Frame:
@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
     clients, offsets = np.unique(events[schema.CLIENT_ID].to_numpy(), return_index=True)
     start = events[schema.TIMESTAMP].min().normalize()
     folder = paths.cache / "pandas_sequences"
-    with written_aside(folder) as aside:
+    with atomic_write(folder) as aside:
         aside.mkdir()
         np.save(aside / "clients.npy", clients)
         np.save(aside / "offsets.npy", np.append(offsets, len(events)))

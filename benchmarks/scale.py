@@ -6,7 +6,7 @@
     python benchmarks/scale.py only=[split] again=[split] scales=[0.1]
 
 Data is made by scripts/make_synthetic_data.py, below ``$CHALLENGE_DATA_PATH/scale/SCALE``. Each stage is a
-process of its own, the real command where there is one, with the door checks done before (they are stages of
+process of its own, the real command where there is one, with the validation done before (they are stages of
 their own). Beside it its floor, also a process: for tables a bare scan of the same columns, for the sequence
 store Polars' bare sort by client and time. Caches are warm: what a stage reads was written or read shortly
 before. Ends with a table for each scale, the goals, and pandas beside what is ours; written to ``report`` and
@@ -40,7 +40,7 @@ from ubp.data.schema import EventType
 from ubp.data.targets import TASKS
 from ubp.evaluation.tasks import labels, load_targets, load_window
 from ubp.io.errors import UserError, name_some, require
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 from ubp.sequences.build import build_or_open
 
 logger = logging.getLogger(__name__)
@@ -126,9 +126,9 @@ def stages(scale: float, settings: ScaleSettings) -> list[Stage]:
     als = "ALS/als_embeddings.py"
     listed = [
         Stage("make_synthetic_data", ("scripts/make_synthetic_data.py", f"scale={scale}", here), ALL_COLUMNS, raw=True),
-        Stage("door_text", reads=ALL_COLUMNS, raw=True, floor="scan"),
+        Stage("validation_text", reads=ALL_COLUMNS, raw=True, floor="scan"),
         Stage("split", ("scripts/split.py", here), ALL_COLUMNS, raw=True, floor="scan"),
-        Stage("door_datetime", reads=ALL_COLUMNS, floor="scan"),
+        Stage("validation_datetime", reads=ALL_COLUMNS, floor="scan"),
         Stage("stat_features", ("stat_features/stat_features.py", *local), STAT_COLUMNS, floor="scan"),
         Stage(
             "als_64_buy_add_categories",
@@ -164,11 +164,11 @@ def stages(scale: float, settings: ScaleSettings) -> list[Stage]:
 # Steps that have no command of their own; each runs in a process of its own ----------------------------------
 
 
-def door_text(common: Common, _: ScaleSettings) -> None:
+def validation_text(common: Common, _: ScaleSettings) -> None:
     common.data(submit=True)
 
 
-def door_datetime(common: Common, _: ScaleSettings) -> None:
+def validation_datetime(common: Common, _: ScaleSettings) -> None:
     common.data(submit=False)
 
 
@@ -220,7 +220,7 @@ def sort(paths: DataPaths, stage: Stage) -> None:
 
 FLOORS: Mapping[str, Callable[[DataPaths, Stage], None]] = {"scan": scan, "sort": sort}
 STEPS: Mapping[str, Callable[[Common, ScaleSettings], None]] = {
-    step.__name__: step for step in (door_text, door_datetime, sequence_store, target_labels, random_blocks)
+    step.__name__: step for step in (validation_text, validation_datetime, sequence_store, target_labels, random_blocks)
 }
 
 
@@ -240,10 +240,10 @@ def prepare(stage: Stage, paths: DataPaths) -> None:
     """What a stage needs, or must not find, before it is measured."""
     if stage.name == "make_synthetic_data":
         return
-    if stage.name.startswith("door"):
+    if stage.name.startswith("validation"):
         shutil.rmtree(paths.cache / "checked", ignore_errors=True)
         return
-    run_here("door_text" if stage.raw else "door_datetime", paths.root)
+    run_here("validation_text" if stage.raw else "validation_datetime", paths.root)
     if stage.name == "sequence_store":
         shutil.rmtree(paths.cache / "sequences", ignore_errors=True)
     if stage.name == "merge":
@@ -276,7 +276,7 @@ class Notes:
 
     def note(self, name: str, figures: Measurement) -> None:
         self.figures[name] = figures
-        with written_aside(self.file) as aside:
+        with atomic_write(self.file) as aside:
             aside.write_text(json.dumps({name: asdict(figures) for name, figures in self.figures.items()}, indent=1))
 
 
@@ -411,7 +411,7 @@ def draw(file: Path, by_scale: Mapping[float, Notes], names: Sequence[str]) -> N
     axes.set(xlabel="scale (1.0 = the challenge, 170 M events)", ylabel="seconds of CPU")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(visible=True, which="major", alpha=0.3)
-    with written_aside(file) as aside:
+    with atomic_write(file) as aside:
         figure.savefig(aside, dpi=110, bbox_inches="tight")
     plt.close(figure)
 

@@ -31,13 +31,13 @@ from ubp.cli.output import closing_line, peak_megabytes, say, show
 from ubp.io.errors import UserError
 from ubp.sequences.batches import length_buckets
 from ubp.training.encode import to_device
-from ubp.training.model import LENGTHS, in_pieces
+from ubp.training.model import LENGTHS, in_micro_batches
 
 
 def measure(config: DictConfig) -> dict[str, float]:
     """Seconds, events and operations of an epoch, and the process's or the GPU's peak memory in MB."""
     prepared, trainer = load(config.model, Common.of(config).data(), [f"preset={config.sizes}"])
-    model, source = prepared.model, prepared.taught
+    model, source = prepared.model, prepared.train_source
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     model.to(device).train()
@@ -48,10 +48,10 @@ def measure(config: DictConfig) -> dict[str, float]:
     for number, rows in enumerate([batches[0], *spread(batches, config.steps)]):
         started = time.perf_counter()
         batch = source.batch(rows, default_rng(number))
-        cut = in_pieces(batch, trainer.piece_on(device.type), model.on_host)
-        pieces = [to_device(piece, device) for piece in cut]
+        cut = in_micro_batches(batch, trainer.micro_batch_on(device.type), model.on_host)
+        micro_batches = [to_device(micro_batch, device) for micro_batch in cut]
         with nullcontext() if number else counter:  # the first one warms up
-            take_step(model, optimizers, pieces, trainer)
+            take_step(model, optimizers, micro_batches, trainer)
         synchronise(device)
         seconds.append(time.perf_counter() - started)
         lengths.append(float(batch[LENGTHS].sum()))

@@ -34,7 +34,7 @@ from ubp.sequences.batches import length_buckets
 from ubp.training.encode import to_device
 from ubp.training.fit import Trained, fit
 from ubp.training.kernels import choose_kernels
-from ubp.training.loader import Ask, make_loader
+from ubp.training.loader import BatchRequest, make_loader
 from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, Rows, SequenceModel, Source, losses_of
 from ubp.training.settings import TrainerSettings
 
@@ -153,25 +153,25 @@ class SomeRows:
 def gathered(
     model: SequenceModel, source: Source, batches: Sequence[Rows], trainer: TrainerSettings, device: torch.device
 ) -> DataLoader[list[Batch]]:
-    """Batches in pieces, gathered as the trainer has them gathered for a device."""
-    asks = [Ask(rows, (number,)) for number, rows in enumerate(batches)]
-    piece, workers = trainer.piece_on(device.type), trainer.workers_on(device.type)
-    return make_loader(source, asks, piece, model.on_host, workers, cuda=device.type == "cuda")
+    """Batches in micro-batches, gathered as the trainer has them gathered for a device."""
+    asks = [BatchRequest(rows, (number,)) for number, rows in enumerate(batches)]
+    micro_batch, workers = trainer.micro_batch_on(device.type), trainer.workers_on(device.type)
+    return make_loader(source, asks, micro_batch, model.on_host, workers, cuda=device.type == "cuda")
 
 
 # Steps -------------------------------------------------------------------------------------------------------
 
 
 def take_step(
-    model: SequenceModel, optimizers: list[Optimizer], pieces: Sequence[Batch], trainer: TrainerSettings
+    model: SequenceModel, optimizers: list[Optimizer], micro_batches: Sequence[Batch], trainer: TrainerSettings
 ) -> None:
     """Forward, backward, the gradient clipped, Adam, by the trainer's precision: ``auto`` is bfloat16 on a GPU."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     # As Lightning's: it keeps no casts of weights.
-    low = pieces[0][LENGTHS].device.type == "cuda" and trainer.precision in ("auto", "bf16-mixed")
+    low = micro_batches[0][LENGTHS].device.type == "cuda" and trainer.precision in ("auto", "bf16-mixed")
     with torch.autocast("cuda", torch.bfloat16, enabled=low, cache_enabled=False):
-        for loss, _ in losses_of(model, pieces):
+        for loss, _ in losses_of(model, micro_batches):
             loss.backward()  # type: ignore[no-untyped-call]
     if trainer.gradient_clip:
         dense = [weight for weight in model.parameters() if weight.grad is not None and not weight.grad.is_sparse]
@@ -253,11 +253,11 @@ def pace(
     optimizers = model.optimizers(trainer.learning_rate)
     clock, marks = Clock(device), []
     events, seen, operations = 0.0, 0.0, 0
-    for number, pieces in enumerate(gathered(model, source, [*untimed, *timed], trainer, device), start=1):
+    for number, micro_batches in enumerate(gathered(model, source, [*untimed, *timed], trainer, device), start=1):
         is_timed = number > len(untimed)
         begin = clock.now()
-        here = sum(float(piece[LENGTHS].sum()) for piece in pieces)
-        moved = [to_device(piece, device) for piece in pieces]
+        here = sum(float(micro_batch[LENGTHS].sum()) for micro_batch in micro_batches)
+        moved = [to_device(micro_batch, device) for micro_batch in micro_batches]
         counter = operations_counter()
         with nullcontext() if is_timed else counter:
             take_step(model, optimizers, moved, trainer)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gru_autoencoder.gru import StackedGru
 from ubp.data.schema import Token
 from ubp.training.model import LENGTHS, Batch, SequenceModel
-from ubp.training.nn import Feature, TokenEmbedding, likeliest, linear_cross_entropy
+from ubp.training.nn import Feature, TokenEmbedding, argmax_classes, linear_cross_entropy
 from ubp.training.windows import LAST, REAL, read_in_windows
 
 EVENT = "event"  # the feature that says which of the others an event has
@@ -59,9 +59,9 @@ class _Head(nn.Module):
             return hidden, classes
         return hidden.index_select(0, batch[self.key]), classes.index_select(0, batch[self.key])
 
-    def likeliest(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Each feature's likeliest class: int64 [positions]."""
-        return dict(zip(self.names, likeliest(hidden, self.layer, self.sizes).unbind(dim=1), strict=True))
+    def argmax(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Each feature's class with the largest logit: int64 [positions]."""
+        return dict(zip(self.names, argmax_classes(hidden, self.layer, self.sizes).unbind(dim=1), strict=True))
 
 
 def with_positions(batch: Batch, feature: str, heads: Mapping[str, str]) -> Batch:
@@ -248,7 +248,7 @@ class GruAutoencoder(SequenceModel):
         return {FREE_RUNNING_LOSS: self.free_running_loss(batch)} if self.monitor[0] == FREE_RUNNING_LOSS else {}
 
     def teacher_forced_hits(self, batch: Batch) -> dict[str, Tensor]:
-        """Where the taught decoder's likeliest id is the true one.
+        """Where the argmax of the decoder under teacher forcing is the true id.
 
         Returns:
             For each feature bool [positions], those that have it.
@@ -258,7 +258,7 @@ class GruAutoencoder(SequenceModel):
         hits: dict[str, Tensor] = {}
         for head in self._heads():
             there, classes = head.predicted(hidden, wanted, batch)
-            found = head.likeliest(there)
+            found = head.argmax(there)
             hits |= {name: found[name] == classes[:, column] for column, name in enumerate(head.names)}
         return hits
 
@@ -266,7 +266,7 @@ class GruAutoencoder(SequenceModel):
         return cast("list[_Head]", list(self.heads))
 
     def write(self, batch: Batch, steps: int) -> dict[str, Tensor]:
-        """Write sequences from their profiles alone, the likeliest token each time, read again at the next.
+        """Write sequences from their profiles alone, the argmax token at each step, read at the next.
 
         Args:
             batch: its profiles and start tokens are used.
@@ -280,25 +280,25 @@ class GruAutoencoder(SequenceModel):
     def _free_running(self, batch: Batch, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The decoder's outputs, float [steps, rows, hidden], and its tokens, for each feature int64 [rows, steps]."""
         profile, states = self._begin(batch)
-        said = {feature.name: batch[feature.name][:, 0] for feature in self.features}
+        predicted = {feature.name: batch[feature.name][:, 0] for feature in self.features}
         written: dict[str, list[Tensor]] = {feature.name: [] for feature in self.features}
         held = []
         for _ in range(steps):
-            outputs = self.decoder((self.embedding(said) + profile)[None], states)
+            outputs = self.decoder((self.embedding(predicted) + profile)[None], states)
             states = [output[0] for output in outputs]
             held.append(states[-1])
-            said = self._say(states[-1])
-            for name, ids in said.items():
+            predicted = self._predict(states[-1])
+            for name, ids in predicted.items():
                 written[name].append(ids)
         return torch.stack(held), {name: torch.stack(ids, dim=1) for name, ids in written.items()}
 
-    def _say(self, hidden: Tensor) -> dict[str, Tensor]:
-        """The likeliest token: for each feature int64 [rows], none where the event said has no such value."""
-        said: dict[str, Tensor] = {}
+    def _predict(self, hidden: Tensor) -> dict[str, Tensor]:
+        """The argmax token: for each feature int64 [rows], none where the predicted event has no such value."""
+        predicted: dict[str, Tensor] = {}
         for head in self._heads():
-            said |= head.likeliest(hidden)
+            predicted |= head.argmax(hidden)
         for feature in self.features:
             if feature.events is not None:
                 having = torch.tensor([*feature.events, Token.END], device=hidden.device)
-                said[feature.name].masked_fill_(~torch.isin(said[EVENT], having), Token.NONE)
-        return said
+                predicted[feature.name].masked_fill_(~torch.isin(predicted[EVENT], having), Token.NONE)
+        return predicted

@@ -55,7 +55,7 @@ class NextSku(SequenceModel):
     second with the event types', the last is the price. A price goes in as its distance from the median
     over the mean distance, as small as the 127 numbers beside it: a bucket from 0 to 99 would drown them in the first
     layer norm. In batches, losses and predictions it is in buckets. A batch holds ``category`` and ``event`` int64,
-    ``price`` float, [rows, time] each, and what `ubp.training.windows.Slices` adds.
+    ``price`` float, [rows, time] each, and what `ubp.training.windows.Windows` adds.
 
     Args:
         usual: what is usual among the events; the model begins by saying that.
@@ -115,7 +115,7 @@ class NextSku(SequenceModel):
 
         Returns:
             Vectors to multiply with the tables, float [positions, width], and prices in buckets, float
-            [positions, 1]; what came next, [positions] each.
+            [positions, 1]; what comes next, [positions] each.
         """
         batch = with_targets(batch)
         # The last event is only a target.
@@ -152,7 +152,7 @@ class NextSku(SequenceModel):
         outputs = self._outputs(batch, batch[EVENT].shape[1], batch[LENGTHS])
         return self.pooling(outputs, batch)
 
-    def foretell(self, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
         """What it says at each real position, rows after rows.
 
         Returns:

@@ -6,7 +6,7 @@
 It learns to say the next event's category, type and price. The profile is the hidden state after the newest
 event, or with model.profile=sum those of all the newest events added up, recent ones with more weight where
 model.half_life is set. Events are read in windows of the trained length. The command ends with how well it
-foretells held-out clients' events, beside two baselines.
+predicts held-out clients' events, beside two baselines.
 """
 
 from omegaconf import DictConfig

@@ -31,14 +31,14 @@ from ubp.training.ranking import (
     repetition_ranks,
     score_table,
 )
-from ubp.training.windows import Pooling, Slices, SliceSettings, real_targets, require_pooling
+from ubp.training.windows import Pooling, Windows, WindowSettings, real_targets, require_pooling
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SequenceSettings(SliceSettings):
-    """Slices, and who trains: ``relevant`` clients or ``all``; categories with fewer events share a token."""
+class SequenceSettings(WindowSettings):
+    """Windows, and who trains: ``relevant`` clients or ``all``; categories with fewer events share a token."""
 
     clients: str
     min_count: int
@@ -94,7 +94,7 @@ def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
     return build_or_open(data).select(schema.ITEM_EVENTS, clients=clients)
 
 
-def tokenise(chosen: Selection, as_of: datetime, settings: SequenceSettings) -> tuple[Slices, int]:
+def tokenise(chosen: Selection, as_of: datetime, settings: SequenceSettings) -> tuple[Windows, int]:
     """Category and event type as tokens, the price bucket as a number; how many categories' tokens there are."""
     vocabulary = chosen.vocabulary(schema.CATEGORY, min_count=settings.min_count)
     buckets = chosen.sequences.prices[chosen.references(schema.SKU)]  # every item event's sku has one
@@ -103,10 +103,10 @@ def tokenise(chosen: Selection, as_of: datetime, settings: SequenceSettings) -> 
         EVENT: chosen.event_tokens(),
         PRICE: buckets.astype(np.float32),
     }
-    return Slices.of(chosen, columns, as_of, settings), vocabulary.size
+    return Windows.of(chosen, columns, as_of, settings), vocabulary.size
 
 
-def usual_events(source: Slices, categories: int) -> Usual:
+def usual_events(source: Windows, categories: int) -> Usual:
     """How often each category and event type occurs, the median price and how far prices are from it."""
     category, event = (
         torch.from_numpy(np.bincount(source.columns[name], minlength=ids)) for name, ids in _ids(categories).items()
@@ -139,69 +139,73 @@ def build_model(usual: Usual, sequences: SequenceSettings, settings: ModelSettin
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """What was said of the next event of held-out clients; tensors [positions] of the three columns.
+class Predictions:
+    """Predictions of the next event of held-out clients; tensors [positions] of the three columns.
 
     Attributes:
-        came: tokens and prices of the next events.
+        targets: tokens and prices of the next events.
         before: those of the events before them.
         by_model: ranks of category and event type, and the price that the model says.
-        repeated: ranks of category and event type where the last ones are said again.
+        repeated: ranks of category and event type where the last ones are repeated.
     """
 
-    came: Batch
+    targets: Batch
     before: Batch
     by_model: Batch
     repeated: Batch
 
 
-def foretell(trained: Trained[NextSku], source: Slices) -> Foretold:
-    """The held-out clients' newest events, each foretold from those before it."""
-    parts: dict[str, list[Batch]] = {"came": [], "before": [], "by_model": [], "repeated": []}
+def predict(trained: Trained[NextSku], source: Windows) -> Predictions:
+    """The held-out clients' newest events, each predicted from those before it."""
+    parts: dict[str, list[Batch]] = {"targets": [], "before": [], "by_model": [], "repeated": []}
     for batch in held_out_batches(trained, source):
         real = real_targets(batch)
-        parts["came"].append({name: batch[name][:, 1:][real] for name in COLUMNS})
+        parts["targets"].append({name: batch[name][:, 1:][real] for name in COLUMNS})
         parts["before"].append({name: batch[name][:, :-1][real] for name in COLUMNS})
-        parts["by_model"].append(trained.model.foretell(batch))
+        parts["by_model"].append(trained.model.predict(batch))
         parts["repeated"].append({name: repetition_ranks(batch[name])[real] for name in (CATEGORY, EVENT)})
-    return Foretold(**{part: _together(batches) for part, batches in parts.items()})
+    return Predictions(**{part: _together(batches) for part, batches in parts.items()})
 
 
 def _together(batches: Sequence[Batch]) -> Batch:
     return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
 
-def report(trained: Trained[NextSku], source: Slices, categories: int) -> Scores:
-    """Print how well held-out clients' events are foretold, beside baselines; return the scores."""
-    said = foretell(trained, source)
+def report(trained: Trained[NextSku], source: Windows, categories: int) -> Scores:
+    """Print how well held-out clients' events are predicted, beside baselines; return the scores."""
+    predicted = predict(trained, source)
     known = source.events_of(trained.parts.train)
     scores: Scores = {}
     for name, ids in _ids(categories).items():
         counts = torch.from_numpy(np.bincount(source.columns[name][known], minlength=ids))
-        ranks = {MODEL: said.by_model[name], POPULAR: popularity_ranks(counts, said.came[name])}
-        ranks[REPEATED] = said.repeated[name]
+        ranks = {MODEL: predicted.by_model[name], POPULAR: popularity_ranks(counts, predicted.targets[name])}
+        ranks[REPEATED] = predicted.repeated[name]
         scores |= {
             f"{name} {metric}": values for metric, values in compared(ranks, at=10 if name == CATEGORY else 1).items()
         }
     usual = float(np.median(source.columns[PRICE][known]))
-    scores |= price_scores(said, usual)
-    show(score_table(f"{len(trained.parts.held_out):,} held-out clients, {len(said.came[EVENT]):,} events", scores))
+    scores |= price_scores(predicted, usual)
+    show(
+        score_table(
+            f"{len(trained.parts.held_out):,} held-out clients, {len(predicted.targets[EVENT]):,} events", scores
+        )
+    )
     return scores
 
 
-def price_scores(said: Foretold, usual: float) -> Scores:
+def price_scores(predicted: Predictions, usual: float) -> Scores:
     """Mean absolute error, in price buckets, and Spearman's correlation of the price; the usual one has none."""
     from scipy.stats import spearmanr  # half a second
 
-    came = said.came[PRICE].numpy()
+    targets = predicted.targets[PRICE].numpy()
     guesses = {
-        MODEL: said.by_model[PRICE].numpy(),
-        POPULAR: np.full_like(came, usual),
-        REPEATED: said.before[PRICE].numpy(),
+        MODEL: predicted.by_model[PRICE].numpy(),
+        POPULAR: np.full_like(targets, usual),
+        REPEATED: predicted.before[PRICE].numpy(),
     }
-    errors = {who: float(np.abs(guess - came).mean()) for who, guess in guesses.items()}
-    apart = {who: guess for who, guess in guesses.items() if np.ptp(guess) > 0 and np.ptp(came) > 0}
-    orders = {who: float(spearmanr(guess, came).statistic) for who, guess in apart.items()}
+    errors = {who: float(np.abs(guess - targets).mean()) for who, guess in guesses.items()}
+    apart = {who: guess for who, guess in guesses.items() if np.ptp(guess) > 0 and np.ptp(targets) > 0}
+    orders = {who: float(spearmanr(guess, targets).statistic) for who, guess in apart.items()}
     return {"price MAE, buckets": errors, "price Spearman": orders}
 
 
@@ -217,6 +221,6 @@ class NextSkuRecipe(Recipe[NextSku]):
         source, categories = tokenise(select_events(data, self.sequences), data.as_of, self.sequences)
         logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
         model = build_model(usual_events(source, categories), self.sequences, self.model, seed)
-        taught = source.at_least(2)  # a client with one event has no next one
-        reporting = partial(report, source=taught, categories=categories)
-        return Prepared(model, taught, source.of_clients(data.relevant_clients), reporting)
+        train_source = source.at_least(2)  # a client with one event has no next one
+        reporting = partial(report, source=train_source, categories=categories)
+        return Prepared(model, train_source, source.of_clients(data.relevant_clients), reporting)

@@ -42,7 +42,7 @@ class NextUrl(SequenceModel):
     The hidden state is multiplied with the urls' own vectors. The table of urls may have millions of rows: where
     the softmax is sampled, a step's gradient is sparse, and only the rows that it read are moved (`SparseAdam`);
     not on several devices, see `SequenceModel.use_dense_gradients`.
-    A batch holds ``url`` int64 [rows, time] and what `ubp.training.windows.Slices` adds.
+    A batch holds ``url`` int64 [rows, time] and what `ubp.training.windows.Windows` adds.
 
     Args:
         counts: int64 [urls], the visits to each url, in the order of their tokens.

@@ -7,7 +7,7 @@ It learns to say the next url out of all that are visited often enough; visits t
 clients without any other have no profile here. The profile is the hidden state after the newest visit, or
 with model.profile=sum those of all the newest visits added up, recent ones with more weight where
 model.half_life is set. Visits are read in windows of the trained length. The command ends with how well it
-foretells held-out clients' visits, beside two baselines.
+predicts held-out clients' visits, beside two baselines.
 """
 
 from omegaconf import DictConfig

@@ -28,14 +28,14 @@ from ubp.training.ranking import (
     repetition_ranks,
     score_table,
 )
-from ubp.training.windows import Pooling, Slices, SliceSettings, real_targets, require_pooling
+from ubp.training.windows import Pooling, Windows, WindowSettings, real_targets, require_pooling
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SequenceSettings(SliceSettings):
-    """Slices, and how many visits a url needs at least."""
+class SequenceSettings(WindowSettings):
+    """Windows, and how many visits a url needs at least."""
 
     min_count: int
 
@@ -72,7 +72,7 @@ class ModelSettings:
         require(self.sampling in (UNIFORM, FREQUENCY), "model.sampling", self.sampling, f"{UNIFORM} or {FREQUENCY}")
 
 
-def read_visits(data: ChallengeData, settings: SequenceSettings) -> tuple[Slices, npt.NDArray[np.int64]]:
+def read_visits(data: ChallengeData, settings: SequenceSettings) -> tuple[Windows, npt.NDArray[np.int64]]:
     """The relevant clients' visits to urls that have enough of them, and how many each url has: int64 [urls].
 
     Raises:
@@ -87,7 +87,7 @@ def read_visits(data: ChallengeData, settings: SequenceSettings) -> tuple[Slices
         )
     kept = visits.where(visits.tokens(schema.URL, vocabulary) >= FIRST_TOKEN).at_least(1)
     columns = {schema.URL: kept.tokens(schema.URL, vocabulary)}
-    return Slices.of(kept, columns, data.as_of, settings), vocabulary.counts
+    return Windows.of(kept, columns, data.as_of, settings), vocabulary.counts
 
 
 def build_model(
@@ -108,8 +108,8 @@ def build_model(
         raise UserError(f"model.heads: {error}") from error
 
 
-def report(trained: Trained[NextUrl], source: Slices, urls: int) -> Scores:
-    """Print how well held-out clients' visits are foretold, beside baselines; return the scores."""
+def report(trained: Trained[NextUrl], source: Windows, urls: int) -> Scores:
+    """Print how well held-out clients' visits are predicted, beside baselines; return the scores."""
     known = source.columns[schema.URL][source.events_of(trained.parts.train)]
     counts = torch.from_numpy(np.bincount(known - FIRST_TOKEN, minlength=urls))
     ranks: dict[str, list[torch.Tensor]] = {MODEL: [], POPULAR: [], REPEATED: []}
@@ -138,5 +138,5 @@ class NextUrlRecipe(Recipe[NextUrl]):
         size = (f"{len(source.events):,}", f"{counts.sum():,}", f"{len(counts):,}")
         logger.info("%s clients, %s visits, %s urls", *size)
         model = build_model(counts, self.sequences, self.model, seed)
-        taught = source.at_least(2)  # a client with one visit has no next one
-        return Prepared(model, taught, source, partial(report, source=taught, urls=len(counts)))
+        train_source = source.at_least(2)  # a client with one visit has no next one
+        return Prepared(model, train_source, source, partial(report, source=train_source, urls=len(counts)))

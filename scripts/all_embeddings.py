@@ -184,7 +184,7 @@ def main(config: DictConfig) -> None:
         run_jobs(todo, limits, dict(os.environ) if logs is None else shared_cores(jobs), logs, started, done)
     except JobFailed as failed:
         where = "see above" if failed.log is None else f"its log: {failed.log}"
-        lines = [*failed.lines(), f"error: {failed}, {where}; mend it and start again: what is done is skipped"]
+        lines = [*failed.lines(), f"error: {failed}, {where}; fix it and start again: what is done is skipped"]
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         raise SystemExit(failed.code) from failed
     say(f"all embeddings · {time.monotonic() - began:.0f} s")

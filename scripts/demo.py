@@ -74,7 +74,7 @@ def run_stage(words: list[str], data_path: str) -> None:
             process.wait()
             raise
     if code:
-        raise UserError(f"{line}: failed with exit code {code}, see above; mend it and start the demo again")
+        raise UserError(f"{line}: failed with exit code {code}, see above; fix it and start the demo again")
     logger.info("%.1f s", time.perf_counter() - started)
 
 

@@ -53,8 +53,8 @@ from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import digest_of, fingerprint, written_aside
-from ubp.io.stage import AlreadyDone, seal, sealed
+from ubp.io.files import atomic_write, digest_of, fingerprint
+from ubp.io.stage import AlreadyDone, is_done, mark_done
 
 logger = logging.getLogger(__name__)
 
@@ -210,10 +210,10 @@ def write_raw(paths: DataPaths, events: dict[EventType, pl.DataFrame], propertie
     tables = {event_type.file_name: table for event_type, table in events.items()}
     for name, table in tables.items():
         text = table.with_columns(pl.col(schema.TIMESTAMP).dt.strftime(schema.TIMESTAMP_FORMAT))
-        with written_aside(paths.raw / name) as aside:
+        with atomic_write(paths.raw / name) as aside:
             text.write_parquet(aside)
         logger.info("%s: %s events", name, f"{len(table):,}")
-    with written_aside(paths.properties) as aside:
+    with atomic_write(paths.properties) as aside:
         properties.write_parquet(aside)
 
 
@@ -227,7 +227,7 @@ def outputs(paths: DataPaths) -> list[Path]:
 
 def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: bool) -> None:
     """Leave somebody else's data alone; skip what is done."""
-    done = sealed(seal_file, key, outputs(paths))
+    done = is_done(seal_file, key, outputs(paths))
     if done and not overwrite:
         raise AlreadyDone(f"demo data · done before · {paths.raw} (overwrite=True makes it again)")
     unfinished = seal_file.exists() and seal_file.read_text() == _UNFINISHED
@@ -254,7 +254,7 @@ def main(config: DictConfig) -> None:
     paths.raw.mkdir(parents=True, exist_ok=True)
     seal_file.write_text(_UNFINISHED)
     write_raw(paths, events_of(lines, searches_of(tables, texts, codes)), properties_of(lines, tables, texts, codes))
-    seal(seal_file, key, outputs(paths))
+    mark_done(seal_file, key, outputs(paths))
     closing_line("demo data", paths.raw)
 
 

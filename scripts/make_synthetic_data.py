@@ -44,8 +44,8 @@ from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
-from ubp.io.files import digest_of, written_aside
-from ubp.io.stage import AlreadyDone, seal, sealed
+from ubp.io.files import atomic_write, digest_of
+from ubp.io.stage import AlreadyDone, is_done, mark_done
 
 logger = logging.getLogger(__name__)
 
@@ -531,12 +531,12 @@ def write(shop: SyntheticShop, paths: DataPaths, timestamps: str) -> None:
     for stale in (paths.input, paths.target):
         shutil.rmtree(stale, ignore_errors=True)
     for event_type in EventType:
-        with written_aside(paths.raw / event_type.file_name) as aside:
+        with atomic_write(paths.raw / event_type.file_name) as aside:
             streamed(shop, event_type, timestamps).sink_parquet(aside, row_group_size=_ROW_GROUP)
         logger.info("%s: %s events", event_type.file_name, f"{shop.shop.rows[event_type]:,}")
-    with written_aside(paths.properties) as aside:
+    with atomic_write(paths.properties) as aside:
         shop.properties().write_parquet(aside, row_group_size=_ROW_GROUP)
-    with written_aside(paths.relevant_clients) as aside:
+    with atomic_write(paths.relevant_clients) as aside:
         np.save(aside, shop.relevant_clients())
 
 
@@ -546,7 +546,7 @@ _UNFINISHED = "unfinished"
 def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: bool) -> None:
     """Leave somebody else's data and a shop of other settings alone; skip what is done."""
     files = outputs(paths)
-    if sealed(seal_file, key, files) and not overwrite:
+    if is_done(seal_file, key, files) and not overwrite:
         raise AlreadyDone(f"synthetic data · done before · {paths.raw} (overwrite=True makes it again)")
     if seal_file.exists() and seal_file.read_text() != _UNFINISHED and not overwrite:
         raise UserError(
@@ -571,7 +571,7 @@ def main(config: DictConfig) -> None:
     paths.raw.mkdir(parents=True, exist_ok=True)
     seal_file.write_text(_UNFINISHED)
     write(shop, paths, order.timestamps)
-    seal(seal_file, key, outputs(paths))
+    mark_done(seal_file, key, outputs(paths))
     rows = sum(shop.shop.rows.values())
     closing_line(f"synthetic data · {rows:,} events of {shop.shop.clients:,} clients", paths.raw)
 

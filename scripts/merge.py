@@ -18,7 +18,7 @@ from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.io.files import digest_of, fingerprint
-from ubp.io.stage import made_once, seal, sealed
+from ubp.io.stage import is_done, made_once, mark_done
 
 
 def _content(block: Path) -> str:
@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
     paths = find_blocks(profile, common.paths.embeddings(common.submit))
     check_histories(paths, data.fingerprint, data.folder)
     entry = common.paths.embeddings(common.submit) / config.name
-    at, outputs = common.paths.seal(f"{entry.parent.name}-{entry.name}"), entry_files(entry)
+    at, outputs = common.paths.done_mark(f"{entry.parent.name}-{entry.name}"), entry_files(entry)
 
     def key() -> str:
         return digest_of(profile, data.fingerprint, *map(_content, paths.values()))
@@ -43,13 +43,13 @@ def main(config: DictConfig) -> None:
     lock = common.paths.lock(entry)
 
     def done() -> bool:
-        return sealed(at, key(), outputs)
+        return is_done(at, key(), outputs)
 
     with made_once(config.name, entry, lock, done, common.overwrite, data.require_unchanged):
         made_from = key()  # now, not before another process was waited for
         profiles = merge(profile, paths, clients)
         write_entry(entry, clients, profiles)
-        seal(at, made_from, outputs)
+        mark_done(at, made_from, outputs)
     closing_line(config.name, entry, *profiles.shape)
 
 

@@ -19,7 +19,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.split import SplitDates, split_files, write_split
 from ubp.data.targets import TargetRules, make_targets
 from ubp.io.files import digest_of
-from ubp.io.stage import AlreadyDone, seal, sealed
+from ubp.io.stage import AlreadyDone, is_done, mark_done
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,13 @@ def split(data: ChallengeData, dates: SplitDates, rules: TargetRules, overwrite:
     Raises:
         AlreadyDone: nothing is.
     """
-    at, outputs = data.paths.seal("split"), split_files(data)
+    at, outputs = data.paths.done_mark("split"), split_files(data)
     key = digest_of(data.files_fingerprint, data.unknown_sku)
-    fresh = sealed(at, key, outputs)
+    fresh = is_done(at, key, outputs)
     if overwrite or not fresh:
         for path, rows in write_split(data, dates).items():
             logger.info("%s: %s rows", path, f"{rows:,}")
-        seal(at, key, outputs)
+        mark_done(at, key, outputs)
     made = make_targets(data, dates, rules, overwrite=False)
     if made:
         logger.info("made because absent: %s", ", ".join(path.name for path in made))

@@ -62,7 +62,7 @@ TEXTS = {name: [f"LLM/{name}.py", "preset=demo"] for name in ("preprocessing_sea
 SPLIT = ["scripts/split.py"]
 MERGED = list(composed(CONFIGS / "merge", "basics").blocks)
 MERGE = ["scripts/merge.py", "--config-name=basics"]
-TINY_PROBE = ["probe=light", "probe.thin=16", "probe.wide=32", "probe.epochs=1", "probe.seeds=[0]"]
+TINY_PROBE = ["probe=light", "probe.width=16", "probe.hidden=32", "probe.epochs=1", "probe.seeds=[0]"]
 EVALUATE = ["scripts/evaluate.py", "embeddings=[basics,stat_features]", *TINY_PROBE]
 ALL = {
     "make_demo_data": ["scripts/make_demo_data.py"],

@@ -108,7 +108,7 @@ def test_the_judges_probe_is_the_challenges():
     assert dataclasses.replace(judge, seeds=tuple(judge.seeds)) == Probe()
     light = parse(Probe, composed(evaluate, "probe=light").probe)
     assert light.name == "light"
-    assert light.thin < 1000
+    assert light.width < 1000
     assert len(light.seeds) > 1
     assert (light.batch_size, light.learning_rate) == (128, 0.001)
 

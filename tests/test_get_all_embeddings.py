@@ -166,7 +166,7 @@ def test_it_stops_at_the_first_error_and_says_which_command(recorded):
     assert [words for _, _, words, _ in called] == [f"{line} submit=False" for line in COMMANDS[:5]]
     assert len([line for line in done.stdout.splitlines() if line.startswith("[")]) == 4
     *_, line = done.stderr.splitlines()
-    assert line.startswith(f"error: python {COMMANDS[4]} submit=False: failed with exit code 3, see above; mend it")
+    assert line.startswith(f"error: python {COMMANDS[4]} submit=False: failed with exit code 3, see above; fix it")
 
 
 def test_an_error_ends_the_neighbours_and_shows_what_the_command_said(recorded, tmp_path):
@@ -178,7 +178,7 @@ def test_an_error_ends_the_neighbours_and_shows_what_the_command_said(recorded, 
     said, last = done.stderr.splitlines()
     assert said == "error: no luck"
     found = re.fullmatch(
-        rf"error: python {COMMANDS[4]} submit=False: failed with exit code 3, its log: (.+); mend it and start again: "
+        rf"error: python {COMMANDS[4]} submit=False: failed with exit code 3, its log: (.+); fix it and start again: "
         "what is done is skipped",
         last,
     )

@@ -16,7 +16,7 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
-from ubp.training.model import in_pieces, losses_of
+from ubp.training.model import in_micro_batches, losses_of
 
 # By the folder of a command, its recipe.
 RECIPES = {
@@ -54,10 +54,10 @@ def test_a_step_reads_nothing_back_from_the_device(name, history):
     give_clients(history)
     made = prepared(name, history)
     made.model.train()
-    batch = made.taught.batch(np.arange(12), np.random.default_rng(7))
-    pieces = in_pieces(batch, 8, made.model.on_host)
+    batch = made.train_source.batch(np.arange(12), np.random.default_rng(7))
+    micro_batches = in_micro_batches(batch, 8, made.model.on_host)
     with host_reads() as reads:
-        for loss, _ in losses_of(made.model, pieces):
+        for loss, _ in losses_of(made.model, micro_batches):
             loss.backward()
     assert reads == []
 
@@ -66,11 +66,11 @@ def test_a_step_reads_nothing_back_from_the_device(name, history):
 def test_what_loader_processes_are_given_can_be_pickled(name, history):
     give_clients(history)
     made = prepared(name, history)
-    source, on_host = pickle.loads(pickle.dumps((made.taught, made.model.on_host)))  # noqa: S301
+    source, on_host = pickle.loads(pickle.dumps((made.train_source, made.model.on_host)))  # noqa: S301
     rows = np.arange(5)
     one, other = (
         finish(data.batch(rows, np.random.default_rng(7)))
-        for data, finish in ((made.taught, made.model.on_host), (source, on_host))
+        for data, finish in ((made.train_source, made.model.on_host), (source, on_host))
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)

@@ -239,7 +239,7 @@ def test_a_like_training_agrees_and_a_deliberately_different_one_does_not(tmp_pa
     assert {name for name, _ in wanted} >= {"validation_loss"}
     assert curves_apart(short_training(tmp_path)[1], wanted) == 0.0
     # The weights' gradients are added up in another order.
-    assert curves_apart(short_training(tmp_path, piece=3)[1], wanted) <= allowed
+    assert curves_apart(short_training(tmp_path, micro_batch=3)[1], wanted) <= allowed
     assert curves_apart(short_training(tmp_path, learning_rate=0.1)[1], wanted) > allowed
     other = Slow()
     nn.init.normal_(other.layer.weight)
@@ -273,17 +273,19 @@ def test_faults_of_a_real_model_lie_outside_the_bands(history, tmp_path, setting
 
     def run(**changes):
         changed, folder = replace(few, **changes), tmp_path / "run"
-        own, curve = trained(prepared.model, prepared.taught, changed, folder, "cpu", changes.get("precision", SINGLE))
+        own, curve = trained(
+            prepared.model, prepared.train_source, changed, folder, "cpu", changes.get("precision", SINGLE)
+        )
         return own, curve.points
 
     right, wanted = run()
-    profiles = encode(right, prepared.profiled, tmp_path)
+    profiles = encode(right, prepared.encode_source, tmp_path)
     assert curves_apart(run(learning_rate=0.011)[1], wanted) > bands.loss[SINGLE]
     early = copy.deepcopy(right.model)
     early.__class__ = EarlyState
-    assert vectors_apart(encode(replace(right, model=early), prepared.profiled, tmp_path), profiles) > 0.1
+    assert vectors_apart(encode(replace(right, model=early), prepared.encode_source, tmp_path), profiles) > 0.1
     low, _ = run(precision="bf16-mixed", max_epochs=1)
-    rounded = encode(replace(low, model=right.model), prepared.profiled, tmp_path)
+    rounded = encode(replace(low, model=right.model), prepared.encode_source, tmp_path)
     assert vectors_apart(rounded, profiles) == 0.0  # the encoder computes in float32 whatever the precision
 
 
@@ -463,7 +465,7 @@ def test_what_a_factorisation_is_compared_with_is_made_where_no_gpu_is_seen(runn
 @pytest.mark.parametrize(
     ("log", "said"),
     [
-        ("12:00 begun\nerror: trainer.piece=0: must be more\n", "error: trainer.piece=0: must be more"),
+        ("12:00 begun\nerror: trainer.micro_batch=0: must be more\n", "error: trainer.micro_batch=0: must be more"),
         ("Traceback\nRuntimeError: CUDA error: x\nFor debugging\nCompile with y\n", "RuntimeError: CUDA error: x"),
         ("12:00 begun\nKilled\n", "Killed"),
         ("", "no word"),

@@ -99,7 +99,7 @@ def test_the_spy_sees_what_keeps_all_rows(spy):
         pl.read_parquet("x")
 
 
-def test_the_door_hands_over_counts(spy, paths, tmp_path):
+def test_validation_hands_over_counts(spy, paths, tmp_path):
     linked = DataPaths(tmp_path / "data")
     linked.root.mkdir()
     linked.raw.symlink_to(paths.raw)  # without the cache, so that all is checked

@@ -37,10 +37,10 @@ def test_every_stage_is_a_command_or_a_step_and_has_its_floor(settings):
 
 
 def test_a_run_is_measured_noted_and_not_repeated(settings, tmp_path):
-    wanted = dataclasses.replace(settings, only=["make_synthetic_data", "door_text"])
+    wanted = dataclasses.replace(settings, only=["make_synthetic_data", "validation_text"])
     scale.measure(1e-4, wanted, tmp_path)
     found = Notes(tmp_path).figures
-    assert set(found) == {"make_synthetic_data", "door_text", "door_text:floor"}
+    assert set(found) == {"make_synthetic_data", "validation_text", "validation_text:floor"}
     for figures in found.values():
         assert 0.1 < figures.seconds < 120
         assert figures.cpu > 0.1
@@ -65,17 +65,17 @@ def test_a_process_that_fails_is_an_error_with_its_last_line(tmp_path):
         run_apart(REPOSITORY / "scripts" / "split.py", [], tmp_path / "nothing", tmp_path / "split.log")
 
 
-def test_the_door_is_measured_where_it_is_one_and_done_before_where_it_is_not(settings, tmp_path, monkeypatch):
+def test_validation_is_measured_where_it_is_one_and_done_before_where_it_is_not(settings, tmp_path, monkeypatch):
     steps: list[str] = []
     monkeypatch.setattr(scale, "run_here", lambda step, _: steps.append(step))
     paths = DataPaths(tmp_path)
-    wanted = {"make_synthetic_data": [], "door_text": [], "door_datetime": [], "split": ["door_text"]}
-    wanted |= {"stat_features": ["door_datetime"], "merge": ["door_datetime", "random_blocks"]}
+    wanted = {"make_synthetic_data": [], "validation_text": [], "validation_datetime": [], "split": ["validation_text"]}
+    wanted |= {"stat_features": ["validation_datetime"], "merge": ["validation_datetime", "random_blocks"]}
     for stage in scale.stages(1.0, settings):
         (paths.cache / "checked").mkdir(parents=True, exist_ok=True)
         scale.prepare(stage, paths)
-        assert (paths.cache / "checked").exists() != stage.name.startswith("door")
-        assert steps == wanted.get(stage.name, ["door_datetime"]), stage.name
+        assert (paths.cache / "checked").exists() != stage.name.startswith("validation")
+        assert steps == wanted.get(stage.name, ["validation_datetime"]), stage.name
         steps.clear()
 
 

@@ -12,7 +12,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TargetRules, make_targets
-from ubp.training.model import LENGTHS, SequenceModel, in_pieces
+from ubp.training.model import LENGTHS, SequenceModel, in_micro_batches
 from ubp.training.nn import linear_cross_entropy
 from ubp.training.settings import TrainerSettings
 
@@ -38,7 +38,7 @@ def test_an_epoch_is_all_clients(history):
     config = config_of("gru_autoencoder/gru_ae_day_event", history.root)
     prepared, _ = load(config.model, ChallengeData(history, submit=False), ["preset=demo"])
     figures = measure(config)
-    assert figures["events"] == prepared.taught.lengths.sum()
+    assert figures["events"] == prepared.train_source.lengths.sum()
     assert min(figures.values()) > 0
 
 
@@ -71,5 +71,5 @@ def test_a_step_moves_the_weights():
     model = Mean()
     batch = {"values": torch.ones(5, 2), LENGTHS: torch.full((5,), 2)}
     trainer = TrainerSettings(max_epochs=1, patience=1, batch_size=5)
-    take_step(model, model.optimizers(0.1), in_pieces(batch, 2, model.on_host), trainer)
+    take_step(model, model.optimizers(0.1), in_micro_batches(batch, 2, model.on_host), trainer)
     assert model.level.item() == pytest.approx(0.1)  # Adam's first step is the learning rate

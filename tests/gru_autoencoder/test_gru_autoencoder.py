@@ -170,7 +170,7 @@ def test_the_free_running_loss_is_that_of_a_decoder_that_reads_its_own_predictio
         for step in range(int(source.lengths[row]) + 1):
             outputs = model.decoder((model.embedding(token) + profile)[None], states)
             states = [output[0] for output in outputs]
-            token = model._say(states[-1])
+            token = model._predict(states[-1])
             for head, feature in zip(model.heads, FEATURES, strict=True):
                 true = int(batch[feature.name][0, step + 1])
                 if true != Token.NONE:

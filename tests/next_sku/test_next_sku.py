@@ -5,13 +5,13 @@ from torch.nn import functional
 
 from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
 from next_sku.recipe import (
-    Foretold,
     LossSettings,
     ModelSettings,
     NextSkuRecipe,
+    Predictions,
     SequenceSettings,
     build_model,
-    foretell,
+    predict,
     price_scores,
     report,
     select_events,
@@ -29,7 +29,7 @@ from ubp.training.fit import fit
 from ubp.training.model import LENGTHS
 from ubp.training.ranking import MODEL, POPULAR, REPEATED
 from ubp.training.settings import TrainerSettings
-from ubp.training.windows import AGE, LAST, Pooling, Slices, SliceSettings
+from ubp.training.windows import AGE, LAST, Pooling, Windows, WindowSettings
 
 CATEGORIES = FIRST_TOKEN + 3
 POOLING = Pooling(LAST, 12, None)
@@ -45,7 +45,7 @@ def slices(categories, events, prices, longest=12):
         PRICE: np.concatenate(prices).astype(np.float32),
     }
     clients = np.arange(len(lengths), dtype=np.int64)
-    return Slices(clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(6, longest, longest, None))
+    return Windows(clients, np.cumsum(lengths) - lengths, lengths, columns, WindowSettings(6, longest, longest, None))
 
 
 def drawn(lengths, seed=0):
@@ -91,12 +91,12 @@ def test_the_newest_window_is_read_as_if_nothing_were_before_it(source):
 def test_a_later_event_changes_nothing_said_before(source, column):
     model = model_of()
     batch = source.batch(np.array([4]))
-    before = model.foretell(batch)[PRICE]
+    before = model.predict(batch)[PRICE]
     for place in range(12):
         changed = {name: values.clone() for name, values in batch.items()}
         changed[column][0, place] = 50.0 if column == PRICE else FIRST_TOKEN
         changed[column][0, place] += (batch[column][0, place] == changed[column][0, place]).to(changed[column].dtype)
-        after = model.foretell(changed)[PRICE]
+        after = model.predict(changed)[PRICE]
         torch.testing.assert_close(after[:place], before[:place])
         if place < 11:
             assert (after[place:] - before[place:]).abs().max() > 1e-6
@@ -132,7 +132,7 @@ def test_it_begins_by_saying_what_is_usual():
     shares = torch.softmax(model.category_bias, 0)[FIRST_TOKEN:]
     torch.testing.assert_close(shares / shares.sum(), torch.tensor([4.0, 3.0, 2.0]) / 9)  # each once more
     # The last layer norm gives numbers of size 1: about a mean deviation around the median.
-    prices = model.foretell(drawn([12] * 50).batch(np.arange(50)))[PRICE].detach()
+    prices = model.predict(drawn([12] * 50).batch(np.arange(50)))[PRICE].detach()
     assert prices.mean() == pytest.approx(40, abs=15)
     assert 5 < prices.std() < 40
 
@@ -207,15 +207,15 @@ def test_what_was_foretold_belongs_to_what_came(tmp_path):
     source = cycles()
     settings = TrainerSettings(max_epochs=1, patience=1, batch_size=4, accelerator="cpu", held_out=0.2)
     trained = fit(model_of(layers=1, training=True), source, settings, tmp_path, seed=0)
-    said = foretell(trained, source)
-    assert len(said.came[EVENT]) == 8 * 11  # held-out clients × the newest twelve events' successors
-    assert ((said.came[CATEGORY] - FIRST_TOKEN) == (said.before[CATEGORY] - FIRST_TOKEN + 1) % 3).all()
-    assert {name: len(values) for name, values in said.by_model.items()} == dict.fromkeys(COLUMNS, 88)
+    predicted = predict(trained, source)
+    assert len(predicted.targets[EVENT]) == 8 * 11  # held-out clients × the newest twelve events' successors
+    assert ((predicted.targets[CATEGORY] - FIRST_TOKEN) == (predicted.before[CATEGORY] - FIRST_TOKEN + 1) % 3).all()
+    assert {name: len(values) for name, values in predicted.by_model.items()} == dict.fromkeys(COLUMNS, 88)
 
 
 def test_price_scores_by_hand():
-    came, said, before = torch.tensor([[0.0, 50, 100], [10, 40, 30], [20, 20, 20]])
-    scores = price_scores(Foretold({PRICE: came}, {PRICE: before}, {PRICE: said}, {}), usual=50)
+    targets, predicted, before = torch.tensor([[0.0, 50, 100], [10, 40, 30], [20, 20, 20]])
+    scores = price_scores(Predictions({PRICE: targets}, {PRICE: before}, {PRICE: predicted}, {}), usual=50)
     errors = scores["price MAE, buckets"]
     assert errors[MODEL] == pytest.approx(30)
     assert errors[POPULAR] == pytest.approx(100 / 3)
@@ -287,12 +287,12 @@ class TestRecipe:
         config = composed(CONFIGS / "next_sku", "next_sku", ["sequences.longest=32", "sequences.newest=32"])
         prepared = NextSkuRecipe.of(config).prepare(data, seed=0)
         everyone = select_events(data, self.settings(clients="all"))
-        taught = everyone.clients[everyone.lengths >= 2]
-        np.testing.assert_array_equal(prepared.taught.clients, taught)
+        train_source = everyone.clients[everyone.lengths >= 2]
+        np.testing.assert_array_equal(prepared.train_source.clients, train_source)
         np.testing.assert_array_equal(
-            prepared.profiled.clients, np.intersect1d(everyone.clients, data.relevant_clients)
+            prepared.encode_source.clients, np.intersect1d(everyone.clients, data.relevant_clients)
         )
-        assert not set(taught.tolist()) <= set(data.relevant_clients.tolist())
+        assert not set(train_source.tolist()) <= set(data.relevant_clients.tolist())
 
     def test_rare_categories_share_a_token(self, data):
         settings = self.settings(min_count=10_000)

@@ -15,7 +15,7 @@ from ubp.training.encode import encode
 from ubp.training.fit import fit
 from ubp.training.ranking import MODEL, POPULAR, REPEATED
 from ubp.training.settings import TrainerSettings
-from ubp.training.windows import LAST, Pooling, Slices, SliceSettings
+from ubp.training.windows import LAST, Pooling, Windows, WindowSettings
 
 URLS = 9
 POOLING = Pooling(LAST, 12, None)
@@ -26,8 +26,8 @@ def slices(urls, longest=12):
     lengths = np.array([len(sequence) for sequence in urls], np.int64)
     columns = {schema.URL: np.concatenate(urls).astype(np.int32) + FIRST_TOKEN}
     clients = np.arange(len(lengths), dtype=np.int64)
-    return Slices(
-        clients, np.cumsum(lengths) - lengths, lengths, columns, SliceSettings(longest, longest, longest, None)
+    return Windows(
+        clients, np.cumsum(lengths) - lengths, lengths, columns, WindowSettings(longest, longest, longest, None)
     )
 
 

@@ -28,7 +28,7 @@ except KeyboardInterrupt:
 def test_a_stage_that_fails_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys; sys.exit(3)")
-    with pytest.raises(UserError, match=r"script\.py a=1: failed with exit code 3, see above; mend it"):
+    with pytest.raises(UserError, match=r"script\.py a=1: failed with exit code 3, see above; fix it"):
         run_stage(["python", str(script), "a=1"], str(tmp_path))
 
 

@@ -10,7 +10,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.stage import AlreadyDone, seal
+from ubp.io.stage import AlreadyDone, mark_done
 
 CODES = f"[{' '.join(['7'] * 16)}]"
 UTC = datetime(2017, 1, 1, 17, 0, 0)  # noon in New York
@@ -53,7 +53,7 @@ def tables() -> dict[str, pl.DataFrame]:
 
 @pytest.fixture
 def made(tables, tmp_path) -> ChallengeData:
-    """The demo's raw data of these tables, through the door."""
+    """The demo's raw data of these tables, validated."""
     paths = DataPaths(tmp_path)
     paths.raw.mkdir()
     lines = demo.purchase_lines(tables)
@@ -115,7 +115,7 @@ def test_somebody_elses_data_is_left_alone(history):
 
 def test_the_demos_data_is_made_once(history):
     at = history.raw / ".demo"
-    seal(at, "key", demo.outputs(history))
+    mark_done(at, "key", demo.outputs(history))
     with pytest.raises(AlreadyDone, match="done before"):
         demo._refuse_to_replace(history, at, "key", overwrite=False)
     demo._refuse_to_replace(history, at, "key", overwrite=True)
@@ -128,7 +128,7 @@ def test_an_unfinished_demo_is_made_again(history):
 
 def test_data_that_was_put_in_the_demos_place_is_left_alone(history):
     at = history.raw / ".demo"
-    seal(at, "key", demo.outputs(history))
+    mark_done(at, "key", demo.outputs(history))
     (history.raw / "page_visit.parquet").write_bytes(b"the user's own")
     with pytest.raises(UserError, match="delete the parquets there"):
         demo._refuse_to_replace(history, at, "key", overwrite=True)

@@ -65,7 +65,7 @@ def made(shop: Shop, paths: DataPaths, seed: int = 0, timestamps: str = "text") 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> ChallengeData:
-    """A thousandth of the challenge, through the door."""
+    """A thousandth of the challenge, validated."""
     paths = made(settings().scaled(0.001), DataPaths(tmp_path_factory.mktemp("small") / "data"))
     return ChallengeData(paths, submit=True)
 
@@ -100,7 +100,7 @@ def test_every_client_occurs_and_some_are_relevant(small):
     assert np.isin(relevant, visitors.to_numpy()).all()
 
 
-def test_the_smallest_shops_pass_the_door(tmp_path):
+def test_the_smallest_shops_are_valid(tmp_path):
     for scale in (1e-4, 1e-6):
         paths = made(settings().scaled(scale), DataPaths(tmp_path / f"{scale}"))
         assert ChallengeData(paths, submit=True).rows(EventType.PRODUCT_BUY) == max(round(1_682_296 * scale), 1)

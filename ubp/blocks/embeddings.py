@@ -11,7 +11,7 @@ import polars as pl
 
 from ubp.data import schema
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 _LINEAGE = "lineage"  # key in the parquet's metadata
 
@@ -63,7 +63,7 @@ class EmbeddingTable:
         """Write the parquet: it appears whole or not at all."""
         vectors = pl.Series(self.vectors, dtype=pl.Array(pl.Float32, self.columns))
         table = pl.DataFrame({schema.CLIENT_ID: self.client_ids, schema.EMBEDDING: vectors})
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             # Floats of neural nets hardly compress; one row group, so that reading makes one array.
             table.write_parquet(
                 aside,

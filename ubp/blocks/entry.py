@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ubp.data import schema
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def write_entry(folder: Path, client_ids: npt.NDArray[np.int64], profiles: npt.N
         client_ids: int64 [clients].
         profiles: float32 [clients, columns], finite.
     """
-    with written_aside(folder) as aside:
+    with atomic_write(folder) as aside:
         aside.mkdir()
         np.save(aside / schema.ENTRY_CLIENT_IDS, client_ids)
         halves = np.lib.format.open_memmap(
@@ -99,8 +99,8 @@ def _id_violations(
     values, counts = np.unique(client_ids, return_counts=True)
     if (counts > 1).any():
         yield f"{file}: {(counts > 1).sum():,} clients occur more than once (the first: {values[counts > 1][0]})"
-    if len(strangers := np.setdiff1d(values, relevant)):
-        yield f"{file}: {len(strangers):,} clients are not relevant ones (the first: {strangers[0]})"
+    if len(unknown_clients := np.setdiff1d(values, relevant)):
+        yield f"{file}: {len(unknown_clients):,} clients are not relevant ones (the first: {unknown_clients[0]})"
     if not local and len(absent := np.setdiff1d(relevant, values)):
         yield f"{file}: {len(absent):,} relevant clients are absent (the first: {absent[0]})"
     if local and client_ids.size == 0:

@@ -22,15 +22,15 @@ class Prepared(Generic[Model]):
 
     Attributes:
         model: with its first weights.
-        taught: what it learns from.
-        profiled: who gets a profile.
+        train_source: what it learns from.
+        encode_source: who gets a profile.
         report: shows how good the trained model is on the sequences kept apart; what it returns is kept beside
             the block.
     """
 
     model: Model
-    taught: Source
-    profiled: ClientSource
+    train_source: Source
+    encode_source: ClientSource
     report: Callable[[Trained[Model]], Mapping[str, Any]]
 
 
@@ -69,10 +69,10 @@ def make_profiles(run: EmbeddingRun, config: DictConfig, recipe: type[Recipe[Mod
     chosen, settings = recipe.of(config), parse(TrainerSettings, config, at="trainer")
     prepared = chosen.prepare(run.data, run.seed)
     loggers = make_loggers(resolved(config)["logger"])
-    trained = fit(prepared.model, prepared.taught, settings, run.folder, run.seed, loggers)
-    vectors = encode(trained, prepared.profiled, run.folder)
+    trained = fit(prepared.model, prepared.train_source, settings, run.folder, run.seed, loggers)
+    vectors = encode(trained, prepared.encode_source, run.folder)
     if trained.trainer.is_global_zero:
         quality = prepared.report(trained)
         monitor, _ = prepared.model.monitor
         found = {**quality, "epochs": trained.epochs, monitor: trained.best_score}
-        run.save(prepared.profiled.clients, vectors, found)
+        run.save(prepared.encode_source.clients, vectors, found)

@@ -23,7 +23,7 @@ from ubp.data.reading import collect, load_clients, scan, times_parsed, typed
 from ubp.data.schema import EventType
 from ubp.data.validation import FileSummary, check, require_files, summary_of
 from ubp.io.errors import UserError
-from ubp.io.files import digest_of, fingerprint, written_aside
+from ubp.io.files import atomic_write, digest_of, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +64,11 @@ class ChallengeData:
     def _checked(self) -> dict[EventType, FileSummary]:
         """The summaries of the event files, from the cache where this very content was checked before."""
         require_files(self.paths, self.submit)
-        seal = self.paths.cache / "checked" / f"{self.files_fingerprint}-{self.unknown_sku}.json"
-        if seal.exists():
-            return {EventType(name): summary_of(**fields) for name, fields in json.loads(seal.read_text()).items()}
+        note = self.paths.cache / "checked" / f"{self.files_fingerprint}-{self.unknown_sku}.json"
+        if note.exists():
+            return {EventType(name): summary_of(**fields) for name, fields in json.loads(note.read_text()).items()}
         summaries = check(self.folder, self.paths.properties, self.unknown_sku)
-        with written_aside(seal) as aside:
+        with atomic_write(note) as aside:
             text = json.dumps({event_type: asdict(summary) for event_type, summary in summaries.items()}, default=str)
             aside.write_text(text)
         return summaries

@@ -46,8 +46,8 @@ class DataPaths:
     def active_clients(self) -> Path:
         return self.target / schema.ACTIVE_CLIENTS
 
-    def seal(self, what: str) -> Path:
-        """Where it is noted that ``what`` was made, and from what (`ubp.io.stage.seal`)."""
+    def done_mark(self, what: str) -> Path:
+        """Where it is noted that ``what`` was made, and from what (`ubp.io.stage.mark_done`)."""
         return self.cache / "done" / what
 
     def lock(self, path: Path) -> Path:

@@ -12,7 +12,7 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 DAYS_IN_TARGET = 14
 
@@ -92,7 +92,7 @@ def write_split(data: ChallengeData, dates: SplitDates) -> dict[Path, int]:
     for path, window in ((train, dates.in_train_window()), (validation, dates.in_validation_window())):
         frames[path] = bought.filter(window).join(properties, on=schema.SKU, how=how, maintain_order="left")
     with ExitStack() as stack:
-        asides = {path: stack.enter_context(written_aside(path)) for path in frames}
+        asides = {path: stack.enter_context(atomic_write(path)) for path in frames}
         for path, frame in frames.items():
             frame.sink_parquet(asides[path])
         return {path: _rows(aside) for path, aside in asides.items()}

@@ -15,7 +15,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def make_targets(data: ChallengeData, dates: SplitDates, rules: TargetRules, ove
     written: list[Path] = []
 
     def save(path: Path, array: npt.NDArray[np.generic]) -> None:
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             np.save(aside, array)
         written.append(path)
 

@@ -191,7 +191,7 @@ def _value_faults(file: Path, columns: tuple[str, ...], seen: dict[str, Any]) ->
             fault = _FAULTS.get(column, "are null")
             yield (
                 f"{file}: column {column}: {count:,} of {seen['#rows']:,} rows {fault} "
-                f"(the first: row {row:,}, {example!r}); mend or remove them"
+                f"(the first: row {row:,}, {example!r}); fix or remove them"
             )
 
 

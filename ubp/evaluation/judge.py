@@ -23,10 +23,10 @@ _SEEDING = threading.Lock()
 class _Block(nn.Module):
     """LayerNorm's output goes in, what is added to the residual stream comes out."""
 
-    def __init__(self, thin: int, wide: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(thin, wide)
-        self.down = nn.Linear(wide, thin)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         down: Tensor = self.down(functional.gelu(self.up(x)))
@@ -39,14 +39,14 @@ class JudgeModel(nn.Module):
     The order in which the modules are made decides which random numbers each gets: do not change it.
     """
 
-    def __init__(self, columns: int, targets: int, thin: int, wide: int) -> None:
+    def __init__(self, columns: int, targets: int, width: int, hidden: int) -> None:
         super().__init__()
-        self.project = nn.Linear(columns, thin)
-        self.norm_in = nn.LayerNorm(thin)
-        self.norms = nn.ModuleList(nn.LayerNorm(thin) for _ in range(3))
-        self.blocks = nn.ModuleList(_Block(thin, wide) for _ in range(3))
-        self.norm_out = nn.LayerNorm(thin)
-        self.out = nn.Linear(thin, targets)
+        self.project = nn.Linear(columns, width)
+        self.norm_in = nn.LayerNorm(width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(3))
+        self.norm_out = nn.LayerNorm(width)
+        self.out = nn.Linear(width, targets)
 
     def forward(self, profiles: Tensor) -> Tensor:
         """Logits [rows, targets] of profiles [rows, columns]."""
@@ -91,7 +91,7 @@ def judge(data: TaskData, probe: Probe, seed: int, after_epoch: Callable[[], Non
     device = data.profiles.device
     with _SEEDING:
         torch.manual_seed(seed)
-        model = JudgeModel(data.profiles.shape[1], data.train.shape[1], probe.thin, probe.wide)
+        model = JudgeModel(data.profiles.shape[1], data.train.shape[1], probe.width, probe.hidden)
     model.to(device)
     # The fused form does the same sums in one pass over the weights: a third off the judge's time on a CPU.
     optimizer = torch.optim.AdamW(model.parameters(), lr=probe.learning_rate, fused=True)

@@ -9,8 +9,8 @@ class Probe:
 
     Attributes:
         name: as it stands in tables and scores.
-        thin: width of the residual stream.
-        wide: hidden units of a block.
+        width: width of the residual stream.
+        hidden: hidden units of each block.
         epochs: the best of them counts.
         batch_size: rows a step, for training and for scoring.
         learning_rate: of AdamW.
@@ -19,8 +19,8 @@ class Probe:
     """
 
     name: str = "judge"
-    thin: int = 2048
-    wide: int = 4096
+    width: int = 2048
+    hidden: int = 4096
     epochs: int = 3
     batch_size: int = 128
     learning_rate: float = 0.001
@@ -33,6 +33,6 @@ def probe_title(probe: Probe) -> str:
     if probe.name == "judge":
         return "by the judge: the organisers' model, higher is better"
     return (
-        f"by the {probe.name} probe: {probe.thin} hidden units, {probe.epochs} epochs, mean of {len(probe.seeds)} "
+        f"by the {probe.name} probe: {probe.width} hidden units, {probe.epochs} epochs, mean of {len(probe.seeds)} "
         "seeds ± the sum's spread; not the judge's figures"
     )

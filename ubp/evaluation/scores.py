@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ubp.data.targets import TASKS
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Scores:
         """Write ``scores.json``: a key a task as the organisers', then sum, spread, probe and details."""
         figures = self.tasks | {"sum": self.total, "spread": self.spread, "probe": self.probe}
         rest = {"name": self.name, "columns": self.columns, "made_from": made_from, "details": self.details}
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(json.dumps(figures | rest, indent=2) + "\n")
 
     @classmethod

@@ -20,7 +20,7 @@ _BLOCKS = 256
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path to write a file or a folder to; on success it replaces ``path``, flushed to disk.
 
     On an error ``path`` is as it was before; on a kill too, but for a folder between two renames: then the

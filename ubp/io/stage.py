@@ -5,22 +5,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ubp.io.files import digest_of, fingerprint, locked, stamp, written_aside
+from ubp.io.files import atomic_write, digest_of, fingerprint, locked, stamp
 
 
-def seal(at: Path, key: str, outputs: Sequence[Path]) -> None:
+def mark_done(at: Path, key: str, outputs: Sequence[Path]) -> None:
     """Note at ``at`` that the outputs, as they are now, were made from what ``key`` stands for."""
-    with written_aside(at) as aside:
-        aside.write_text(_seal_text(key, outputs))
+    with atomic_write(at) as aside:
+        aside.write_text(_mark_text(key, outputs))
 
 
-def sealed(at: Path, key: str, outputs: Sequence[Path]) -> bool:
+def is_done(at: Path, key: str, outputs: Sequence[Path]) -> bool:
     """Whether the outputs are there, unchanged, and were made from what ``key`` stands for."""
     there = at.exists() and all(path.exists() for path in outputs)
-    return there and at.read_text() == _seal_text(key, outputs)
+    return there and at.read_text() == _mark_text(key, outputs)
 
 
-def _seal_text(key: str, outputs: Sequence[Path]) -> str:
+def _mark_text(key: str, outputs: Sequence[Path]) -> str:
     return digest_of(key, *(f"{path.name}:{fingerprint(path)}" for path in outputs))
 
 

@@ -17,7 +17,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import locked, written_aside
+from ubp.io.files import atomic_write, locked
 from ubp.sequences.arrays import Int64, offsets_of
 from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, is_built
 from ubp.sequences.store import Sequences
@@ -43,7 +43,7 @@ def build_or_open(data: ChallengeData) -> Sequences:
     with locked(folder.with_name(f"{folder.name}.lock"), f"the sequence store of {data.folder}"):
         if not is_built(folder):
             _remove_abandoned(folder)
-            with written_aside(folder) as aside:
+            with atomic_write(folder) as aside:
                 _build(data, aside)
                 data.require_unchanged()  # or the store would mix two histories, under the first one's name
     return Sequences.open(folder)
@@ -61,7 +61,7 @@ def _build(data: ChallengeData, folder: Path) -> None:
     Needs 20 bytes an event on disk besides the store until it is done.
     """
     if data.as_of - data.start > timedelta(seconds=2**31 - 1):
-        raise UserError(f"{data.folder}: events from {data.start} to {data.as_of}; mend the timestamps")
+        raise UserError(f"{data.folder}: events from {data.start} to {data.as_of}; fix the timestamps")
     logger.info("%s: putting the events in order (once for this history)", data.folder)
     folder.mkdir()
     parts = folder / "parts"

@@ -301,7 +301,7 @@ class Selection:
         return tokens
 
     def _blocks(self) -> Iterator["Selection"]:
-        """The events in pieces of `_BLOCK`, without their clients: what one step holds in memory."""
+        """The events in blocks of `_BLOCK`, without their clients: what one step holds in memory."""
         for begin in range(0, len(self), _BLOCK):
             end = min(begin + _BLOCK, len(self))
             rows = slice(begin, end) if isinstance(self.rows, slice) else self.rows[begin:end]

@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from torch import Tensor
 
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
+from ubp.io.files import atomic_write
 
 if TYPE_CHECKING:  # seconds of imports, which `fit` spends when there is something to fit
     import lightning as lit
@@ -121,7 +121,7 @@ def fit(
     if not math.isfinite(best_score):
         raise UserError(f"training: {monitor} is no number from the start; try a smaller trainer.learning_rate")
     if trainer.is_global_zero:
-        with written_aside(finished) as aside:
+        with atomic_write(finished) as aside:
             aside.write_text(str(trainer.current_epoch))
     path = Path(best.best_model_path)
     training.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])

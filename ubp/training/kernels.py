@@ -27,7 +27,7 @@ def threads_for(model: SequenceModel, source: Source, settings: TrainerSettings)
     allowed = int(asked.partition(",")[0]) if asked[:1].isdecimal() else sys.maxsize
     if settings.threads is not None:
         return min(settings.threads, allowed)
-    rows = min(settings.piece_on("cpu") or settings.batch_size, settings.batch_size)
+    rows = min(settings.micro_batch_on("cpu") or settings.batch_size, settings.batch_size)
     product = model.product(rows, max(1, int(np.mean(source.lengths))))
     return torch.get_num_threads() if product >= _SHARED_PRODUCT else 1
 

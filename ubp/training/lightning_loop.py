@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ubp.io.errors import UserError
-from ubp.io.files import written_aside
-from ubp.training.loader import Ask, Plan, make_loader
+from ubp.io.files import atomic_write
+from ubp.training.loader import BatchRequest, BucketSampler, make_loader
 from ubp.training.model import VALIDATION_LOSS, Batch, SequenceModel, Source, losses_of, rows_of
 from ubp.training.partition import Parts
 from ubp.training.settings import TrainerSettings
@@ -49,26 +49,28 @@ class Training(lit.LightningModule):
         self, model: SequenceModel, source: Source, parts: Parts, settings: TrainerSettings, seed: int, first_epoch: int
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False  # a step has pieces, and a model may have several optimizers
+        self.automatic_optimization = False  # a step has micro-batches, and a model may have several optimizers
         self.model = model
         self._source, self._parts, self._settings = source, parts, settings
         self._seed, self._first_epoch = seed, first_epoch
 
-    def _plan(self, rows: Any, first_epoch: int) -> Plan:  # noqa: ANN401
+    def _plan(self, rows: Any, first_epoch: int) -> BucketSampler:  # noqa: ANN401
         trainer, size = self.trainer, self._settings.batch_size
-        return Plan(rows, self._source.lengths, size, self._seed, first_epoch, trainer.global_rank, trainer.world_size)
+        return BucketSampler(
+            rows, self._source.lengths, size, self._seed, first_epoch, trainer.global_rank, trainer.world_size
+        )
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
         kind = self.trainer.strategy.root_device.type
         plan = self._plan(self._parts.train, self._first_epoch)
-        piece, workers = self._settings.piece_on(kind), self._settings.workers_on(kind)
-        return make_loader(self._source, plan, piece, self.model.on_host, workers, cuda=kind == "cuda")
+        micro_batch, workers = self._settings.micro_batch_on(kind), self._settings.workers_on(kind)
+        return make_loader(self._source, plan, micro_batch, self.model.on_host, workers, cuda=kind == "cuda")
 
     def val_dataloader(self) -> DataLoader[list[Batch]]:
         """Whole batches, the same in each epoch; so few that processes would take longer to start."""
         cuda = self.trainer.strategy.root_device.type == "cuda"
-        asks = [Ask(ask.rows) for ask in self._plan(self._parts.validation, 0)]
-        return make_loader(self._source, asks, None, self.model.on_host, workers=0, cuda=cuda)
+        requests = [BatchRequest(request.rows) for request in self._plan(self._parts.validation, 0)]
+        return make_loader(self._source, requests, None, self.model.on_host, workers=0, cuda=cuda)
 
     def on_train_batch_start(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002 (Lightning's signature)
         torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
@@ -86,20 +88,20 @@ class Training(lit.LightningModule):
             optimizer.step()
         # The step's is for the curves alone: a progress bar that shows it has to wait for the device at each step.
         self.log(f"{TRAIN_LOSS}_step", loss)
-        rows = sum(rows_of(piece) for piece in batch)
+        rows = sum(rows_of(micro_batch) for micro_batch in batch)
         self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
 
-    def _backward(self, pieces: Sequence[Batch]) -> Tensor:
+    def _backward(self, micro_batches: Sequence[Batch]) -> Tensor:
         """The batch's loss, its gradients left in the weights."""
         losses = []
-        for loss, is_last in losses_of(self.model, pieces):
+        for loss, is_last in losses_of(self.model, micro_batches):
             with nullcontext() if is_last else self._without_exchange():
                 self.manual_backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
     def _without_exchange(self) -> AbstractContextManager[None]:
-        """Ranks exchange gradients once a step, at its last piece: they may have different numbers of pieces."""
+        """Ranks exchange gradients once a step, at its last micro-batch: they may have different numbers of them."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
@@ -123,7 +125,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint appears whole or not at all: a kill while it is written costs no run."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ANN401
-        with written_aside(Path(path)) as aside:
+        with atomic_write(Path(path)) as aside:
             super().save_checkpoint(checkpoint, aside, storage_options)
 
 

@@ -64,7 +64,7 @@ class SequenceModel(nn.Module, ABC):
 
         A program that reads a value on a GPU (``int(lengths.max())``), or asks for a tensor whose size depends on
         values (``outputs[mask]``, ``mask.nonzero()``), waits until the GPU has done all it was given. So whoever
-        gathers a batch, or a piece of one, calls this before the batch leaves the CPU: it cuts padding off and
+        gathers a batch, or a micro-batch of one, calls this before the batch leaves the CPU: it cuts padding off and
         adds the places of the real positions, int64 [positions], with which the model calls ``index_select``.
         What is added stands behind what was there, and need not have a row for each sequence.
 
@@ -129,25 +129,25 @@ def rows_of(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
 
-def in_pieces(batch: Batch, piece: int | None, on_host: Callable[[Batch], Batch]) -> list[Batch]:
+def in_micro_batches(batch: Batch, micro_batch: int | None, on_host: Callable[[Batch], Batch]) -> list[Batch]:
     """A batch in parts of so many rows, None for all, each with what the model wants to know of it."""
     rows = rows_of(batch)
-    size = piece or max(rows, 1)
+    size = micro_batch or max(rows, 1)
     cut = [{name: values[at : at + size] for name, values in batch.items()} for at in range(0, rows, size)]
     return [on_host(part) for part in cut]
 
 
-def losses_of(model: SequenceModel, pieces: Sequence[Batch]) -> Iterator[tuple[Tensor, bool]]:
+def losses_of(model: SequenceModel, micro_batches: Sequence[Batch]) -> Iterator[tuple[Tensor, bool]]:
     """A batch's loss in parts that add up to it; each part's graph can be freed before the next is made.
 
     Args:
         model: whose loss.
-        pieces: of the batch (`in_pieces`), on the model's device.
+        micro_batches: of the batch (`in_micro_batches`), on the model's device.
 
     Yields:
         A part of the loss, a scalar, and whether it is the last one.
     """
-    weights = torch.stack([model.weight(piece) for piece in pieces])
+    weights = torch.stack([model.weight(micro_batch) for micro_batch in micro_batches])
     shares = weights / weights.sum().clamp(min=1)
-    for number, (piece, share) in enumerate(zip(pieces, shares, strict=True), start=1):
-        yield model.loss(piece) * share, number == len(pieces)
+    for number, (micro_batch, share) in enumerate(zip(micro_batches, shares, strict=True), start=1):
+        yield model.loss(micro_batch) * share, number == len(micro_batches)

@@ -140,8 +140,8 @@ def linear_cross_entropy(hidden: Tensor, layer: nn.Linear, classes: Tensor, size
     return loss
 
 
-def likeliest(hidden: Tensor, layer: nn.Linear, sizes: Sequence[int]) -> Tensor:
-    """Each feature's likeliest class, chunk by chunk: int64 [positions, features]; see `linear_cross_entropy`."""
+def argmax_classes(hidden: Tensor, layer: nn.Linear, sizes: Sequence[int]) -> Tensor:
+    """Each feature's class with the largest logit: int64 [positions, features]; see `linear_cross_entropy`."""
     parts = [
         torch.stack([logits.argmax(dim=-1) for logits in torch.split(layer(part), list(sizes), dim=-1)], dim=-1)
         for part in torch.split(hidden, _at_once(hidden))

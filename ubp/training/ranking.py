@@ -1,4 +1,4 @@
-"""How well the next value is foretold: ranks, hit rate, MRR and NDCG, and two baselines to hold them against."""
+"""How well the next value is predicted: ranks, hit rate, MRR and NDCG, and two baselines to hold them against."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ _PAIRS = 1 << 22  # pairs of places that exist at the same time, where places ar
 
 MODEL, POPULAR, REPEATED = "model", "popularity", "repeat the last"
 
-Scores = dict[str, dict[str, float]]  # metric to who foretells to value
+Scores = dict[str, dict[str, float]]  # metric to predictor to value
 
 
 def ranks_of(hidden: Tensor, weight: Tensor, wanted: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -81,7 +81,7 @@ def popularity_ranks(counts: Tensor, wanted: Tensor) -> Tensor:
 
 
 def repetition_ranks(tokens: Tensor) -> Tensor:
-    """The next value's rank where the last values are foretold again, the latest first.
+    """The next value's rank where the last values are predicted again, the latest first.
 
     Args:
         tokens: int64 [rows, time].
@@ -114,7 +114,7 @@ def _repetition_ranks(tokens: Tensor) -> Tensor:
 
 
 def compared(ranks: Mapping[str, Tensor], at: int = 10) -> Scores:
-    """The scores of those who foretell, by metric; with ``at`` 1 all three are one, and only the hit rate is there."""
+    """The scores of several predictors, by metric; with ``at`` 1 all three are one, and only the hit rate is there."""
     scores: Scores = {}
     for name, own in ranks.items():
         for metric, value in ranking_scores(own, at).items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ubp.io.errors import require, require_positive
 
 # Rows of a batch that a CPU works through at a time: more of them only fill its memory.
-_CPU_PIECE = 64
+_CPU_MICRO_BATCH = 64
 # Processes that gather batches for a GPU: it waits for none of them, and this one is free to give it work.
 _CUDA_WORKERS = 2
 
@@ -18,7 +18,7 @@ class TrainerSettings:
         max_epochs: at the most.
         patience: epochs in which what the model's monitor says gets no better before training stops.
         batch_size: sequences a step, on each device.
-        piece: sequences of a step that are worked through at a time, their gradients added up: less memory for
+        micro_batch: sequences of a step that are worked through at a time, their gradients added up: less memory for
             the same step. None: 64 on a CPU, all at once elsewhere.
         learning_rate: of Adam.
         gradient_clip: largest norm of the gradient; 0 for no limit.
@@ -37,7 +37,7 @@ class TrainerSettings:
     max_epochs: int
     patience: int
     batch_size: int
-    piece: int | None = None
+    micro_batch: int | None = None
     learning_rate: float = 0.001
     gradient_clip: float = 1.0
     devices: int = 1
@@ -57,7 +57,7 @@ class TrainerSettings:
             UserError: a number out of its range.
         """
         require_positive(self, "trainer", "max_epochs", "patience", "batch_size", "devices")
-        for name, least in {"piece": 1, "threads": 1, "workers": 0}.items():
+        for name, least in {"micro_batch": 1, "threads": 1, "workers": 0}.items():
             value = getattr(self, name)
             require(value is None or value >= least, f"trainer.{name}", value, f"at least {least}, or null")
         require(self.learning_rate >= 0, "trainer.learning_rate", self.learning_rate, "0 or more")
@@ -67,9 +67,9 @@ class TrainerSettings:
         half = self.precision in ("16", "16-mixed") and self.gradient_clip > 0
         require(not half, "trainer.precision", self.precision, "bf16-mixed or 32-true, or trainer.gradient_clip=0")
 
-    def piece_on(self, device: str) -> int | None:
+    def micro_batch_on(self, device: str) -> int | None:
         """Rows that are worked through at a time on a kind of device; None: all."""
-        return self.piece or (_CPU_PIECE if device == "cpu" else None)
+        return self.micro_batch or (_CPU_MICRO_BATCH if device == "cpu" else None)
 
     def workers_on(self, device: str) -> int:
         """Processes that gather batches for a kind of device."""

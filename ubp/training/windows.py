@@ -1,4 +1,4 @@
-"""Sequences for models that say the next event: random slices to train on, the newest events to encode."""
+"""Sequences for models that predict the next event: random windows to train on, the newest events to encode."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ LAST, SUM = "last", "sum"  # kinds of profiles
 
 
 @dataclass
-class SliceSettings:
+class WindowSettings:
     """How many events a model reads.
 
     Attributes:
@@ -55,7 +55,7 @@ class SliceSettings:
 
 
 @dataclass(frozen=True)
-class Slices:
+class Windows:
     """Clients' events, a slice of each gathered at a time.
 
     A batch holds each column as [rows, time], padding behind the end, and
@@ -65,7 +65,7 @@ class Slices:
     - ``age`` float [rows, time], days from each event to the end of the history.
 
     In training a length is drawn for the batch, so that little of it is padding, and for each client where its
-    slice begins. Such a slice holds one event more than it is long: the one that is to be said last. The
+    slice begins. Such a slice holds one event more than it is long: the last target. The
     position of its first event is drawn too, so that all positions of a window are trained alike: without that,
     the last ones, where profiles are read, hardly ever were.
 
@@ -81,12 +81,12 @@ class Slices:
     starts: npt.NDArray[np.int64]
     events: npt.NDArray[np.int64]
     columns: Mapping[str, npt.NDArray[Any]]
-    settings: SliceSettings
+    settings: WindowSettings
 
     @classmethod
     def of(
-        cls, chosen: Selection, columns: Mapping[str, npt.NDArray[Any]], as_of: datetime, settings: SliceSettings
-    ) -> "Slices":
+        cls, chosen: Selection, columns: Mapping[str, npt.NDArray[Any]], as_of: datetime, settings: WindowSettings
+    ) -> "Windows":
         """The slices of all clients of a selection; the columns are those of its events, their ages are added."""
         seconds = (as_of - chosen.sequences.start).total_seconds() - chosen.time
         ages = {AGE: (seconds / DAY).astype(np.float32)}
@@ -98,7 +98,7 @@ class Slices:
         return np.minimum(self.events, self.settings.newest)
 
     def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
-        """Slices of some clients: random ones, or the newest events if there is no generator."""
+        """Windows of some clients: random ones, or the newest events if there is no generator."""
         events = self.events[rows]
         if generator is None:
             lengths = np.minimum(events, self.settings.newest)
@@ -111,17 +111,17 @@ class Slices:
         columns, full = gather(self.columns, self.starts[rows] + begin, lengths).tensors()
         return {**columns, LENGTHS: full, FIRST: torch.from_numpy(first)}
 
-    def at_least(self, events: int) -> "Slices":
+    def at_least(self, events: int) -> "Windows":
         """Only clients with so many events."""
         return self._only(self.events >= events)
 
-    def of_clients(self, clients: npt.NDArray[np.int64]) -> "Slices":
+    def of_clients(self, clients: npt.NDArray[np.int64]) -> "Windows":
         """Only these clients."""
         return self._only(np.isin(self.clients, clients))
 
-    def _only(self, keep: npt.NDArray[np.bool_]) -> "Slices":
+    def _only(self, keep: npt.NDArray[np.bool_]) -> "Windows":
         kept = (self.clients[keep], self.starts[keep], self.events[keep])
-        return Slices(*kept, self.columns, self.settings)
+        return Windows(*kept, self.columns, self.settings)
 
     def events_of(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Which of the columns' events are some clients': bool [events]."""
@@ -133,7 +133,7 @@ class Slices:
 
 
 def trimmed(batch: Batch) -> Batch:
-    """The batch without the places that are padding in every row: a piece of a batch may need fewer of them."""
+    """The batch without the places that are padding in every row: a micro-batch may need fewer of them."""
     time = int(batch[LENGTHS].max())
     return {name: values[:, :time] if values.dim() > 1 else values for name, values in batch.items()}
 

@@ -53,7 +53,7 @@ BROKEN = {
         [r"1 clients are not relevant ones \(the first: 55\)"],
     ),
     "a client too few": (IDS[:3], PROFILES[:3], False, [r"1 relevant clients are absent \(the first: 40\)"]),
-    "local, of strangers": (np.array([1]), PROFILES[:1], True, ["1 clients are not relevant ones"]),
+    "local, of unknown_clients": (np.array([1]), PROFILES[:1], True, ["1 clients are not relevant ones"]),
     "local, empty": (IDS[:0], PROFILES[:0], True, ["no clients"]),
     "float32": (IDS, PROFILES.astype(np.float32), False, ["embeddings.npy: dtype float32; must be float16"]),
     "integers": (IDS, np.ones((4, 3), np.int64), False, ["dtype int64; must be float16"]),

@@ -56,10 +56,10 @@ def test_every_value_lands_beside_its_own_client(data, tmp_path_factory):
     wanted = [[] for _ in clients]
     blocks = {}
     for name in ("a", "b"):
-        # shuffled, with some clients missing and strangers among them
+        # shuffled, with some clients missing and unknown_clients among them
         kept = data.draw(st.lists(st.sampled_from(clients), unique=True, min_size=1))
-        strangers = data.draw(st.lists(st.integers(50, 60), unique=True))
-        ids = data.draw(st.permutations(kept + strangers))
+        unknown_clients = data.draw(st.lists(st.integers(50, 60), unique=True))
+        ids = data.draw(st.permutations(kept + unknown_clients))
         vectors = np.array([[client, client * 100 + ord(name)] for client in ids], np.float32)
         write(folder / f"{name}.parquet", ids, vectors)
         vector_of = dict(zip(ids, vectors.tolist(), strict=True))
@@ -320,7 +320,7 @@ def test_an_ensemble_is_that_of_plain_sklearn(tmp_path, name):
     clients = rng.permutation(1200)
     wanted = []
     for number, (block, (processor, scaler)) in enumerate(blocks.items()):
-        # Some clients lack the block, some have a vector of zeros, strangers are in it; search_llm is 64 wide as it is.
+        # Some clients lack the block, some have zeros, unknown clients are in it; search_llm has 64 columns.
         ids = rng.permutation(1500)[:1300]
         columns = 64 if block == "search_llm" else (processor or 5) + number
         # Directions of clearly different lengths: PCA's are then the same whoever computes them.

@@ -119,7 +119,7 @@ def test_unreadable_timestamp(history, text):
     table.write_parquet(file)
     message = fault(history)
     assert says(message, file, "column timestamp", f"3 of {len(table)} rows", "YYYY-MM-DD HH:mm:ss")
-    assert says(message, "the first: row 3", repr(text), "mend or remove")
+    assert says(message, "the first: row 3", repr(text), "fix or remove")
 
 
 def test_null_timestamp_among_datetimes(make_history, tmp_path):
@@ -134,7 +134,7 @@ def test_null_id(make_history, tmp_path, event_type, column):
     history = make_history()
     history.events[event_type] = set_rows(history.events[event_type], column, [2, 4], None)
     message = fault(history.write(tmp_path))
-    assert says(message, event_type.file_name, f"column {column}", "2 of", "are null", "row 2", "mend or remove")
+    assert says(message, event_type.file_name, f"column {column}", "2 of", "are null", "row 2", "fix or remove")
 
 
 BAD_CODES = {
@@ -158,7 +158,7 @@ def test_codes_that_are_not_16_numbers(history, column, text):
     table.write_parquet(file)
     message = fault(history)
     assert says(message, file, f"column {column}", f"2 of {len(table)} rows", "16 numbers in 0..255")
-    assert says(message, "the first: row 6", repr(text), "mend or remove")
+    assert says(message, "the first: row 6", repr(text), "fix or remove")
 
 
 def test_sku_without_properties(history):

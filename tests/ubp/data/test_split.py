@@ -99,7 +99,7 @@ def test_history_keeps_every_column_as_filed(split, make_history):
     assert pl.read_parquet(split.input / SEARCH.file_name)["query"][0].startswith("[")
 
 
-def test_the_history_passes_its_own_door(split):
+def test_the_history_passes_validation(split):
     data = ChallengeData(split, False)
     assert data.last(BUY) < naive_borders("2023-02-08 21:17:05")[0]
     assert data.rows(BUY) == len(pl.read_parquet(split.input / BUY.file_name))

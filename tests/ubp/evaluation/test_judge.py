@@ -34,14 +34,14 @@ def _one_thread():
 class Reference(nn.Module):
     """Linear, LayerNorm; three times x + [LayerNorm, Linear, GELU, Linear]; LayerNorm; Linear."""
 
-    def __init__(self, columns: int, targets: int, thin: int, wide: int) -> None:
+    def __init__(self, columns: int, targets: int, width: int, hidden: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleList([nn.Linear(columns, thin), nn.LayerNorm(thin)])
+        self.parts = nn.ModuleList([nn.Linear(columns, width), nn.LayerNorm(width)])
         for _ in range(3):
-            self.parts.append(nn.LayerNorm(thin))
+            self.parts.append(nn.LayerNorm(width))
         for _ in range(3):
-            self.parts.append(nn.Sequential(nn.Linear(thin, wide), nn.GELU(), nn.Linear(wide, thin)))
-        self.parts.extend([nn.LayerNorm(thin), nn.Linear(thin, targets)])
+            self.parts.append(nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)))
+        self.parts.extend([nn.LayerNorm(width), nn.Linear(width, targets)])
 
     def forward(self, x):
         linear, norm, norm_1, norm_2, norm_3, block_1, block_2, block_3, norm_out, out = self.parts
@@ -56,7 +56,7 @@ def reference_epochs(data: TaskData, probe: Probe, seed: int) -> tuple[list[dict
     """Each epoch's metrics, and the model as it is after the last."""
     torch.manual_seed(seed)
     targets = data.train.shape[1]
-    model = Reference(data.profiles.shape[1], targets, probe.thin, probe.wide)
+    model = Reference(data.profiles.shape[1], targets, probe.width, probe.hidden)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
     loss_of = nn.BCEWithLogitsLoss()
     epochs = []
@@ -100,7 +100,7 @@ def run(data: TaskData, probe: Probe = TINY, seed: int = 1278):
 
 def test_the_default_probe_has_the_judges_numbers():
     probe = Probe()
-    assert (probe.name, probe.thin, probe.wide, probe.epochs, probe.batch_size) == ("judge", 2048, 4096, 3, 128)
+    assert (probe.name, probe.width, probe.hidden, probe.epochs, probe.batch_size) == ("judge", 2048, 4096, 3, 128)
     assert (probe.learning_rate, probe.seeds) == (0.001, (1278,))
 
 

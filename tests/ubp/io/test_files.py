@@ -7,8 +7,8 @@ import time
 import pytest
 
 from ubp.io import files
-from ubp.io.files import digest_of, fingerprint, locked, stamp, written_aside
-from ubp.io.stage import seal, sealed
+from ubp.io.files import atomic_write, digest_of, fingerprint, locked, stamp
+from ubp.io.stage import is_done, mark_done
 
 
 class Halfway(Exception):
@@ -17,7 +17,7 @@ class Halfway(Exception):
 
 def crash_while_writing(path, file=None):
     """Begin to write a file, or a file of a folder, and fail."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         if file is not None:
             aside.mkdir()
             aside = aside / file
@@ -32,7 +32,7 @@ def names(folder):
 def test_a_file_is_replaced_on_success(tmp_path):
     path = tmp_path / "made" / "here" / "a.txt"
     for text in ("old", "new"):
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             assert aside.parent == path.parent
             assert aside.suffix == path.suffix
             aside.write_text(text)
@@ -58,7 +58,7 @@ def test_a_new_file_does_not_appear_on_an_error(tmp_path):
 def test_a_folder_is_replaced_whole(tmp_path):
     folder = tmp_path / "entry"
     for name in ("old.npy", "new.npy"):
-        with written_aside(folder) as aside:
+        with atomic_write(folder) as aside:
             aside.mkdir()
             (aside / name).write_text(name)
     assert names(folder) == ["new.npy"]
@@ -80,7 +80,7 @@ def test_what_a_killed_run_left_aside_does_not_get_in_the_way(tmp_path):
     left = tmp_path / f".{os.getpid()}.a.txt"
     left.mkdir()
     (left / "junk").write_text("junk")
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("new")
     assert path.read_text() == "new"
     assert names(tmp_path) == ["a.txt"]
@@ -121,14 +121,14 @@ def test_sealed_only_while_key_and_outputs_are_the_same(tmp_path):
     at, outputs = tmp_path / "done" / "x", [tmp_path / "a", tmp_path / "b"]
     for path in outputs:
         path.write_text(path.name)
-    assert not sealed(at, "key", outputs)
-    seal(at, "key", outputs)
-    assert sealed(at, "key", outputs)
-    assert not sealed(at, "other key", outputs)
+    assert not is_done(at, "key", outputs)
+    mark_done(at, "key", outputs)
+    assert is_done(at, "key", outputs)
+    assert not is_done(at, "other key", outputs)
     outputs[1].write_text("changed")
-    assert not sealed(at, "key", outputs)
+    assert not is_done(at, "key", outputs)
     outputs[1].unlink()
-    assert not sealed(at, "key", outputs)
+    assert not is_done(at, "key", outputs)
 
 
 def test_a_lock_says_who_holds_it_and_nobody_afterwards(tmp_path):
@@ -163,6 +163,6 @@ def test_a_stamp_changes_with_what_is_replaced(tmp_path):
     path.write_text("1")
     before = stamp(path)
     assert stamp(path) == before
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("1")
     assert stamp(path) != before

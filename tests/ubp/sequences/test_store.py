@@ -245,7 +245,7 @@ class TestBuilding:
 
     def test_times_that_cannot_be_are_refused(self, tmp_path):
         data = written(tmp_path, [(EventType.PAGE_VISIT, 1, datetime(2150, 1, 1), 8)])
-        with pytest.raises(UserError, match="mend the timestamps"):
+        with pytest.raises(UserError, match="fix the timestamps"):
             build_or_open(data)
 
     def test_processes_at_the_same_time_wait(self, tmp_path):

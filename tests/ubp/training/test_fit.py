@@ -13,7 +13,7 @@ from ubp.io.errors import UserError
 from ubp.training.encode import encode, to_device
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import choose_kernels, limited_threads, threads_for
-from ubp.training.model import as_it_is, in_pieces, losses_of
+from ubp.training.model import as_it_is, in_micro_batches, losses_of
 from ubp.training.partition import split_rows
 
 
@@ -54,17 +54,19 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(undisturbed, 
     assert not torch.equal(weights(other), weights(undisturbed[0]))
 
 
-@pytest.mark.parametrize("piece", [1, 3, 7])
-def test_a_step_in_pieces_is_the_step_as_a_whole(piece, tmp_path):
-    whole = fit(Copier(dropout=0), Numbers(), settings(piece=8), tmp_path / "whole", seed=1)
-    pieces = fit(Copier(dropout=0), Numbers(), settings(piece=piece), tmp_path / "pieces", seed=1)
-    torch.testing.assert_close(weights(pieces), weights(whole), rtol=1e-4, atol=1e-6)
-    assert pieces.best_score == pytest.approx(whole.best_score, rel=1e-4)
+@pytest.mark.parametrize("micro_batch", [1, 3, 7])
+def test_a_step_in_micro_batches_is_the_step_as_a_whole(micro_batch, tmp_path):
+    whole = fit(Copier(dropout=0), Numbers(), settings(micro_batch=8), tmp_path / "whole", seed=1)
+    micro_batches = fit(
+        Copier(dropout=0), Numbers(), settings(micro_batch=micro_batch), tmp_path / "micro_batches", seed=1
+    )
+    torch.testing.assert_close(weights(micro_batches), weights(whole), rtol=1e-4, atol=1e-6)
+    assert micro_batches.best_score == pytest.approx(whole.best_score, rel=1e-4)
 
 
 def test_a_model_may_bring_sparse_gradients_and_a_score_of_its_own(tmp_path):
     before = Recaller().table.weight.detach().clone()
-    trained = fit(Recaller(), Numbers(), settings(piece=3), tmp_path, seed=1)
+    trained = fit(Recaller(), Numbers(), settings(micro_batch=3), tmp_path, seed=1)
     changed = (trained.model.table.weight != before).any(dim=1).nonzero().flatten().numpy()
     np.testing.assert_array_equal(changed, trained.parts.train)  # only the rows that training met
     with torch.inference_mode():
@@ -121,7 +123,7 @@ def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
     [
         ({"batch_size": 0}, "trainer.batch_size=0: must be at least 1"),
         ({"max_epochs": 0}, "trainer.max_epochs=0: must be at least 1"),
-        ({"piece": 0}, "trainer.piece=0: must be at least 1, or null"),
+        ({"micro_batch": 0}, "trainer.micro_batch=0: must be at least 1, or null"),
         ({"threads": 0}, "trainer.threads=0: must be at least 1, or null"),
         ({"workers": -1}, "trainer.workers=-1: must be at least 0, or null"),
         ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
@@ -297,12 +299,12 @@ def test_kernels_are_deterministic_on_a_cpu_and_the_fastest_elsewhere(tmp_path):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def step(model, pieces, optimizers):
+def step(model, micro_batches, optimizers):
     """What `fit` does in a step."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     losses = []
-    for loss, _ in losses_of(model, pieces):
+    for loss, _ in losses_of(model, micro_batches):
         loss.backward()
         losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -313,14 +315,14 @@ def step(model, pieces, optimizers):
 
 def test_a_step_reads_nothing_back_from_the_device():
     model = Copier()
-    pieces = in_pieces(Numbers().batch(np.arange(20)), 8, as_it_is)
+    micro_batches = in_micro_batches(Numbers().batch(np.arange(20)), 8, as_it_is)
     optimizers = model.optimizers(0.01)
     with host_reads() as reads:
-        step(model, pieces, optimizers)
+        step(model, micro_batches, optimizers)
     assert reads == []
     with host_reads() as reads:
-        pieces[0]["values"][pieces[0]["rows"] > 2]
-        int(pieces[0]["rows"].max())
+        micro_batches[0]["values"][micro_batches[0]["rows"] > 2]
+        int(micro_batches[0]["rows"].max())
     assert len(reads) == 2
 
 
@@ -330,11 +332,14 @@ def test_a_step_on_a_gpu_makes_nobody_wait():
     device = torch.device("cuda")
     model = Copier().to(device)
     optimizers = model.optimizers(0.01)
-    pieces = [to_device(piece, device) for piece in in_pieces(Numbers().batch(np.arange(20)), 8, model.on_host)]
-    step(model, pieces, optimizers)  # the first one sets things up
+    micro_batches = [
+        to_device(micro_batch, device)
+        for micro_batch in in_micro_batches(Numbers().batch(np.arange(20)), 8, model.on_host)
+    ]
+    step(model, micro_batches, optimizers)  # the first one sets things up
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(model, pieces, optimizers)
+        step(model, micro_batches, optimizers)
     finally:
         torch.cuda.set_sync_debug_mode("default")

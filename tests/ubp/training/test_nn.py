@@ -8,7 +8,7 @@ from ubp.training.nn import (
     CausalTransformer,
     Feature,
     TokenEmbedding,
-    likeliest,
+    argmax_classes,
     linear_cross_entropy,
     sampled_cross_entropy,
     tied_cross_entropy,
@@ -60,12 +60,12 @@ def test_half_precision_comes_close():
     assert layer.weight.grad.dtype == torch.float32
 
 
-def test_the_likeliest_class_of_each_feature(monkeypatch):
+def test_the_argmax_class_of_each_feature(monkeypatch):
     monkeypatch.setattr(ubp_nn, "_POSITIONS", {"cpu": 8})
     layer, hidden, _ = draw(20)
     logits = torch.split(layer(hidden), SIZES, dim=1)
     wanted = torch.stack([part.argmax(dim=1) for part in logits], dim=1)
-    torch.testing.assert_close(likeliest(hidden, layer, SIZES), wanted)
+    torch.testing.assert_close(argmax_classes(hidden, layer, SIZES), wanted)
 
 
 def test_embeddings_are_concatenated_or_summed():

@@ -12,8 +12,8 @@ from ubp.training.windows import (
     FIRST,
     REAL,
     Pooling,
-    Slices,
-    SliceSettings,
+    Windows,
+    WindowSettings,
     at_targets,
     read_in_windows,
     real_targets,
@@ -32,7 +32,7 @@ def slices(lengths, shortest=3, longest=6, newest=6, window=None):
         column[start : start + length] = client * 100 + np.arange(length)
     clients = np.arange(1, len(lengths) + 1) * 10
     columns = {"sku": column, "price": column.astype(np.float32)}
-    return Slices(clients, starts, lengths, columns, SliceSettings(shortest, longest, newest, window))
+    return Windows(clients, starts, lengths, columns, WindowSettings(shortest, longest, newest, window))
 
 
 def test_without_a_generator_the_newest_events_are_given():
@@ -47,9 +47,9 @@ def test_without_a_generator_the_newest_events_are_given():
 
 def test_real_places_are_those_of_the_mask_and_read_nothing_on_the_device():
     batch = slices([2, 20, 9]).batch(np.arange(3), np.random.default_rng(1))
-    piece = {name: values[:1] for name, values in batch.items()}
-    told = with_targets(piece)
-    assert told["sku"].shape == (1, 2)  # cut to what the piece needs
+    micro_batch = {name: values[:1] for name, values in batch.items()}
+    told = with_targets(micro_batch)
+    assert told["sku"].shape == (1, 2)  # cut to what the micro-batch needs
     batch = with_targets(batch)
     wanted = batch["sku"][:, 1:][real_targets(batch)]
     with host_reads() as reads:
@@ -64,7 +64,7 @@ def test_in_training_slices_are_random_and_hold_the_event_that_follows():
     rows = np.arange(3)
     drawn = [source.batch(rows, np.random.default_rng(seed)) for seed in range(300)]
     lengths = {int(batch["sku"].shape[1]) for batch in drawn}
-    assert lengths == {4, 5, 6, 7}  # 3 to 6 events that are read, and one that is to be said
+    assert lengths == {4, 5, 6, 7}  # 3 to 6 events that are read, and one that is to be predicted
     begins = set()
     for batch in drawn:
         assert batch[LENGTHS].tolist() == [2, batch["sku"].shape[1], min(batch["sku"].shape[1], 9)]
@@ -82,7 +82,7 @@ def test_every_position_is_trained_and_none_beyond_the_windows_last(window, last
     firsts, ends = set(), set()
     for seed in range(200):
         batch = source.batch(np.arange(2), np.random.default_rng(seed))
-        read = batch[LENGTHS] - 1  # the last event is only to be said
+        read = batch[LENGTHS] - 1  # the last event is only to be predicted
         firsts |= set(batch[FIRST].tolist())
         ends |= set((batch[FIRST] + read).tolist())
     assert firsts == set(range(last - 2))
@@ -107,7 +107,7 @@ def test_the_events_of_some_clients():
     source = slices([2, 4, 1])
     inside = source.events_of(np.array([0, 2]))
     assert source.columns["sku"][inside].tolist() == [100, 101, 300]
-    touching = Slices(np.arange(3), np.array([0, 2, 5]), np.array([2, 3, 1]), {"a": np.arange(6)}, source.settings)
+    touching = Windows(np.arange(3), np.array([0, 2, 5]), np.array([2, 3, 1]), {"a": np.arange(6)}, source.settings)
     assert touching.events_of(np.array([0, 1])).tolist() == [True] * 5 + [False]
     assert touching.events_of(np.arange(3)).all()
 
@@ -214,12 +214,12 @@ def test_poolings_that_make_no_sense(how, line):
 @pytest.mark.parametrize("lengths", [(0, 5, 5), (4, 3, 4), (3, 5, 4)])
 def test_lengths_that_make_no_sense(lengths):
     with pytest.raises(UserError, match="must be at least"):
-        SliceSettings(*lengths, window=None)
+        WindowSettings(*lengths, window=None)
 
 
 @pytest.mark.parametrize("window", [4, 9])
 def test_windows_that_make_no_sense(window):
     with pytest.raises(UserError, match=r"window=.: must be from sequences.longest to sequences.newest, or null"):
-        SliceSettings(3, 5, 8, window)
-    assert SliceSettings(3, 5, 8, 7).positions == 7
-    assert SliceSettings(3, 5, 8, None).positions == 5
+        WindowSettings(3, 5, 8, window)
+    assert WindowSettings(3, 5, 8, 7).positions == 7
+    assert WindowSettings(3, 5, 8, None).positions == 5
