@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig
 
-from stat_features.stat_features import COLUMNS, POPULARITIES, TIMING, absent_value
+from stat_features.recipe import COLUMNS, POPULARITIES, TIMING, absent_value
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.cli.command import command
 from ubp.cli.config import Common

@@ -1,204 +1,20 @@
 """Statistics of a client's history: how much, how often, how lately, of what.
 
-    python stat_features/stat_features.py      -> stat_features
+    python stat_features/stat_features.py                  -> stat_features
+    python stat_features/stat_features.py submit=False     of the history before the train window
 
-43 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
-days, prices in price buckets, popularities in log(1 + events). The client's side is the relevant clients
-with an event in the history; popularities are counted over everybody.
+Writes 43 columns per client (`stat_features.recipe.COLUMNS`) and keeps the fitted block.
 """
 
-from datetime import datetime, timedelta
-from typing import Final
-
-import numpy as np
-import numpy.typing as npt
-import polars as pl
 from omegaconf import DictConfig
 
 from ubp.cli.command import command
-from ubp.cli.run import embedding_run
-from ubp.data import schema
-from ubp.data.history import ChallengeData
-from ubp.data.reading import collect
-from ubp.data.schema import EventType
-
-# Of each event type: see `timing`.
-TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
-# Of which event types' events the mean popularity is taken, by which value; it is counted among the same events.
-POPULARITIES: Final = (
-    *((event_type, column) for event_type in schema.ITEM_EVENTS for column in (schema.SKU, schema.CATEGORY)),
-    (EventType.PAGE_VISIT, schema.URL),
-)
-WHOLE: Final = ("active_weeks", "active_months", "spend", "mean_price", "added_skus_bought", "added_categories_bought")
-COLUMNS: Final = (
-    *(f"{event_type}_{name}" for event_type in EventType for name in TIMING),
-    *(f"{event_type}_{column}_popularity" for event_type, column in POPULARITIES),
-    *WHOLE,
-)
-
-ABSENT_DAY: Final = -1.0  # where a client has no event: before the first day
-ABSENT_PRICE: Final = -1.0
-
-_DAY = timedelta(days=1)
-_WEEK = timedelta(days=7)
-
-
-def timing(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
-    """A row for each client with such events; ``client_id`` and the columns of `TIMING`.
-
-    - count: events;
-    - mean_interval: days between neighbouring events; the history's length where there is only one;
-    - week_change: the events in the last 7 days before ``as_of`` less those in the 7 days before;
-    - month_change: the events in the last calendar month, as far as it goes, less those in the month before;
-    - first_day, last_day: days from the history's start to the first and the last event.
-    """
-    time = pl.col(schema.TIMESTAMP)
-    events = data.of_relevant(data.events(event_type))
-    summed = events.group_by(schema.CLIENT_ID).agg(
-        count=pl.len(),
-        first=time.min(),
-        last=time.max(),
-        **{name: _between(*window).sum().cast(pl.Int64) for name, window in _windows(data.as_of).items()},
-    )
-    gaps = pl.when(pl.col("count") > 1).then(_days("first", "last") / (pl.col("count") - 1))
-    return summed.select(
-        schema.CLIENT_ID,
-        "count",
-        mean_interval=gaps.otherwise(history_days(data)),
-        week_change=pl.col("this_week") - pl.col("week_before"),
-        month_change=pl.col("this_month") - pl.col("month_before"),
-        first_day=_since(data.start, "first"),
-        last_day=_since(data.start, "last"),
-    )
-
-
-def _windows(as_of: datetime) -> dict[str, tuple[datetime, datetime]]:
-    """The two last weeks and calendar months before a moment, each from its first moment to the one after its last."""
-    month = (as_of - timedelta.resolution).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    month_before = (month - _DAY).replace(day=1)
-    return {
-        "this_week": (as_of - _WEEK, as_of),
-        "week_before": (as_of - 2 * _WEEK, as_of - _WEEK),
-        "this_month": (month, as_of),
-        "month_before": (month_before, month),
-    }
-
-
-def history_days(data: ChallengeData) -> float:
-    """From the midnight before the first event to ``as_of``."""
-    return (data.as_of - data.start) / _DAY
-
-
-def popularity(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyFrame:
-    """``client_id`` and the mean over its events of log(1 + events of everybody with that value).
-
-    Only events of the type count, a client's as everybody's: what is often put into carts may sell seldom.
-    """
-    events = data.events(event_type)
-    if column == schema.CATEGORY:
-        events = events.join(data.properties().select(schema.SKU, schema.CATEGORY), on=schema.SKU)
-    events = events.select(schema.CLIENT_ID, column)
-    # First this: in one query with the clients' own events, all events would wait in memory for the counts.
-    name = f"{event_type}_{column}_popularity"
-    popular = collect(events.group_by(column).agg(pl.len().log1p().alias(name)))
-    own = data.of_relevant(events).join(popular.lazy(), on=column)
-    return own.group_by(schema.CLIENT_ID).agg(pl.col(name).mean())
-
-
-def activity(data: ChallengeData) -> pl.LazyFrame:
-    """``client_id``, weeks since the history's start and calendar months with an event of any type."""
-    day = pl.col(schema.TIMESTAMP).dt.date().alias("day")
-    # Days first: a client has far fewer of them than events.
-    days = pl.concat(
-        [data.of_relevant(data.events(event_type)).select(schema.CLIENT_ID, day).unique() for event_type in EventType]
-    )
-    week = (pl.col("day") - data.start.date()).dt.total_days() // 7
-    month = pl.col("day").dt.year().cast(pl.Int32) * 12 + pl.col("day").dt.month()
-    distinct = [week.n_unique().alias("active_weeks"), month.n_unique().alias("active_months")]
-    return days.unique().group_by(schema.CLIENT_ID).agg(distinct)
-
-
-def spending(data: ChallengeData) -> pl.LazyFrame:
-    """``client_id``, sum and mean of the price buckets of its purchases."""
-    prices = data.properties().select(schema.SKU, schema.PRICE)
-    bought = data.of_relevant(data.events(EventType.PRODUCT_BUY)).join(prices, on=schema.SKU)
-    price = pl.col(schema.PRICE)
-    return bought.group_by(schema.CLIENT_ID).agg(spend=price.sum(), mean_price=price.mean())
-
-
-def bought_of_added(data: ChallengeData) -> pl.LazyFrame:
-    """``client_id``, the share of the distinct skus (categories) it put into the cart that it also bought."""
-
-    def pairs(event_type: EventType) -> pl.LazyFrame:
-        events = data.of_relevant(data.events(event_type)).select(schema.CLIENT_ID, schema.SKU)
-        flags = {"bought": event_type == EventType.PRODUCT_BUY, "added": event_type == EventType.ADD_TO_CART}
-        return events.with_columns(**{name: pl.lit(flag) for name, flag in flags.items()})
-
-    def marked(events: pl.LazyFrame, column: str) -> pl.LazyFrame:
-        return events.group_by(schema.CLIENT_ID, column).agg(pl.col("bought").any(), pl.col("added").any())
-
-    def shares(events: pl.LazyFrame, name: str) -> pl.LazyFrame:
-        return events.filter("added").group_by(schema.CLIENT_ID).agg(pl.col("bought").mean().alias(name))
-
-    skus = marked(pl.concat([pairs(EventType.PRODUCT_BUY), pairs(EventType.ADD_TO_CART)]), schema.SKU)
-    categories = data.properties().select(schema.SKU, schema.CATEGORY)
-    by_category = marked(skus.join(categories, on=schema.SKU), schema.CATEGORY)
-    return shares(skus, "added_skus_bought").join(shares(by_category, "added_categories_bought"), on=schema.CLIENT_ID)
-
-
-def statistics(data: ChallengeData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """All columns for the relevant clients with an event in the history.
-
-    Returns:
-        client ids int64 [clients], ascending, and float32 [clients, 43] in the order of `COLUMNS`.
-    """
-    parts = [
-        activity(data),
-        *(
-            timing(data, event_type).rename({name: f"{event_type}_{name}" for name in TIMING})
-            for event_type in EventType
-        ),
-        *(popularity(data, event_type, column) for event_type, column in POPULARITIES),
-        spending(data),
-        bought_of_added(data),
-    ]
-    # One after the other: at once is no faster, each is parallel in itself, and takes half as much memory again.
-    # Every client with any event is in the first part, the others follow it.
-    first, *others = (collect(part) for part in parts)
-    table = first.sort(schema.CLIENT_ID)
-    for part in others:
-        table = table.join(part, on=schema.CLIENT_ID, how="left", maintain_order="left")
-    filled = table.select(
-        pl.col(name).fill_null(absent_value(name, history_days(data))).cast(pl.Float32) for name in COLUMNS
-    )
-    return table[schema.CLIENT_ID].to_numpy(), np.ascontiguousarray(filled.to_numpy())
-
-
-def absent_value(column: str, days: float) -> float:
-    """What stands in a column where a client has no such event; the history has so many days."""
-    if column.endswith("_mean_interval"):
-        return days
-    if column.endswith(("_first_day", "_last_day")):
-        return ABSENT_DAY
-    return ABSENT_PRICE if column == "mean_price" else 0.0
-
-
-def _between(start: datetime, end: datetime) -> pl.Expr:
-    return pl.col(schema.TIMESTAMP).is_between(start, end, closed="left")
-
-
-def _days(first: str, last: str) -> pl.Expr:
-    return (pl.col(last) - pl.col(first)).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
-
-
-def _since(start: datetime, column: str) -> pl.Expr:
-    return (pl.col(column) - start).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
+from ubp.cli.recipe import make_block
 
 
 @command("stat_features", "stat_features")
 def main(config: DictConfig) -> None:
-    with embedding_run(config) as run:
-        run.save(*statistics(run.data))
+    make_block(config, "stat_features.recipe:StatFeaturesRecipe")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from scripts.make_synthetic_data import Shop, SyntheticShop, write
-from stat_features.stat_features import statistics
+from stat_features.recipe import statistics
 from ubp.cli.config import composed, parse
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stat_features.stat_features import COLUMNS, statistics
+from stat_features.recipe import COLUMNS, statistics
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType

@@ -27,7 +27,7 @@ from scripts.make_synthetic_data import (
     shared_out,
     write,
 )
-from stat_features.stat_features import statistics
+from stat_features.recipe import statistics
 from ubp.cli.config import composed, parse
 from ubp.data import schema
 from ubp.data.history import ChallengeData

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from stat_features.stat_features import COLUMNS, statistics
+from stat_features.recipe import COLUMNS, statistics
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 

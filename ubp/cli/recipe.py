@@ -1,44 +1,38 @@
-"""The course of a neural model's command: prepare, train, encode, report, save."""
+"""What a block's command does: its settings from a config, a fitted block out of a history, its embedding."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Generic, Self, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self, cast
 
 from omegaconf import DictConfig
 
+from ubp.blocks.fitted import FittedBlock, imported
 from ubp.cli.config import parse, resolved
-from ubp.cli.run import EmbeddingRun
+from ubp.cli.run import embedding_run
 from ubp.data.history import ChallengeData
-from ubp.training.encode import encode
-from ubp.training.fit import Trained, fit, make_loggers
-from ubp.training.model import ClientSource, Model, Source
-from ubp.training.settings import TrainerSettings
+from ubp.io.stage import is_first_process
 
 
 @dataclass(frozen=True)
-class Prepared(Generic[Model]):
-    """What a neural model's command has made ready.
+class Fit:
+    """What a recipe makes of a history.
 
     Attributes:
-        model: with its first weights.
-        train_source: what it learns from.
-        encode_source: who gets a profile.
-        report: shows how good the trained model is on the sequences kept apart; what it returns is kept beside
-            the block.
+        block: that has learned.
+        report: what is to be said of its quality; JSON. It is kept in the lineage.
     """
 
-    model: Model
-    train_source: Source
-    encode_source: ClientSource
-    report: Callable[[Trained[Model]], Mapping[str, Any]]
+    block: FittedBlock
+    report: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Recipe(ABC, Generic[Model]):
-    """Settings of a neural model's command, checked, and what it does with a history.
+class Recipe(ABC):
+    """Settings of a block's command, checked, and how it learns.
 
-    A recipe's fields are dataclasses, each named as the part of the config that it is made from.
+    A recipe's fields are named as the parts of the config that they are made from: dataclasses, or plain values.
     """
 
     @classmethod
@@ -48,31 +42,39 @@ class Recipe(ABC, Generic[Model]):
         Raises:
             UserError: a setting that makes no sense.
         """
-        return cls(**{part.name: parse(cast("type[Any]", part.type), config, at=part.name) for part in fields(cls)})
+        return cls(**{part.name: _part(config, part.name, part.type) for part in fields(cls)})
 
     @abstractmethod
-    def prepare(self, data: ChallengeData, seed: int) -> Prepared[Model]:
-        """Read, tokenise, draw the first weights by the seed."""
+    def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
+        """Learn.
+
+        Args:
+            history: nothing after its ``as_of`` is read.
+            seed: of everything random.
+            folder: for what a killed run is taken up from; the same for the same history and settings.
+
+        Raises:
+            UserError: a fault in the data, or settings that do not fit them.
+        """
 
 
-def make_profiles(run: EmbeddingRun, config: DictConfig, recipe: type[Recipe[Model]]) -> None:
-    """The course of every neural model's command: prepare, learn, encode, report, save.
+def _part(config: DictConfig, name: str, kind: Any) -> Any:  # noqa: ANN401 (whatever the field holds)
+    return parse(cast("type[Any]", kind), config, at=name) if is_dataclass(kind) else resolved(config)[name]
+
+
+def make_block(config: DictConfig, recipe: str) -> None:
+    """The course of every embedding command: fit, keep the fitted block, encode the relevant clients, write.
 
     Args:
-        run: what the command makes.
         config: of the command.
-        recipe: its settings are made from the config.
+        recipe: ``module:class``, imported where something is to be made: some take seconds.
 
     Raises:
-        UserError: a fault in config or data, see also `fit` and `make_loggers`.
+        UserError: a fault in config or data.
+        AlreadyDone: the embedding and its fitted block are there, from the same history and settings.
     """
-    chosen, settings = recipe.of(config), parse(TrainerSettings, config, at="trainer")
-    prepared = chosen.prepare(run.data, run.seed)
-    loggers = make_loggers(resolved(config)["logger"])
-    trained = fit(prepared.model, prepared.train_source, settings, run.folder, run.seed, loggers)
-    vectors = encode(trained, prepared.encode_source, run.folder)
-    if trained.trainer.is_global_zero:
-        quality = prepared.report(trained)
-        monitor, _ = prepared.model.monitor
-        found = {**quality, "epochs": trained.epochs, monitor: trained.best_score}
-        run.save(prepared.encode_source.clients, vectors, found)
+    with embedding_run(config) as run:
+        chosen: Recipe = imported(recipe).of(config)
+        found = chosen.fit(run.data, run.seed, run.folder)
+        if is_first_process():
+            run.save(found.block, found.report)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.fitted import FittedBlock, is_fitted, lineage_of
+from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
 from ubp.cli.config import Common, resolved
 from ubp.cli.output import COLLAPSED, closing_line
@@ -49,6 +49,7 @@ class EmbeddingRun:
         data: the history, checked.
         seed: for everything random.
         path: the parquet to write.
+        model: the folder of the fitted block.
         folder: for what a run keeps to be taken up again (checkpoints); one for each lineage.
         lineage: settings, seed and history; `save` adds the versions.
     """
@@ -57,27 +58,24 @@ class EmbeddingRun:
     data: ChallengeData
     seed: int
     path: Path
+    model: Path
     folder: Path
     lineage: dict[str, Any]
 
-    def save(
-        self,
-        client_ids: npt.NDArray[np.int64],
-        vectors: npt.NDArray[np.float32],
-        report: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write the embedding and print the closing line, which says where its vectors have collapsed.
+    def save(self, fitted: FittedBlock, report: Mapping[str, Any]) -> None:
+        """Keep the fitted block, write its embedding of the relevant clients, print the closing line.
+
+        The closing line says where the vectors have collapsed (`ubp.blocks.health`).
 
         Args:
-            client_ids: int64 [clients], each once.
-            vectors: float32 [clients, columns], finite.
-            report: what the run says of its quality, kept in the lineage beside the vectors' health
-                (`ubp.blocks.health.Health`).
+            fitted: what learned from the history.
+            report: what the run says of its quality, kept in the lineage beside the vectors' health.
         """
-        report = dict(report or {})
-        table = EmbeddingTable(client_ids, vectors, self.lineage | {"versions": _versions(), "report": report})
-        health = health_of(vectors, self.seed)
-        report["health"] = health.as_dict()
+        lineage = self.lineage | {"versions": _versions()}
+        keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
+        encoded = fitted.encode(self.data, self.data.relevant_clients)
+        health = health_of(encoded.vectors, self.seed)
+        found = {**report, "health": health.as_dict()}
         logger.info(
             "effective rank %.1f of %d columns (%.1f with columns of equal variance), median norm %.3g",
             health.effective_rank, health.columns, health.scaled_rank, health.median_norm,
@@ -86,8 +84,9 @@ class EmbeddingRun:
             logger.warning(
                 "%s has collapsed: %s; its vectors hardly tell clients apart", self.name, ", ".join(health.collapsed)
             )
+        table = EmbeddingTable(encoded.client_ids, encoded.vectors, lineage | {"report": found})
         table.write(self.path)
-        closing_line(f"{self.name}{_collapsed(report)}", self.path, *vectors.shape)
+        closing_line(f"{self.name}{_collapsed(found)}", self.path, *table.vectors.shape)
 
 
 @contextmanager
@@ -112,13 +111,14 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
         "as_of": data.as_of.isoformat(sep=" "),
     }
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
-    run = EmbeddingRun(config.name, data, common.seed, path, folder, lineage)
+    model = common.paths.model(config.name, common.submit)
+    run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage)
 
     def remark() -> str:
         return _collapsed(read_lineage(path).get("report", {}))
 
     lock = common.paths.lock(path)
-    same = functools.partial(_same, path, lineage)
+    same = functools.partial(_same, path, model, lineage)
     with made_once(config.name, path, lock, same, common.overwrite, data.require_unchanged, remark):
         if common.overwrite and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
@@ -126,17 +126,22 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
         yield run
 
 
-def _same(path: Path, lineage: dict[str, Any]) -> bool:
-    """Whether the block at ``path`` was made from the same history with the same settings."""
+def _same(path: Path, model: Path, lineage: dict[str, Any]) -> bool:
+    """Whether the block at ``path`` and its fitted one were made from the same history with the same settings."""
     try:
-        existing = read_lineage(path)
+        found = {path: read_lineage(path), model: lineage_of(model) if is_fitted(model) else {}}
     except UserError as error:
         logger.warning("%s", error)
         return False
-    changed = [key for key in lineage if existing.get(key) != lineage[key]]
-    if changed:
-        logger.info("%s was made with another %s: making it again", path, " and ".join(changed))
-    return not changed
+    for where, existing in found.items():
+        changed = [key for key in lineage if existing.get(key) != lineage[key]]
+        if not existing:
+            logger.info("%s is not there: making it again", where)
+        elif changed:
+            logger.info("%s was made with another %s: making it again", where, " and ".join(changed))
+        if changed:
+            return False
+    return True
 
 
 def _collapsed(report: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ ids that are never null, codes that are 16 numbers, skus that have properties. N
 strings.
 """
 
+import copy
 import json
 import logging
 from dataclasses import asdict
@@ -143,16 +144,44 @@ class ChallengeData:
 
     def of_relevant(self, events: pl.LazyFrame) -> pl.LazyFrame:
         """Only the events of relevant clients."""
-        return events.join(pl.LazyFrame({schema.CLIENT_ID: self.relevant_clients}), on=schema.CLIENT_ID, how="semi")
+        return of_clients(events, self.relevant_clients)
 
     @cached_property
     def clients(self) -> npt.NDArray[np.int64]:
-        """The relevant clients with an event in this history, ascending."""
-        # Only relevant clients are told apart: there may be twenty times as many others.
-        seen = [self.of_relevant(self.events(event_type).select(schema.CLIENT_ID)) for event_type in EventType]
-        known = collect(pl.concat(seen).unique())
-        clients: npt.NDArray[np.int64] = np.sort(known[schema.CLIENT_ID].to_numpy())
-        return clients
+        """The relevant clients with an event in this history: int64, ascending."""
+        return self.seen(self.relevant_clients)
+
+    def seen(self, clients: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+        """Those of some clients that have an event in this history.
+
+        Args:
+            clients: int64 [n]; None for all.
+
+        Returns:
+            int64, ascending, each once.
+        """
+        frames = [self.events(event_type).select(schema.CLIENT_ID) for event_type in EventType]
+        if clients is not None:
+            # Before they are told apart: there may be twenty times as many others.
+            frames = [of_clients(frame, clients) for frame in frames]
+        known: npt.NDArray[np.int64] = np.sort(collect(pl.concat(frames).unique())[schema.CLIENT_ID].to_numpy())
+        return known
+
+    def before(self, as_of: datetime) -> "ChallengeData":
+        """The same history as it was known on another day; its files are not validated again.
+
+        Raises:
+            UserError: no event lies before the day, or this history itself ends before it.
+        """
+        if self._as_of is not None and as_of > self._as_of:
+            raise UserError(f"as_of={as_of}: the history was opened as of {self._as_of}; open it as of a later day")
+        if self.start >= as_of:
+            raise UserError(f"as_of={as_of}: {self.folder} has no event before it; choose a later day")
+        view = copy.copy(self)
+        view._as_of = as_of
+        for name in ("as_of", "clients", "fingerprint"):  # what depends on the day
+            view.__dict__.pop(name, None)
+        return view
 
     @cached_property
     def fingerprint(self) -> str:
@@ -179,6 +208,11 @@ class ChallengeData:
     def _fingerprint_now(self) -> str:
         files = [*(self.file(event_type) for event_type in EventType), self.paths.properties]
         return digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files))
+
+
+def of_clients(events: pl.LazyFrame, clients: npt.NDArray[np.int64]) -> pl.LazyFrame:
+    """Only the events of some clients."""
+    return events.join(pl.LazyFrame({schema.CLIENT_ID: clients}), on=schema.CLIENT_ID, how="semi")
 
 
 def _present(moment: datetime | None) -> datetime:

@@ -9,6 +9,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 
 
+SUBMIT, LOCAL = "submit", "local"  # folders of what was fitted on all events, and on those before the train window
+
+
 @dataclass(frozen=True)
 class DataPaths:
     """The folders under one data path (``CHALLENGE_DATA_PATH``, ``./data`` when unset)."""
@@ -71,3 +74,15 @@ class DataPaths:
 
     def block(self, name: str, submit: bool) -> Path:
         return self.embeddings(submit) / f"{name}.parquet"
+
+    def model(self, name: str, submit: bool) -> Path:
+        """The folder of a fitted block or merge (`ubp.blocks.fitted`)."""
+        return self.models(name) / (SUBMIT if submit else LOCAL)
+
+    def models(self, name: str) -> Path:
+        """The folder of all that was fitted under one name: on all events, and on those of local validation."""
+        return self.root / "models" / name
+
+    def encoded(self, name: str) -> Path:
+        """The folder of what a fitted block or merge gave for a day (``AS_OF.parquet``)."""
+        return self.root / "encoded" / name

@@ -1,24 +1,56 @@
 """Sequences in, vectors out, by a trained model."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ubp.sequences.batches import length_buckets
-from ubp.training.fit import Trained
-from ubp.training.kernels import limited_threads
-from ubp.training.model import Batch, Model, Rows, Source
+from ubp.training.kernels import kernels, limited_threads
+from ubp.training.model import Batch, Rows, SequenceModel, Source
+
+_HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def device_batches(trained: Trained[Model], source: Source, batches: Sequence[Rows]) -> Iterator[tuple[Rows, Batch]]:
+@dataclass(frozen=True)
+class Runtime:
+    """How a model computes when it encodes.
+
+    Attributes:
+        batch_size: sequences per batch.
+        threads: of a CPU, at the most; None for as many as torch was given. Their number may change the last bits.
+        accelerator: ``auto`` takes the GPU where there is one; ``cpu`` does not.
+        precision: Lightning's; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
+    """
+
+    batch_size: int
+    threads: int | None = None
+    accelerator: str = "auto"
+    precision: str = "auto"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        return torch.device("cuda" if cuda else "mps" if self.accelerator == "mps" else "cpu")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Where half precision is asked for, and by ``auto`` on CUDA, a context of it."""
+        kind = self.device.type
+        precision = ("bf16-mixed" if kind == "cuda" else "32-true") if self.precision == "auto" else self.precision
+        return torch.autocast(kind, _HALVES[precision]) if precision in _HALVES else nullcontext()
+
+
+def device_batches(
+    model: SequenceModel, source: Source, batches: Sequence[Rows], runtime: Runtime
+) -> Iterator[tuple[Rows, Batch]]:
     """Rows and their batch on the model's device, the model ready to be asked: no gradients, no dropout."""
-    device = trained.trainer.strategy.root_device
-    model = trained.model.to(device).eval()
-    precision = trained.trainer.precision_plugin
-    with limited_threads(trained.settings.threads), torch.inference_mode(), precision.forward_context():
+    device = runtime.device
+    model = model.to(device).eval()
+    with limited_threads(runtime.threads), kernels(device), torch.inference_mode(), runtime.autocast():
         for rows in batches:
             yield rows, to_device(model.on_host(source.batch(rows)), device)
     model.cpu()
@@ -31,43 +63,21 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: values.pin_memory().to(device, non_blocking=True) for name, values in batch.items()}
 
 
-def held_out_batches(trained: Trained[Model], source: Source) -> Iterator[Batch]:
-    """The sequences kept apart, in the order of their rows, as `device_batches` gives them."""
-    rows = trained.parts.held_out
-    for _, batch in device_batches(trained, source, np.array_split(rows, -(-len(rows) // trained.settings.batch_size))):
-        yield batch
-
-
-def encode(trained: Trained[Model], source: Source, folder: Path) -> npt.NDArray[np.float32]:
-    """The vectors of all sequences, by the best weights.
+def encode(model: SequenceModel, source: Source, runtime: Runtime) -> npt.NDArray[np.float32]:
+    """The vectors of all sequences.
 
     Sequences are batched by length, so that padding is small; a vector depends on its own sequence alone.
-    With several devices each rank encodes a part of the sequences, each sequence once.
 
     Args:
-        trained: what `fit` gave.
+        model: it stays on the CPU afterwards.
         source: the sequences.
-        folder: where ranks leave their parts.
+        runtime: how to compute.
 
     Returns:
-        float32 [rows, width] in the order of the rows; on ranks other than the first an empty one.
+        float32 [rows, width] in the order of the rows.
     """
-    trainer, model = trained.trainer, trained.model
-    rank, world = trainer.global_rank, trainer.world_size
-    batches = length_buckets(source.lengths, trained.settings.batch_size, shuffle=False, rank=rank, world=world)
     vectors = np.empty((len(source.lengths), model.width), np.float32)
-    for rows, batch in device_batches(trained, source, batches):
+    batches = length_buckets(source.lengths, runtime.batch_size, shuffle=False)
+    for rows, batch in device_batches(model, source, batches, runtime):
         vectors[rows] = model.encode(batch).float().cpu().numpy()
-    if world == 1:
-        return vectors
-    mine = np.sort(np.concatenate(batches)) if batches else np.empty(0, np.int64)
-    np.savez(folder / f"part-{rank}.npz", rows=mine, vectors=vectors[mine])
-    trainer.strategy.barrier("encoded")
-    if rank > 0:
-        return np.empty((0, model.width), np.float32)
-    for number in range(world):
-        part_file = folder / f"part-{number}.npz"
-        with np.load(part_file) as part:
-            vectors[part["rows"]] = part["vectors"]
-        part_file.unlink()
     return vectors

@@ -9,13 +9,14 @@ taken, deterministic or not.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import hydra.utils
+import numpy as np
 import torch
 from hydra.errors import HydraException
 from torch import Tensor
@@ -26,8 +27,9 @@ from ubp.io.files import atomic_write
 if TYPE_CHECKING:  # seconds of imports, which `fit` spends when there is something to fit
     import lightning as lit
     from lightning.pytorch.loggers import Logger
-from ubp.training.kernels import choose_kernels, limited_threads, threads_for
-from ubp.training.model import Model, Source
+from ubp.training.encode import Runtime, device_batches
+from ubp.training.kernels import kernels, limited_threads, threads_for
+from ubp.training.model import Batch, Model, Rows, Source
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
 
@@ -64,6 +66,22 @@ class Trained(Generic[Model]):
     epochs: int
     settings: TrainerSettings
 
+    @property
+    def runtime(self) -> Runtime:
+        """How the model computes when it encodes: as it was trained."""
+        s = self.settings
+        return Runtime(s.batch_size, s.threads, s.accelerator, s.precision)
+
+    def batches(self, source: Source, rows: Rows) -> Iterator[Batch]:
+        """Sequences in the order of their rows, as `ubp.training.encode.device_batches` gives them."""
+        parts = np.array_split(rows, max(1, -(-len(rows) // self.settings.batch_size)))
+        for _, batch in device_batches(self.model, source, parts, self.runtime):
+            yield batch
+
+    def held_out_batches(self, source: Source) -> Iterator[Batch]:
+        """The sequences kept apart."""
+        return self.batches(source, self.parts.held_out)
+
 
 def fit(
     model: Model,
@@ -84,7 +102,7 @@ def fit(
         loggers: Lightning's.
 
     Returns:
-        The model, its rows by purpose, and the trainer for `encode`.
+        The model, its rows by purpose, and how it went.
 
     Raises:
         UserError: too few sequences, the loss is no number, or sparse gradients on several devices.
@@ -114,8 +132,7 @@ def fit(
     if isinstance(trainer.strategy, ParallelStrategy):
         model.use_dense_gradients()
     training = Training(model, source, parts, settings, seed, first_epoch)
-    choose_kernels(trainer.strategy.root_device)
-    with limited_threads(settings.threads):
+    with limited_threads(settings.threads), kernels(trainer.strategy.root_device):
         trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
     best_score = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
     if not math.isfinite(best_score):

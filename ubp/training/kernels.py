@@ -34,22 +34,33 @@ def threads_for(model: SequenceModel, source: Source, settings: TrainerSettings)
 
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
-    """Compute on a CPU with so many threads, None for as many as now; afterwards with as many as before."""
+    """Compute on a CPU with at most so many threads, None for as many as now; afterwards with as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(min(threads or before, before))
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def choose_kernels(device: torch.device) -> None:
-    """Deterministic ones on a CPU, where bits are promised; the fastest ones elsewhere.
+@contextmanager
+def kernels(device: torch.device) -> Iterator[None]:
+    """Deterministic ones on a CPU, where bits are promised; the fastest ones elsewhere; afterwards as before.
 
     cuDNN is not asked to try its algorithms out (``cudnn.benchmark``): it tries convolutions, which no model has,
     and anew for each shape, while batches are of many lengths. What is computed in float32 there may use TF32.
     """
+    precision = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
     # Else torch fills each new tensor, only to be overwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]

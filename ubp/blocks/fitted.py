@@ -1,0 +1,199 @@
+"""What a block has learned: kept in files, loaded again, asked for the vectors of any clients on any day.
+
+A fitted block lies in a folder of its own:
+
+- ``block.json``: the class, the block's settings, the lineage of the fit;
+- ``weights.safetensors``: its arrays, where it has some;
+- ``NAME.parquet``: its tables, one file each.
+
+The folder appears whole or not at all, and holds nothing that runs code when it is read.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.data.history import ChallengeData
+from ubp.io.errors import UserError
+from ubp.io.files import atomic_write
+
+_FORMAT: Final = 1  # of the folder's layout
+_NOTE: Final = "block.json"
+_WEIGHTS: Final = "weights.safetensors"
+
+Clients = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class State:
+    """A fitted block as it is kept.
+
+    Attributes:
+        settings: whatever JSON holds.
+        arrays: by name, of any shape; numpy dtypes that safetensors knows.
+        tables: by name.
+        folder: where it was loaded from; None for one that was just fitted.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+class FittedBlock(ABC):
+    """A block that has learned from a history; `vectors` reads nothing after the history's ``as_of``."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """What `from_state` makes the same block of."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: State) -> Self:
+        """The block that gave this state: it encodes the same bits.
+
+        Raises:
+            UserError: something else that it needs is not there.
+        """
+
+    @abstractmethod
+    def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
+        """Vectors of clients, whether they were in the training or not.
+
+        Args:
+            history: as known on the day of its ``as_of``; events after it are not in it.
+            clients: int64 [n], ascending, each once.
+
+        Returns:
+            int64 [m], ascending, those of the clients that have events which the block reads, and
+            float32 [m, columns].
+
+        Raises:
+            UserError: the block cannot encode this history; which block, and why.
+        """
+
+    def encode(
+        self, history: ChallengeData, clients: npt.ArrayLike | None = None, as_of: datetime | None = None
+    ) -> EmbeddingTable:
+        """Vectors of any clients as of any day.
+
+        Args:
+            history: what is known.
+            clients: integers [n], in any order; None for all with an event.
+            as_of: the day; None for the history's own.
+
+        Returns:
+            A row for each client with events that the block reads, by ascending id.
+
+        Raises:
+            UserError: see `vectors`.
+        """
+        known = history if as_of is None else history.before(as_of)
+        asked = known.seen() if clients is None else np.unique(np.asarray(clients, dtype=np.int64))
+        ids, vectors = self.vectors(known, asked)
+        lineage = {"fingerprint": known.fingerprint, "as_of": known.as_of.isoformat(sep=" ")}
+        return EmbeddingTable(ids, vectors, lineage)
+
+
+def save(fitted: FittedBlock, folder: Path, lineage: Mapping[str, Any]) -> None:
+    """Keep a fitted block; a folder that is there is replaced when the new one is whole.
+
+    Args:
+        fitted: the block.
+        folder: its own.
+        lineage: of the fit: name, settings, seed, history, versions.
+    """
+    from safetensors.numpy import save_file
+
+    state = fitted.state()
+    kind = type(fitted)
+    note = {
+        "format": _FORMAT,
+        "class": f"{kind.__module__}:{kind.__qualname__}",
+        "settings": state.settings,
+        "tables": sorted(state.tables),
+        "lineage": dict(lineage),
+    }
+    with atomic_write(folder) as aside:
+        aside.mkdir()
+        if state.arrays:
+            save_file({name: np.ascontiguousarray(array) for name, array in state.arrays.items()}, aside / _WEIGHTS)
+        for name, table in state.tables.items():
+            table.write_parquet(aside / f"{name}.parquet")
+        (aside / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
+
+
+def load(folder: Path) -> FittedBlock:
+    """A block that `save` kept.
+
+    Raises:
+        UserError: there is none, it is of another format, or a file of it cannot be read.
+    """
+    from safetensors.numpy import load_file
+
+    note = _note(folder)
+    try:
+        weights = folder / _WEIGHTS
+        arrays = load_file(weights) if weights.exists() else {}
+        tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in note["tables"]}
+        kind = imported(note["class"])
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise _unusable(folder, error) from error
+    if not (isinstance(kind, type) and issubclass(kind, FittedBlock)):
+        raise UserError(f"{folder / _NOTE}: class {note['class']} is no fitted block; fit the block again")
+    return kind.from_state(State(note["settings"], arrays, tables, folder))
+
+
+def lineage_of(folder: Path) -> dict[str, Any]:
+    """The lineage of the fit in a folder.
+
+    Raises:
+        UserError: there is no fitted block, or it cannot be read.
+    """
+    lineage: dict[str, Any] = _note(folder)["lineage"]
+    return lineage
+
+
+def is_fitted(folder: Path) -> bool:
+    """Whether a fitted block lies in a folder."""
+    return (folder / _NOTE).is_file()
+
+
+def imported(name: str) -> Any:  # noqa: ANN401 (whatever it is)
+    """The object called ``module:name``.
+
+    Raises:
+        ImportError: there is no such module.
+        AttributeError: the module has no such object.
+    """
+    module, _, inside = name.partition(":")
+    return getattr(import_module(module), inside)
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    if not is_fitted(folder):
+        raise UserError(f"{folder}: no fitted block; make it with the block's command")
+    try:
+        note: dict[str, Any] = json.loads((folder / _NOTE).read_text())
+        if note["format"] != _FORMAT:
+            raise UserError(f"{folder}: format {note['format']}, not {_FORMAT}; fit the block again")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(folder, error) from error
+    return note
+
+
+def _unusable(folder: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{folder}: not a usable fitted block ({type(error).__name__}: {reason}); fit the block again")

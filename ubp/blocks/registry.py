@@ -1,0 +1,104 @@
+"""The registry of blocks, ``configs/blocks.yaml``: which blocks there are, and how each is made."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from ubp.data.paths import CONFIGS
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError, name_some
+
+REGISTRY = CONFIGS / "blocks.yaml"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A block, or a stage that blocks need, as the registry has it.
+
+    Attributes:
+        name: of the embedding; of a stage that blocks need, the name of its log.
+        command: script, from the repository's root.
+        config: folder and name of its config, below ``configs/``.
+        makes: what the README's table says of it.
+        overrides: arguments that belong to the command line.
+        recipe: ``module:class`` that fits it; None for a stage that is no block.
+        columns: at full size; None where there are none.
+        needs: event types of which one at least must have events.
+        after: names of the entries whose results it reads.
+        seconds: in the demo, on one core beside another command; only which is longer matters.
+        gpu: can use one.
+    """
+
+    name: str
+    command: str
+    config: str
+    makes: str
+    overrides: tuple[str, ...] = ()
+    recipe: str | None = None
+    columns: int | None = None
+    needs: tuple[EventType, ...] = ()
+    after: tuple[str, ...] = ()
+    seconds: int = 60
+    gpu: bool = False
+
+    @property
+    def is_block(self) -> bool:
+        return self.recipe is not None
+
+    @property
+    def folder(self) -> str:
+        """Of its configs, below ``configs/``."""
+        return self.config.rpartition("/")[0]
+
+    @property
+    def config_name(self) -> str:
+        return self.config.rpartition("/")[2]
+
+    @property
+    def line(self) -> str:
+        """Script and arguments, as in the published document."""
+        return " ".join([self.command, *self.overrides])
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """All entries, in the order in which the published document has them.
+
+    Raises:
+        UserError: an entry has an unknown key, lacks one, or names what is not there.
+    """
+    registry = cast("dict[str, dict[str, Any]]", OmegaConf.to_container(OmegaConf.load(REGISTRY)))
+    found = tuple(_entry(name, values) for name, values in registry.items())
+    names = {entry.name for entry in found}
+    for entry in found:
+        if missing := [name for name in entry.after if name not in names]:
+            raise UserError(f"{REGISTRY}: {entry.name}: after: no entry {missing[0]}")
+    return found
+
+
+def blocks() -> tuple[Entry, ...]:
+    """Those that are blocks."""
+    return tuple(entry for entry in entries() if entry.is_block)
+
+
+def block(name: str) -> Entry:
+    """The block of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = {entry.name: entry for entry in blocks()}
+    if name not in known:
+        raise UserError(f"{name}: no such block; known: {name_some(list(known), 50)}")
+    return known[name]
+
+
+def _entry(name: str, values: dict[str, Any]) -> Entry:
+    try:
+        lists: dict[str, Any] = {key: tuple(values.pop(key, ())) for key in ("overrides", "after")}
+        needs = tuple(EventType(event_type) for event_type in values.pop("needs", ()))
+        return Entry(name=name, needs=needs, **lists, **values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{REGISTRY}: {name}: {error}") from error

@@ -1,0 +1,53 @@
+"""The course of every neural model's recipe: prepare, train, report."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from ubp.cli.recipe import Fit, Recipe
+from ubp.data.history import ChallengeData
+from ubp.training.fit import Trained, fit, make_loggers
+from ubp.training.fitted import FittedSequenceModel
+from ubp.training.model import Model, Source
+from ubp.training.settings import TrainerSettings
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Model]):
+    """What is ready for training.
+
+    Attributes:
+        block: knows how to encode; its model has its first weights.
+        train_source: what the model learns from.
+        report: shows how good the trained model is on the sequences kept apart; what it returns is kept in the
+            lineage.
+    """
+
+    block: FittedSequenceModel[Model]
+    train_source: Source
+    report: Callable[[Trained[Model]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class NeuralRecipe(Recipe, Generic[Model]):
+    """A recipe that trains a sequence model; ``logger`` holds the configs of Lightning's loggers by name."""
+
+    trainer: TrainerSettings
+    logger: dict[str, Any]
+
+    @abstractmethod
+    def prepare(self, history: ChallengeData, seed: int) -> Prepared[Model]:
+        """Read, tokenise, draw the first weights by the seed."""
+
+    def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
+        """See `ubp.cli.recipe.Recipe.fit`, `ubp.training.fit.fit` and `ubp.training.fit.make_loggers`."""
+        prepared = self.prepare(history, seed)
+        model = prepared.block.model
+        trained = fit(model, prepared.train_source, self.trainer, folder, seed, make_loggers(self.logger))
+        prepared.block.runtime = trained.runtime
+        if not trained.trainer.is_global_zero:
+            return Fit(prepared.block)
+        monitor, _ = model.monitor
+        return Fit(prepared.block, {**prepared.report(trained), "epochs": trained.epochs, monitor: trained.best_score})
