@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
@@ -41,6 +42,7 @@ def command(folder: str, config_name: str) -> Callable[[Callable[[DictConfig], N
 
         @functools.wraps(body)
         def main() -> None:
+            _leave_out_script_folder()
             # Hydra then raises what it would otherwise print in its own words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
@@ -53,6 +55,16 @@ def command(folder: str, config_name: str) -> Callable[[Callable[[DictConfig], N
         return main
 
     return decorate
+
+
+def _leave_out_script_folder() -> None:
+    """Take a script's folder off the import path, where Python puts it first: its files would hide packages.
+
+    In ``stat_features/`` the module ``stat_features`` is the script, not the package that holds it.
+    """
+    folder = Path(sys.argv[0]).resolve().parent
+    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == folder:
+        del sys.path[0]
 
 
 def _choose_gpus(common: Common) -> None:
