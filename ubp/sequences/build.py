@@ -3,13 +3,14 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ubp.data import schema
@@ -20,7 +21,7 @@ from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, locked
 from ubp.sequences.arrays import Int64, offsets_of
 from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, is_built
-from ubp.sequences.store import Sequences
+from ubp.sequences.store import Selection, Sequences
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,25 @@ def build_or_open(data: ChallengeData) -> Sequences:
                 _build(data, aside)
                 data.require_unchanged()  # or the store would mix two histories, under the first one's name
     return Sequences.open(folder)
+
+
+def events_of(
+    history: ChallengeData, event_types: Collection[EventType] | None = None, clients: npt.ArrayLike | None = None
+) -> Selection:
+    """Events before the history's ``as_of``.
+
+    Args:
+        history: whose.
+        event_types: of these types; None for all.
+        clients: of these clients, in any order, known or not; None for all.
+
+    Returns:
+        Clients without such an event are left out.
+
+    Raises:
+        UserError: see `build_or_open`.
+    """
+    return build_or_open(history).select(event_types, clients=clients)
 
 
 def _remove_abandoned(folder: Path) -> None:

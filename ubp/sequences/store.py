@@ -243,6 +243,11 @@ class Selection:
         """Weeks since the history's first day, on and on across New Year: int32 [events]."""
         return self.day // DAYS_A_WEEK
 
+    def ages(self, as_of: datetime) -> npt.NDArray[np.int32]:
+        """Whole days from each event to a moment after it, 0 in the last 24 hours: int32 [events]."""
+        end = int((as_of - self.sequences.start).total_seconds())
+        return (end - 1 - self.time) // DAY
+
     def references(self, subject: str) -> npt.NDArray[np.int32]:
         """Rows of the table of ``sku``, ``url`` or ``query``, −1 where an event is about another thing.
 
