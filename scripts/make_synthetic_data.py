@@ -45,7 +45,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
 from ubp.io.files import atomic_write, digest_of
-from ubp.io.stage import AlreadyDone, is_done, mark_done
+from ubp.io.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -540,20 +540,18 @@ def write(shop: SyntheticShop, paths: DataPaths, timestamps: str) -> None:
         np.save(aside, shop.relevant_clients())
 
 
-_UNFINISHED = "unfinished"
+def _refuse_to_replace(stage: Stage, paths: DataPaths, overwrite: bool) -> None:
+    """Leave somebody else's data and a shop of other settings alone.
 
-
-def _refuse_to_replace(paths: DataPaths, seal_file: Path, key: str, overwrite: bool) -> None:
-    """Leave somebody else's data and a shop of other settings alone; skip what is done."""
-    files = outputs(paths)
-    if is_done(seal_file, key, files) and not overwrite:
-        raise AlreadyDone(f"synthetic data · done before · {paths.raw} (overwrite=True makes it again)")
-    if seal_file.exists() and seal_file.read_text() != _UNFINISHED and not overwrite:
+    Raises:
+        UserError: there is one of these.
+    """
+    if stage.has_finished() and not overwrite:
         raise UserError(
             f"{paths.raw}: holds a synthetic shop of other settings; replace it with overwrite=True, or set "
             "CHALLENGE_DATA_PATH to another folder"
         )
-    if not seal_file.exists() and any(path.exists() for path in files):
+    if not stage.is_begun() and any(path.exists() for path in outputs(paths)):
         raise UserError(
             f"{paths.raw}: holds data that this command did not make; set CHALLENGE_DATA_PATH to another folder, or "
             "delete the parquets there"
@@ -565,13 +563,13 @@ def main(config: DictConfig) -> None:
     common, paths = Common.of(config), Common.of(config).paths
     order = parse(Order, config, ["scale", "timestamps", "chunk"])
     shop = SyntheticShop(parse(Shop, config, at="shop").scaled(order.scale), common.seed, order.chunk)
-    seal_file = paths.raw / ".synthetic"
-    key = digest_of(_VERSION, asdict(shop.shop), common.seed, order.chunk, order.timestamps)
-    _refuse_to_replace(paths, seal_file, key, common.overwrite)
-    paths.raw.mkdir(parents=True, exist_ok=True)
-    seal_file.write_text(_UNFINISHED)
-    write(shop, paths, order.timestamps)
-    mark_done(seal_file, key, outputs(paths))
+    made_from = {"version": _VERSION, "seed": common.seed, "settings": digest_of(asdict(shop.shop), asdict(order))}
+    stage = Stage("synthetic data", tuple(outputs(paths)), lambda: made_from)
+    with stage.once(common.overwrite):
+        _refuse_to_replace(stage, paths, common.overwrite)
+        paths.raw.mkdir(parents=True, exist_ok=True)
+        stage.begin()
+        write(shop, paths, order.timestamps)
     rows = sum(shop.shop.rows.values())
     closing_line(f"synthetic data · {rows:,} events of {shop.shop.clients:,} clients", paths.raw)
 

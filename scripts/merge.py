@@ -18,7 +18,7 @@ from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.io.files import digest_of, fingerprint
-from ubp.io.stage import is_done, made_once, mark_done
+from ubp.io.stage import Stage
 
 
 def _content(block: Path) -> str:
@@ -35,21 +35,15 @@ def main(config: DictConfig) -> None:
     paths = find_blocks(profile, common.paths.embeddings(common.submit))
     check_histories(paths, data.fingerprint, data.folder)
     entry = common.paths.embeddings(common.submit) / config.name
-    at, outputs = common.paths.done_mark(f"{entry.parent.name}-{entry.name}"), entry_files(entry)
 
-    def key() -> str:
-        return digest_of(profile, data.fingerprint, *map(_content, paths.values()))
+    def made_from() -> dict[str, str]:
+        blocks = {f"block {name}": _content(path) for name, path in paths.items()}
+        return {"settings": digest_of(profile), "history": data.fingerprint, **blocks}
 
-    lock = common.paths.lock(entry)
-
-    def done() -> bool:
-        return is_done(at, key(), outputs)
-
-    with made_once(config.name, entry, lock, done, common.overwrite, data.require_unchanged):
-        made_from = key()  # now, not before another process was waited for
+    stage = Stage(config.name, tuple(entry_files(entry)), made_from, of=entry)
+    with stage.once(common.overwrite, waited=data.require_unchanged):
         profiles = merge(profile, paths, clients)
         write_entry(entry, clients, profiles)
-        mark_done(at, made_from, outputs)
     closing_line(config.name, entry, *profiles.shape)
 
 

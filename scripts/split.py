@@ -18,8 +18,7 @@ from ubp.cli.output import closing_line
 from ubp.data.history import ChallengeData
 from ubp.data.split import SplitDates, split_files, write_split
 from ubp.data.targets import TargetRules, make_targets
-from ubp.io.files import digest_of
-from ubp.io.stage import AlreadyDone, is_done, mark_done
+from ubp.io.stage import AlreadyDone, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +29,19 @@ def split(data: ChallengeData, dates: SplitDates, rules: TargetRules, overwrite:
     Raises:
         AlreadyDone: nothing is.
     """
-    at, outputs = data.paths.done_mark("split"), split_files(data)
-    key = digest_of(data.files_fingerprint, data.unknown_sku)
-    fresh = is_done(at, key, outputs)
-    if overwrite or not fresh:
-        for path, rows in write_split(data, dates).items():
-            logger.info("%s: %s rows", path, f"{rows:,}")
-        mark_done(at, key, outputs)
+    made_from = {"history": data.files_fingerprint, "unknown_sku": data.unknown_sku}
+    stage, done = Stage("split", tuple(split_files(data)), lambda: made_from), None
+    try:
+        with stage.once(overwrite, waited=data.require_unchanged):
+            for path, rows in write_split(data, dates).items():
+                logger.info("%s: %s rows", path, f"{rows:,}")
+    except AlreadyDone as found:
+        done = found
     made = make_targets(data, dates, rules, overwrite=False)
     if made:
         logger.info("made because absent: %s", ", ".join(path.name for path in made))
-    elif fresh and not overwrite:
-        raise AlreadyDone(f"split · done before · {data.paths.input} (overwrite=True makes it again)")
+    elif done is not None:
+        raise done
 
 
 @command("scripts", "split")

@@ -10,7 +10,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.stage import AlreadyDone, mark_done
+from ubp.io.stage import Stage
 
 CODES = f"[{' '.join(['7'] * 16)}]"
 UTC = datetime(2017, 1, 1, 17, 0, 0)  # noon in New York
@@ -108,30 +108,31 @@ def test_codes_are_16_of_256_and_the_same_for_the_same_text():
     assert demo.NameCodes(texts, seed=0)(texts) == found[:-1]
 
 
-def test_somebody_elses_data_is_left_alone(history):
+@pytest.fixture
+def stage(history):
+    return Stage("demo data", tuple(demo.outputs(history)), lambda: {"version": 1})
+
+
+def test_somebody_elses_data_is_left_alone(history, stage):
     with pytest.raises(UserError, match="holds data that is not the demo's as it was made; set CHALLENGE_DATA_PATH"):
-        demo._refuse_to_replace(history, history.raw / ".demo", "key", overwrite=True)
+        demo._refuse_to_replace(stage, history)
 
 
-def test_the_demos_data_is_made_once(history):
-    at = history.raw / ".demo"
-    mark_done(at, "key", demo.outputs(history))
-    with pytest.raises(AlreadyDone, match="done before"):
-        demo._refuse_to_replace(history, at, "key", overwrite=False)
-    demo._refuse_to_replace(history, at, "key", overwrite=True)
+def test_the_demos_own_data_is_replaced(history, stage):
+    stage.finish()
+    demo._refuse_to_replace(stage, history)
 
 
-def test_an_unfinished_demo_is_made_again(history):
-    (history.raw / ".demo").write_text("unfinished")
-    demo._refuse_to_replace(history, history.raw / ".demo", "key", overwrite=False)
+def test_an_unfinished_demo_is_made_again(history, stage):
+    stage.begin()
+    demo._refuse_to_replace(stage, history)
 
 
-def test_data_that_was_put_in_the_demos_place_is_left_alone(history):
-    at = history.raw / ".demo"
-    mark_done(at, "key", demo.outputs(history))
+def test_data_that_was_put_in_the_demos_place_is_left_alone(history, stage):
+    stage.finish()
     (history.raw / "page_visit.parquet").write_bytes(b"the user's own")
     with pytest.raises(UserError, match="delete the parquets there"):
-        demo._refuse_to_replace(history, at, "key", overwrite=True)
+        demo._refuse_to_replace(stage, history)
 
 
 def test_a_wheel_that_is_not_the_one_expected(tmp_path):

@@ -16,7 +16,12 @@ def run(paths, overwrite=False) -> None:
 
 
 def stamps(paths) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for folder in (paths.input, paths.target) for path in folder.iterdir()}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for folder in (paths.input, paths.target)
+        for path in folder.iterdir()
+        if path.is_file()
+    }
 
 
 def test_a_second_split_has_nothing_to_do(history):

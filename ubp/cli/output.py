@@ -1,27 +1,16 @@
 """What commands say on the terminal: tables and the closing line."""
 
-import os
 import resource
 import sys
 import time
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
-
-def _process_started() -> float:
-    """When this process began, on `time.time`'s clock; imports come before any line of ours."""
-    try:
-        # Field 22 of proc(5)'s stat: ticks from the machine's start to the process's.
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
-    except OSError:  # no Linux: the time from here on
-        return time.time()
-
-
-_STARTED = _process_started()
+# When this process began, on `time.time`'s clock; imports come before any line of ours.
+_STARTED = psutil.Process().create_time()
 
 
 COLLAPSED = "COLLAPSED"  # in the closing line of a block whose vectors hardly tell clients apart

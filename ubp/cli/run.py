@@ -1,6 +1,5 @@
 """What each command shares: config in, embedding out, skip if done, lineage, logging, the closing line."""
 
-import functools
 import importlib.metadata
 import json
 import logging
@@ -16,15 +15,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
-from ubp.blocks.fitted import FittedBlock, is_fitted, lineage_of
+from ubp.blocks.fitted import FittedBlock
 from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
 from ubp.cli.config import Common, resolved
 from ubp.cli.output import COLLAPSED, closing_line
 from ubp.data.history import ChallengeData
-from ubp.io.errors import UserError
 from ubp.io.files import digest_of
-from ubp.io.stage import is_first_process, made_once
+from ubp.io.stage import Stage, is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +93,7 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
 
     Raises:
         UserError: a fault in config or data.
-        AlreadyDone: the embedding is there, from the same history and settings; see `made_once`.
+        AlreadyDone: the embedding is there, from the same history and settings; see `ubp.io.stage.Stage.once`.
     """
     common = Common.of(config)
     data = common.data()
@@ -117,31 +115,12 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
     def remark() -> str:
         return _collapsed(read_lineage(path).get("report", {}))
 
-    lock = common.paths.lock(path)
-    same = functools.partial(_same, path, model, lineage)
-    with made_once(config.name, path, lock, same, common.overwrite, data.require_unchanged, remark):
+    stage = Stage(config.name, (path, model), lambda: lineage)
+    with stage.once(common.overwrite, remark, data.require_unchanged):
         if common.overwrite and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
         logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
         yield run
-
-
-def _same(path: Path, model: Path, lineage: dict[str, Any]) -> bool:
-    """Whether the block at ``path`` and its fitted one were made from the same history with the same settings."""
-    try:
-        found = {path: read_lineage(path), model: lineage_of(model) if is_fitted(model) else {}}
-    except UserError as error:
-        logger.warning("%s", error)
-        return False
-    for where, existing in found.items():
-        changed = [key for key in lineage if existing.get(key) != lineage[key]]
-        if not existing:
-            logger.info("%s is not there: making it again", where)
-        elif changed:
-            logger.info("%s was made with another %s: making it again", where, " and ".join(changed))
-        if changed:
-            return False
-    return True
 
 
 def _collapsed(report: Mapping[str, Any]) -> str:

@@ -49,14 +49,6 @@ class DataPaths:
     def active_clients(self) -> Path:
         return self.target / schema.ACTIVE_CLIENTS
 
-    def done_mark(self, what: str) -> Path:
-        """Where it is noted that ``what`` was made, and from what (`ubp.io.stage.mark_done`)."""
-        return self.cache / "done" / what
-
-    def lock(self, path: Path) -> Path:
-        """The file that a process locks while it makes the block, entry or text at ``path`` (`ubp.io.files.locked`)."""
-        return self.cache / "locks" / f"{path.parent.name}-{path.name}"
-
     def sequences(self, fingerprint: str) -> Path:
         """The sequence store of the history with this fingerprint (`ubp.sequences.store`)."""
         return self.cache / "sequences" / fingerprint

@@ -1,6 +1,5 @@
 """Files that appear whole or not at all, that one process makes at a time, and their fingerprints."""
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -10,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
@@ -80,25 +81,23 @@ def locked(path: Path, what: str) -> Iterator[bool]:
         Whether another process held it first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        waited = False
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = True
-            file.seek(0)
-            # Empty for a moment only: after the other one took the lock, before it wrote who it is.
-            logger.info("waiting for %s", file.read() or f"another process, which is making {what}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"PID {os.getpid()} on {platform.node()}, which is making {what} since {time.strftime('%F %T')}")
-        file.flush()
-        try:
-            yield waited
-        finally:
-            file.truncate(0)
-            # Closing would not do: a process that was forked meanwhile would hold the same lock.
-            fcntl.flock(file, fcntl.LOCK_UN)
+    lock, holder = FileLock(path), path.with_name(f"{path.name}-holder")
+    waited = False
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waited = True
+        # Absent for a moment only: after the other one took the lock, before it wrote who it is.
+        who = holder.read_text() if holder.exists() else f"another process, which is making {what}"
+        logger.info("waiting for %s", who)
+        lock.acquire()
+    try:
+        since = time.strftime("%F %T")
+        holder.write_text(f"PID {os.getpid()} on {platform.node()}, which is making {what} since {since}")
+        yield waited
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

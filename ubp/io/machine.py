@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 _ROOT = Path("/")
 _NO_LIMIT = 2**60  # version 1 of control groups says "none" by a number near 2^63
 
@@ -16,8 +18,8 @@ def cores(root: Path = _ROOT) -> int:
     Args:
         root: where ``sys`` and ``proc`` are, for tests.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+    affinity = getattr(psutil.Process(), "cpu_affinity", None)  # not on macOS
+    usable = len(affinity()) if affinity else psutil.cpu_count() or 1
     quotas = []
     for group in _groups(root, "cpu"):
         if (newer := _text(group / "cpu.max")) is not None:
@@ -41,7 +43,7 @@ def free_memory(root: Path = _ROOT) -> int:
     Args:
         root: where ``sys`` and ``proc`` are, for tests.
     """
-    limits = [_available(root)]
+    limits = [int(psutil.virtual_memory().available)]
     for group in _groups(root, "memory"):
         for limit_name, used_name in (
             ("memory.max", "memory.current"),
@@ -71,14 +73,6 @@ def has_gpu() -> bool:
     except (OSError, subprocess.TimeoutExpired):  # a driver that does not answer is of no use to the commands either
         return False
     return listed.returncode == 0 and "GPU" in listed.stdout
-
-
-def _available(root: Path) -> int:
-    meminfo = _text(root / "proc" / "meminfo")
-    if meminfo is None:  # no Linux: all there is
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.splitlines())}
-    return kilobytes["MemAvailable"] * 1024
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

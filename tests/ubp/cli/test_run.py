@@ -1,14 +1,17 @@
 """What a command says of the vectors that it saves."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.fitted import FittedBlock, State, lineage_of, load
 from ubp.cli.config import composed
 from ubp.cli.run import embedding_run
-from ubp.data.paths import CONFIGS
+from ubp.data.paths import CONFIGS, DataPaths
 from ubp.io.stage import AlreadyDone
 
 
@@ -19,10 +22,47 @@ def config(history):
     return composed(CONFIGS / "ALS", "als_buy_add_categories", [f"data_path={history.root}", "submit=True"])
 
 
+class Fixed(FittedBlock):
+    """Gives each client, by its id, a row of its vectors."""
+
+    def __init__(self, rows):
+        self.rows = rows.astype(np.float32)
+
+    def vectors(self, history, clients):  # noqa: ARG002
+        return clients, self.rows[clients]
+
+    def state(self):
+        return State({"rows": len(self.rows)}, {"rows": self.rows})
+
+    @classmethod
+    def from_state(cls, state):
+        return cls(state.arrays["rows"])
+
+
 def saved(config, vectors, report=None):
     with embedding_run(config) as run:
-        run.save(np.arange(len(vectors)), vectors.astype(np.float32), report)
+        run.save(Fixed(vectors), report or {})
     return run.path
+
+
+def test_the_fitted_block_is_kept_with_the_lineage(config):
+    vectors = np.random.default_rng(0).normal(size=(40, 8))
+    path = saved(config, vectors, {"loss": 0.5})
+    folder = DataPaths(Path(config.data_path)).model("als_64_buy_add_categories", submit=True)
+    np.testing.assert_array_equal(load(folder).rows, vectors.astype(np.float32))
+    lineage = lineage_of(folder)
+    assert lineage["report"] == {"loss": 0.5}
+    assert {key: read_lineage(path)[key] for key in ("name", "config", "seed", "fingerprint", "as_of")} == {
+        key: lineage[key] for key in ("name", "config", "seed", "fingerprint", "as_of")
+    }
+
+
+def test_a_block_without_its_fitted_one_is_made_again(config):
+    saved(config, np.random.default_rng(0).normal(size=(40, 8)))
+    with pytest.raises(AlreadyDone), embedding_run(config):
+        pass
+    shutil.rmtree(DataPaths(Path(config.data_path)).model("als_64_buy_add_categories", submit=True))
+    saved(config, np.random.default_rng(1).normal(size=(40, 8)))
 
 
 def test_a_sound_block(config, capsys, caplog):

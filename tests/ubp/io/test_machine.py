@@ -1,18 +1,18 @@
 """Cores and memory that a process may use, from files as Linux writes them."""
 
-import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from ubp.io import machine
 
-MEMINFO = "MemTotal:       24683532 kB\nMemAvailable:   10000000 kB\nHugePages_Total:       0\n"
 GB = 10**9
 
 
 def root(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in {"proc/meminfo": MEMINFO, **files}.items():
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
@@ -52,7 +52,9 @@ V1_MEMORY, V1_CPU = "sys/fs/cgroup/memory/job/memory", "sys/fs/cgroup/cpu/job/cp
         ),
     ],
 )
-def test_free_memory(tmp_path, files, wanted):
+def test_free_memory(tmp_path, monkeypatch, files, wanted):
+    available = SimpleNamespace(available=10_240_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
     assert machine.free_memory(root(tmp_path, files)) == (wanted or 10_240_000_000)
 
 
@@ -68,7 +70,7 @@ def test_free_memory(tmp_path, files, wanted):
     ],
 )
 def test_cores(tmp_path, monkeypatch, files, wanted):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda _: list(range(8)), raising=False)
     # A group's folder may be there without the files of a controller that is off.
     (tmp_path / "sys/fs/cgroup/shop/job").mkdir(parents=True)
     assert machine.cores(root(tmp_path, files)) == wanted

@@ -1,168 +1,140 @@
-"""The same command given twice at a time: real processes on the tiny history, one waits for the other."""
+"""A stage is made once, and made again when its sources, its settings or its outputs change."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import json
+import logging
 
-import numpy as np
 import pytest
 
-from ubp.data.paths import REPOSITORY, DataPaths
-
-# Runs a command of ours, but holds it in the middle of its work until a file is there.
-HOLD = """
-import importlib, sys, time
-from pathlib import Path
-
-main, patched, function, inside, go = sys.argv[1:6]
-sys.argv[1:6] = []
-module = importlib.import_module(patched)
-work = getattr(module, function)
-
-def held(*arguments):
-    Path(inside).touch()
-    while not Path(go).exists():
-        time.sleep(0.02)
-    return work(*arguments)
-
-setattr(module, function, held)
-importlib.import_module(main).main()
-"""
-
-STATISTICS = ("stat_features/stat_features.py", "stat_features.stat_features", "statistics")
-TEXTS = ("LLM/convert_to_text.py", "LLM.texts", "write_texts")
-MERGE = ("scripts/merge.py", "scripts.merge", "merge")
-ARGUMENTS = {
-    STATISTICS[0]: [],
-    TEXTS[0]: [],
-    MERGE[0]: ["--config-name=basics", "~blocks.als_64_buy_add_categories", "~blocks.als_64_visits_relevant"],
-}
+from ubp.io.stage import AlreadyDone, Stage
 
 
-@dataclass
-class Bench:
-    """Starts commands on one data path."""
+class Made:
+    """A stage of two files in a folder that counts how often it was made."""
 
-    paths: DataPaths
-    folder: Path
-    started: list["subprocess.Popen[str]"]
+    def __init__(self, folder, **made_from):
+        self.made_from, self.times = made_from, 0
+        self.outputs = (folder / "a", folder / "b")
+        self.stage = Stage("thing", self.outputs, lambda: self.made_from)
 
-    def start(self, words: list[str], **environment: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, *words, "submit=True", f"data_path={self.paths.root}"],
-            cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def held(self, what: tuple[str, str, str], *words: str) -> "subprocess.Popen[str]":
-        """A command in the middle of its work, where it stays until `go`."""
-        script = self.folder / "hold.py"
-        script.write_text(HOLD)
-        main = what[0].removesuffix(".py").replace("/", ".")
-        files = [str(self.folder / "inside"), str(self.folder / "go")]
-        process = self.start([str(script), main, *what[1:], *files, *ARGUMENTS[what[0]], *words])
-        wait_until(lambda: (self.folder / "inside").exists() or process.poll() is not None)
-        assert process.poll() is None, process.communicate()
-        return process
-
-    def go(self) -> None:
-        (self.folder / "go").touch()
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    def make(self, overwrite=False, **hooks):
+        with self.stage.once(overwrite, **hooks):
+            self.times += 1
+            for output in self.outputs:
+                output.write_text(f"{output.name} {self.made_from}")
 
 
 @pytest.fixture
-def bench(history, tmp_path, make_history):
-    history.input.mkdir()
-    clients = np.unique(make_history().events["page_visit"]["client_id"].to_numpy())
-    np.save(history.relevant_clients, clients)
-    made = Bench(history, tmp_path, [])
-    yield made
-    for process in made.started:
-        process.kill()
-        process.communicate()
+def made(tmp_path):
+    return Made(tmp_path, seed=0, config={"rows": [1, 2]}, history="h")
 
 
-def waits_for(second: "subprocess.Popen[str]", first: "subprocess.Popen[str]") -> str:
-    """The line by which the second one says that it waits."""
-    line = second.stderr.readline()
-    assert f"waiting for PID {first.pid} on {os.uname().nodename}, which is making " in line, line
-    time.sleep(0.2)
-    assert second.poll() is None
-    return line
+def test_done_once_is_skipped_with_one_message(made, tmp_path):
+    made.make()
+    with pytest.raises(AlreadyDone) as found:
+        made.make()
+    assert str(found.value) == f"thing · done before · {tmp_path / 'a'} (overwrite=True makes it again)"
+    assert made.times == 1
 
 
-@pytest.mark.parametrize("what", [STATISTICS, TEXTS, MERGE], ids=["block", "texts", "entry"])
-def test_the_second_waits_and_takes_what_the_first_made(bench, what):
-    if what is MERGE:
-        block = bench.start([STATISTICS[0]])
-        _, err = block.communicate()
-        assert block.returncode == 0, err
-    again = ["overwrite=True"]  # even so it is not made twice
-    first = bench.held(what, *again)
-    second = bench.start([what[0], *ARGUMENTS[what[0]], *again])
-    line = waits_for(second, first)
-    assert time.strftime("since %Y-") in line
-    bench.go()
-    out, err = first.communicate(timeout=60)
-    assert first.returncode == 0, err
-    assert "done before" not in out
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
-    assert "done before" in out.splitlines()[-1]
-    assert err == ""
+def test_the_remark_stands_behind_the_name(made):
+    made.make()
+    with pytest.raises(AlreadyDone, match="thing, but small · done before"):
+        made.make(remark=lambda: ", but small")
 
 
-def test_the_second_takes_over_where_the_first_is_killed(bench):
-    first = bench.held(STATISTICS)
-    second = bench.start([STATISTICS[0]])
-    waits_for(second, first)
-    first.send_signal(signal.SIGKILL)
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
-    assert out.startswith("stat_features · ")
-    assert "clients ×" in out
-    assert bench.paths.block("stat_features", submit=True).exists()
+def test_overwrite_makes_it_again(made):
+    made.make()
+    made.make(overwrite=True)
+    assert made.times == 2
 
 
-def test_another_block_does_not_wait(bench):
-    first = bench.held(STATISTICS)
-    other = bench.start([TEXTS[0]])
-    _, err = other.communicate(timeout=60)
-    assert other.returncode == 0, err
-    assert "waiting" not in err
-    assert first.poll() is None
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": 1}, "made with another seed: making it again"),
+        ({"seed": 1, "history": "i"}, "made with another history and seed"),
+        ({"config": {"rows": [1, 3]}}, "made with another config"),
+        ({"new": True}, "made with another new"),
+    ],
+)
+def test_what_it_is_made_from_counts(made, change, says, caplog):
+    made.make()
+    made.made_from |= change
+    with caplog.at_level(logging.INFO):
+        made.make()
+    assert made.times == 2
+    assert says in caplog.text.replace("seed and history", "history and seed")
 
 
-def test_a_process_for_a_further_device_does_not_wait_for_the_first(bench):
-    first = bench.held(STATISTICS)
-    child = bench.start([STATISTICS[0]], LOCAL_RANK="1")
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 0, err
-    assert "waiting" not in err
-    assert first.poll() is None
+def test_outputs_count(made, caplog):
+    made.make()
+    made.outputs[1].write_text("changed")
+    with caplog.at_level(logging.INFO):
+        assert not made.stage.is_done()
+    assert f"{made.outputs[1]} changed since" in caplog.text
+    made.make()
+    made.outputs[0].unlink()
+    assert not made.stage.is_done()
 
 
-def test_a_history_that_changed_while_the_second_waited_is_said(bench):
-    first = bench.held(STATISTICS)
-    second = bench.start([STATISTICS[0]])
-    waits_for(second, first)
-    file = bench.paths.raw / "page_visit.parquet"
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-    first.kill()
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert "changed while they were read; give the command again" in err
+def test_a_folder_counts_with_what_is_in_it(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").write_text("1")
+    stage = Stage("folder", (folder,), dict)
+    stage.finish()
+    assert stage.is_done()
+    (folder / "inner" / "file").write_text("2")
+    assert not stage.is_done()
+
+
+def test_what_fails_is_not_done(made):
+    made.outputs[0].write_text("half")
+    with pytest.raises(ZeroDivisionError), made.stage.once(overwrite=False):
+        raise ZeroDivisionError
+    assert not made.stage.is_done()
+    made.make()
+    assert made.times == 1
+
+
+def test_a_broken_note_is_no_note(made):
+    made.make()
+    note = made.outputs[0].parent / ".done" / "a.json"
+    assert json.loads(note.read_text())["made_from"]["seed"] == 0
+    note.write_text("{")
+    assert not made.stage.is_done()
+    assert not made.stage.is_begun()
+
+
+def test_sources_that_change_while_it_is_made_do_not_count_as_seen(made):
+    with made.stage.once(overwrite=False):
+        for output in made.outputs:
+            output.write_text("from the old history")
+        made.made_from["history"] = "new"
+    assert not made.stage.is_done()
+
+
+def test_begun_and_finished(made):
+    assert not made.stage.is_begun()
+    made.stage.begin()
+    assert (made.stage.is_begun(), made.stage.has_finished(), made.stage.is_done()) == (True, False, False)
+    made.make()
+    made.made_from["seed"] = 5
+    assert (made.stage.has_finished(), made.stage.is_finished(), made.stage.is_done()) == (True, True, False)
+
+
+def test_the_note_lies_beside_what_it_is_of(tmp_path):
+    entry = tmp_path / "entry"
+    entry.mkdir()
+    (entry / "file").write_text("x")
+    stage = Stage("entry", (entry / "file",), dict, of=entry)
+    stage.finish()
+    assert (tmp_path / ".done" / "entry.json").exists()
+    with pytest.raises(AlreadyDone, match=f"{entry} "):
+        stage.once(overwrite=False).__enter__()
+
+
+def test_processes_for_further_devices_neither_wait_nor_note(made, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    made.make()
+    assert not made.stage.is_begun()
