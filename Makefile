@@ -1,5 +1,6 @@
 # make demo     real data in, a scored profile out; a second run does not repeat what is done
-# make test     all tests
+# make test     the fast tests: under four minutes on two cores
+# make test-full   all tests: those that start processes too
 # make lint     style and types
 # make setup    only the .venv
 # Another interpreter: make setup PYTHON=python3.12
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo setup test lint clean
+.PHONY: demo setup test test-full lint clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py $(ARGS)
@@ -17,6 +18,9 @@ demo: $(READY)
 setup: $(READY)
 
 test: $(READY)
+	$(BIN)/python -m pytest -m "not full" $(ARGS)
+
+test-full: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY)
@@ -34,5 +38,4 @@ $(READY): requirements.txt pyproject.toml
 	@echo "setting up $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(READY)

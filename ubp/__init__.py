@@ -1,4 +1,15 @@
-"""The library behind every command: data, embeddings, entries and evaluation.
+"""Universal behavioral profiles: one vector per client, learned from a shop's event log.
 
-Arrows point one way: ``scripts/`` and the model folders import ``ubp``; ``ubp`` knows no model.
+`ubp.api` says what can be called as ``ubp.NAME``; it is imported when it is first asked for.
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the library offers)
+    from importlib import import_module
+
+    api = import_module("ubp.api")
+    if name in api.__all__:
+        return getattr(api, name)
+    raise AttributeError(f"module 'ubp' has no attribute {name!r}; it has {', '.join(api.__all__)}")

@@ -23,7 +23,7 @@ class Entry:
         config: folder and name of its config, below ``configs/``.
         makes: what the README's table says of it.
         overrides: arguments that belong to the command line.
-        recipe: ``module:class`` that fits it; None for a stage that is no block.
+        recipe: ``module:class`` that fits it; empty for a stage that is no block.
         columns: at full size; None where there are none.
         needs: event types of which one at least must have events.
         after: names of the entries whose results it reads.
@@ -36,7 +36,7 @@ class Entry:
     config: str
     makes: str
     overrides: tuple[str, ...] = ()
-    recipe: str | None = None
+    recipe: str = ""
     columns: int | None = None
     needs: tuple[EventType, ...] = ()
     after: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Entry:
 
     @property
     def is_block(self) -> bool:
-        return self.recipe is not None
+        return bool(self.recipe)
 
     @property
     def folder(self) -> str:
@@ -55,6 +55,11 @@ class Entry:
     @property
     def config_name(self) -> str:
         return self.config.rpartition("/")[2]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The overrides that are settings: not which config."""
+        return tuple(word for word in self.overrides if not word.startswith("--"))
 
     @property
     def line(self) -> str:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from ubp.data import schema
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+REPOSITORY = _PACKAGE.parent
+# In an installed package the configs lie inside it.
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else REPOSITORY / "configs"
 
 
 SUBMIT, LOCAL = "submit", "local"  # folders of what was fitted on all events, and on those before the train window
