@@ -19,7 +19,7 @@ from ubp.data.paths import CONFIGS, REPOSITORY
 SCRIPT = REPOSITORY / "get_all_embeddings.sh"
 RUNNER = "scripts/all_embeddings.py"
 SMOLLM2 = "data_files=all_interactions_64.parquet save_dir_name=smollm2_all_interactions n_components=128"
-# As shared/seeds has them, to the letter.
+# As the published document has them, to the letter.
 COMMANDS = [
     "stat_features/stat_features.py",
     "ALS/als_embeddings.py --config-name=als_buy_add_categories",

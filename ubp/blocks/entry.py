@@ -1,4 +1,4 @@
-"""The entry: what is submitted. Written whole, validated against every rule of shared/CHALLENGE.md."""
+"""The entry: what is submitted. Written whole, validated against every rule of docs/data.md."""
 
 import logging
 from collections.abc import Iterator

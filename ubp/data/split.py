@@ -33,7 +33,7 @@ class SplitDates:
 
     @classmethod
     def from_end(cls, end: datetime) -> "SplitDates":
-        """Two windows of whole days back from the last purchase's day: shared/CHALLENGE.md, Split."""
+        """Two windows of whole days back from the last purchase's day: docs/data.md, The split."""
         first_day = end - timedelta(days=2 * DAYS_IN_TARGET - 1)
         train_start = first_day.replace(hour=0, minute=0, second=0, microsecond=0)
         return cls(train_start, train_start + timedelta(days=DAYS_IN_TARGET), end)

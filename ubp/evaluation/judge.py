@@ -1,4 +1,4 @@
-"""The model that scores a profile, and how it is trained: shared/CHALLENGE.md, The judge's model.
+"""The model that scores a profile, and how it is trained: docs/judge.md, The judge's model.
 
 A loop of its own, not Lightning: its exact steps are the specification, and a light probe takes thousands
 of steps of a few milliseconds each.

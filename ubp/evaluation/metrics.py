@@ -37,7 +37,7 @@ class TaskScore:
 def entropies(logits: Tensor) -> Tensor:
     """Entropy in bits of each row's sigmoids, divided by their sum: float [rows].
 
-    shared/CHALLENGE.md, Scores: −Σ p·log2(p + 1e-9).
+    docs/judge.md, Scores: −Σ p·log2(p + 1e-9).
     """
     shares = torch.sigmoid(logits)
     shares = shares / shares.sum(dim=-1, keepdim=True)

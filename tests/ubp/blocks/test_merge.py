@@ -251,7 +251,7 @@ def test_a_folder_beside_the_parquets_is_found_by_its_name(tmp_path):
 # --- the five ensembles ------------------------------------------------------------------------------
 
 UNIT, QUANTILES, PCA_64, PCA_128 = "unit_length", "quantiles", 64, 128
-# Each block's processor and scaler, in the order of the columns, as shared/SYSTEMS.md has them.
+# Each block's processor and scaler, in the order of the columns, as docs/models.md has them.
 SMALLEST = {
     "als_64_buy_add_categories": (None, UNIT),
     "als_64_visits_relevant": (None, UNIT),

@@ -1,4 +1,4 @@
-"""The judge's model and its training against a second one, written from shared/CHALLENGE.md with plain torch."""
+"""The judge's model and its training against a second one, written from docs/judge.md with plain torch."""
 
 import dataclasses
 import threading

@@ -1,4 +1,4 @@
-"""Every metric against a slow, obvious re-implementation of shared/CHALLENGE.md, Scores."""
+"""Every metric against a slow, obvious re-implementation of docs/judge.md, Scores."""
 
 import math
 import statistics
