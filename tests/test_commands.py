@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ALS import als_embeddings as als
+from tests import tiny
+from ubp.blocks import registry
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry, violations
 from ubp.cli.config import composed
@@ -24,41 +25,12 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
 from ubp.data.targets import TASKS
 
-# Every embedding command: its name and its command line. A new one needs a line here to keep the contract.
-EMBEDDINGS = {
-    "stat_features": ["stat_features/stat_features.py"],
-    "als_64_buy_add_categories": ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"],
-    "als_64_visits_relevant": ["ALS/als_embeddings.py", "--config-name=als_visits_relevant"],
-}
-# A GRU autoencoder small enough for a test.
-TINY_GRU = [
-    *("preset=demo", "logger=none", "model.hidden=64", "width=4", "sequences.newest=8"),
-    *("trainer.max_epochs=1", "report.written=4", "report.shown=1"),
-]
-EMBEDDINGS |= {
-    "gru_ae_day_event": ["gru_autoencoder/gru_ae_day_event_embeddings.py", *TINY_GRU],
-    "gru_ae_sku_text": ["gru_autoencoder/gru_ae_sku_text_embeddings.py", *TINY_GRU],
-    **{
-        name: ["gru_autoencoder/gru_ae_embeddings.py", f"--config-name={name}", *TINY_GRU]
-        for name in ("gru_ae_event_cat_price_sku_url", "gru_ae_week_event_cat_price_sku_url")
-    },
-}
-TINY_TRANSFORMER = [
-    *("preset=demo", "logger=none", "model.layers=1", "sequences.shortest=4", "sequences.longest=8"),
-    "trainer.max_epochs=1",
-]
-TINY_READER = ["LLM/get_embeddings.py", "preset=demo", "max_tokens=24", "n_components=6"]
-EMBEDDINGS |= {
-    "next_sku_128_4_4": ["next_sku/next_sku_embeddings.py", *TINY_TRANSFORMER],
-    "next_url_192_6_4": ["next_url/next_url_embeddings.py", *TINY_TRANSFORMER, "sequences.min_count=1"],
-    "search_llm": TINY_READER,
-    "smollm2_all_interactions": [
-        *(*TINY_READER, "data_files=all_interactions_64.parquet", "save_dir_name=smollm2_all_interactions")
-    ],
-    "lightfm": ["LightFM/lightfm_train.py", "model.epochs=2", "model.threads=1"],
-}
+pytestmark = pytest.mark.full
+
+# Every embedding command of the registry, small enough for a test: its name and its command line.
+EMBEDDINGS = {entry.name: [*entry.line.split(), *tiny.overrides(entry)] for entry in registry.blocks()}
 # What the language model reads.
-TEXTS = {name: [f"LLM/{name}.py", "preset=demo"] for name in ("preprocessing_search", "convert_to_text")}
+TEXTS = {entry.name: [*entry.line.split(), "preset=demo"] for entry in registry.entries() if not entry.is_block}
 SPLIT = ["scripts/split.py"]
 MERGED = list(composed(CONFIGS / "merge", "basics").blocks)
 MERGE = ["scripts/merge.py", "--config-name=basics"]
@@ -310,16 +282,6 @@ def test_contract_the_closing_line(journey, first_blocks, name):
     assert int(found["clients"].replace(",", "")) == len(first_blocks[name])
     assert int(found["columns"].replace(",", "")) == first_blocks[name].columns
     assert found["path"] == str(journey.paths.block(name, submit=False))
-
-
-def test_als_vectors_are_those_of_their_clients(journey, first_blocks):
-    data = ChallengeData(journey.paths, submit=False)
-    config = first_blocks["als_64_buy_add_categories"].lineage["config"]
-    interactions = als.weighted_interactions(data, als.Interactions(**config["interactions"]))
-    factors = als.factorise(interactions, als.AlsSettings(**config["als"]), seed=0)
-    wanted = dict(zip(interactions.clients.tolist(), factors.tolist(), strict=True))
-    block = first_blocks["als_64_buy_add_categories"]
-    assert dict(zip(block.client_ids.tolist(), block.vectors.tolist(), strict=True)) == wanted
 
 
 # --- faults ------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from benchmarks.busy_neighbour import Settings, measure, seconds
 from benchmarks.measuring import busy
 from ubp.io.errors import UserError
 
+pytestmark = pytest.mark.full
+
 
 def spinning() -> int:
     found = subprocess.run(["/bin/ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout

@@ -14,6 +14,8 @@ import pytest
 
 from ubp.data.paths import REPOSITORY, DataPaths
 
+pytestmark = pytest.mark.full
+
 # Runs a command of ours, but holds it in the middle of its work until a file is there.
 HOLD = """
 import importlib, sys, time
