@@ -4,8 +4,8 @@ import importlib.metadata
 import json
 import logging
 import platform
+import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +31,7 @@ _NOT_IN_LINEAGE = (
     *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report", "demo"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
-# Libraries whose version can change a profile, noted where they were used.
-_NOTED_VERSIONS = (
-    *("implicit", "lightfm-next", "lightning", "numpy", "polars", "scikit-learn", "torch", "transformers", "vllm"),
-)
-_MODULES = {"lightfm-next": "lightfm", "scikit-learn": "sklearn"}  # where the package's name is another
+_PACKAGE = "universal-behavioral-profiles"
 
 
 @dataclass(frozen=True)
@@ -130,12 +126,14 @@ def _collapsed(report: Mapping[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    used = [name for name in _NOTED_VERSIONS if _MODULES.get(name, name) in sys.modules]
-    return {"python": platform.python_version()} | {name: _version(name) for name in used}
+    """Of Python and of the project's direct dependencies: what else could change a vector."""
+    requirements = importlib.metadata.requires(_PACKAGE) or []
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
 
 
 def _version(package: str) -> str:
-    """Its version, or that it is another package with the same module (a run must not fail at its end for that)."""
+    """Its version, or that it is not there (a run must not fail at its end for that)."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
