@@ -1,22 +1,22 @@
-"""A causal transformer over item events that says the next one's category, event type and price."""
+"""A causal transformer over item events that predicts the next one's category, event type and price."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ubp.data import schema
-from ubp.training.model import LENGTHS, Batch, SequenceModel
+from ubp.training.model import Batch
+from ubp.training.next_event import NextEventModel
 from ubp.training.nn import CausalTransformer, tied_cross_entropy
 from ubp.training.ranking import ranks_of
-from ubp.training.windows import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
+from ubp.training.windows import Pooling, at_targets, with_targets
 
 CATEGORY, EVENT, PRICE = COLUMNS = (schema.CATEGORY, "event", schema.PRICE)  # of a batch
 
 
-@dataclass(frozen=True)
-class Losses:
+@dataclass
+class LossWeights:
     """What each of the three losses weighs in their sum."""
 
     category: float
@@ -47,8 +47,8 @@ def _log_shares(counts: Tensor) -> Tensor:
     return torch.log(shares / shares.sum()).float()
 
 
-class NextSku(SequenceModel):
-    """Reads (category, event type, price) of each event and says those of the next.
+class NextSku(NextEventModel):
+    """Reads (category, event type, price) of each event and predicts those of the next.
 
     The vector of an event is [category's | event type's | price]. The hidden state is cut in the same way, and
     each part goes through a linear layer: the first is then multiplied with the categories' own vectors, the
@@ -58,9 +58,9 @@ class NextSku(SequenceModel):
     ``price`` float, [rows, time] each, and what `ubp.training.windows.Windows` adds.
 
     Args:
-        usual: what is usual among the events; the model begins by saying that.
+        usual: what is usual among the events; the model begins by predicting that.
         category_width: of a category's vector.
-        event_width: of an event type's; with the price's 1 they add up to the profile's width.
+        event_width: of an event type's; with the price's 1 they add up to the width of the hidden states.
         layers: of the transformer.
         heads: of its attention.
         positions: events that are read at a time, see `read_in_windows`.
@@ -80,13 +80,11 @@ class NextSku(SequenceModel):
         positions: int,
         dropout: float,
         attention_dropout: float,
-        losses: Losses,
+        losses: LossWeights,
         pooling: Pooling,
     ) -> None:
-        super().__init__()
-        self.width = category_width + event_width + 1
+        super().__init__(category_width + event_width + 1, positions, pooling)
         self.losses = losses
-        self.positions, self.pooling = positions, pooling
         self.category = nn.Embedding(len(usual.categories), category_width)
         self.event = nn.Embedding(len(usual.events), event_width)
         # Biases take hundreds of steps to come from zero to the popularities.
@@ -102,13 +100,12 @@ class NextSku(SequenceModel):
         for table in (self.category, self.event):  # logits of about 1: the last layer norm's outputs are of size 1
             nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
 
-    def _outputs(self, batch: Batch, time: int, lengths: Tensor) -> Tensor:
-        """Hidden states at the first places of sequences so long: float [rows, time, width]."""
+    def read(self, batch: Batch, time: int) -> Tensor:
+        """See `ubp.training.next_event.NextEventModel.read`."""
         category, event = self.category(batch[CATEGORY][:, :time]), self.event(batch[EVENT][:, :time])
         size = self.category.embedding_dim**-0.5  # of the numbers in a category's vector, at first
         price = (batch[PRICE][:, :time, None] - self.price_median) * (size / self.price_deviation)
-        vectors = torch.cat([category, event, price], dim=-1)
-        return read_in_windows(self.transformer, vectors, lengths, batch[FIRST], self.positions)
+        return torch.cat([category, event, price], dim=-1)
 
     def _predictions(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Predictions and targets at the real positions, by column.
@@ -118,11 +115,8 @@ class NextSku(SequenceModel):
             [positions, 1]; what comes next, [positions] each.
         """
         batch = with_targets(batch)
-        # The last event is only a target.
-        outputs = self._outputs(batch, batch[EVENT].shape[1] - 1, batch[LENGTHS] - 1)
-        hidden = at_targets(outputs, batch)
         widths = [self.category.embedding_dim, self.event.embedding_dim, 1]
-        category, event, price = torch.split(hidden, widths, dim=1)
+        category, event, price = torch.split(self.predicting(batch), widths, dim=1)
         predictions = {
             CATEGORY: self.category_head(category),
             EVENT: self.event_head(event),
@@ -140,23 +134,11 @@ class NextSku(SequenceModel):
         price = (predictions[PRICE][:, 0] - targets[PRICE]).abs().sum() / max(len(targets[PRICE]), 1)
         return self.losses.category * category + self.losses.event * event + self.losses.price * price
 
-    @property
-    def on_host(self) -> Callable[[Batch], Batch]:
-        return with_targets
-
-    def weight(self, batch: Batch) -> Tensor:
-        return real_targets(batch).sum().float()
-
-    def encode(self, batch: Batch) -> Tensor:
-        """The hidden states of each client's events, pooled: float [rows, width]."""
-        outputs = self._outputs(batch, batch[EVENT].shape[1], batch[LENGTHS])
-        return self.pooling(outputs, batch)
-
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """What it says at each real position, rows after rows.
+        """Its predictions at each real position, rows after rows.
 
         Returns:
-            ``category`` and ``event``: int64 [positions], the rank of what came; ``price``: float32 [positions],
+            ``category`` and ``event``: int64 [positions], the rank of the target; ``price``: float32 [positions],
             in buckets.
         """
         predictions, targets = self._predictions(batch)

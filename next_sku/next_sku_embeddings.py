@@ -12,17 +12,12 @@ predicts held-out clients' events, beside two baselines.
 from omegaconf import DictConfig
 
 from ubp.cli.command import command
-from ubp.cli.run import embedding_run
+from ubp.cli.recipe import make_block
 
 
 @command("next_sku", "next_sku")
 def main(config: DictConfig) -> None:
-    with embedding_run(config) as run:
-        # Imported where something is to be made: torch takes seconds.
-        from next_sku.recipe import NextSkuRecipe
-        from ubp.cli.recipe import make_profiles
-
-        make_profiles(run, config, NextSkuRecipe)
+    make_block(config, "next_sku.recipe:NextSkuRecipe")
 
 
 if __name__ == "__main__":

@@ -1,43 +1,50 @@
-"""What the next_sku command does: read, tokenise, learn, report."""
+"""What the next_sku command does: read, tokenise, fit, report; and the fitted block."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 import torch
 
-from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
+from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, LossWeights, NextSku, Usual
+from ubp.blocks.fitted import Clients
+from ubp.cli.neural import NeuralRecipe, Prepared
 from ubp.cli.output import show
-from ubp.cli.recipe import Prepared, Recipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, require, require_positive
-from ubp.sequences.build import build_or_open
+from ubp.sequences.build import events_of
 from ubp.sequences.store import Selection
-from ubp.sequences.vocabulary import EVENT_TOKENS
-from ubp.training.encode import held_out_batches
+from ubp.sequences.vocabulary import EVENT_TOKENS, Vocabulary
+from ubp.training.encode import Runtime
 from ubp.training.fit import Trained
+from ubp.training.fitted import FittedSequenceModel, Settings, Tables, table_of, vocabulary_of
+from ubp.training.kernels import random_numbers
 from ubp.training.model import Batch
+from ubp.training.next_event import TransformerSettings
 from ubp.training.ranking import (
     MODEL,
     POPULAR,
     REPEATED,
-    Scores,
+    RankingScores,
     compared,
     popularity_ranks,
     repetition_ranks,
     score_table,
 )
-from ubp.training.windows import Pooling, Windows, WindowSettings, real_targets, require_pooling
+from ubp.training.windows import Windows, WindowSettings, real_targets
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SequenceSettings(WindowSettings):
+class NextSkuSequences(WindowSettings):
     """Windows, and who trains: ``relevant`` clients or ``all``; categories with fewer events share a token."""
 
     clients: str
@@ -53,57 +60,38 @@ class SequenceSettings(WindowSettings):
         require(self.clients in ("relevant", "all"), "sequences.clients", self.clients, "relevant or all")
 
 
-@dataclass
-class LossSettings:
-    """The weights of the three losses in their sum."""
-
-    category: float
-    event: float
-    price: float
-
-
-@dataclass
-class ModelSettings:
+@dataclass(kw_only=True)
+class NextSkuNetwork(TransformerSettings):
     """Numbers of `NextSku`."""
 
     category_width: int
     event_width: int
-    layers: int
-    heads: int
-    dropout: float
-    attention_dropout: float
-    profile: str
-    half_life: float | None
-    losses: LossSettings = field(default_factory=lambda: LossSettings(1.0, 1.0, 1.0))
+    losses: LossWeights = field(default_factory=lambda: LossWeights(1.0, 1.0, 1.0))
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
 
         Raises:
-            UserError: a number out of its range.
+            UserError: an unknown choice or a number out of its range.
         """
-        require_positive(self, "model", "category_width", "event_width", "layers", "heads")
-        for name in ("dropout", "attention_dropout"):
-            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
-        require_pooling(self.profile, self.half_life)
+        super().__post_init__()
+        require_positive(self, "model", "category_width", "event_width")
 
 
-def select_events(data: ChallengeData, settings: SequenceSettings) -> Selection:
-    """The item events of the clients who train."""
-    clients = data.relevant_clients if settings.clients == "relevant" else None
-    return build_or_open(data).select(schema.ITEM_EVENTS, clients=clients)
+def select_events(history: ChallengeData, clients: npt.NDArray[np.int64] | None) -> Selection:
+    """The item events of some clients, None for all; clients without any are left out."""
+    return events_of(history, schema.ITEM_EVENTS, clients)
 
 
-def tokenise(chosen: Selection, as_of: datetime, settings: SequenceSettings) -> tuple[Windows, int]:
-    """Category and event type as tokens, the price bucket as a number; how many categories' tokens there are."""
-    vocabulary = chosen.vocabulary(schema.CATEGORY, min_count=settings.min_count)
+def tokenise(chosen: Selection, categories: Vocabulary, as_of: datetime, settings: WindowSettings) -> Windows:
+    """Category and event type as tokens, the price bucket as a number."""
     buckets = chosen.sequences.prices[chosen.references(schema.SKU)]  # every item event's sku has one
     columns = {
-        CATEGORY: chosen.tokens(schema.CATEGORY, vocabulary),
+        CATEGORY: chosen.tokens(schema.CATEGORY, categories),
         EVENT: chosen.event_tokens(),
         PRICE: buckets.astype(np.float32),
     }
-    return Windows.of(chosen, columns, as_of, settings), vocabulary.size
+    return Windows.of(chosen, columns, as_of, settings)
 
 
 def usual_events(source: Windows, categories: int) -> Usual:
@@ -122,18 +110,16 @@ def _ids(categories: int) -> dict[str, int]:
     return {CATEGORY: categories, EVENT: EVENT_TOKENS}
 
 
-def build_model(usual: Usual, sequences: SequenceSettings, settings: ModelSettings, seed: int) -> NextSku:
-    """The transformer with its first weights.
+def build_model(usual: Usual, sequences: WindowSettings, network: NextSkuNetwork) -> NextSku:
+    """The transformer with its first weights, by torch's random numbers.
 
     Raises:
         UserError: the heads do not divide the width.
     """
-    torch.manual_seed(seed)
-    s, losses = settings, Losses(**vars(settings.losses))
-    widths, shape = (s.category_width, s.event_width), (s.layers, s.heads, sequences.positions)
-    pooling = Pooling(s.profile, sequences.newest, s.half_life)
+    n = network
+    widths, shape = (n.category_width, n.event_width), (n.layers, n.heads, sequences.positions)
     try:
-        return NextSku(usual, *widths, *shape, s.dropout, s.attention_dropout, losses, pooling)
+        return NextSku(usual, *widths, *shape, n.dropout, n.attention_dropout, n.losses, n.pooling(sequences.newest))
     except ValueError as error:
         raise UserError(f"model.heads: {error}; the width is category_width + event_width + 1") from error
 
@@ -145,7 +131,7 @@ class Predictions:
     Attributes:
         targets: tokens and prices of the next events.
         before: those of the events before them.
-        by_model: ranks of category and event type, and the price that the model says.
+        by_model: ranks of category and event type, and the price that the model predicts.
         repeated: ranks of category and event type where the last ones are repeated.
     """
 
@@ -158,7 +144,7 @@ class Predictions:
 def predict(trained: Trained[NextSku], source: Windows) -> Predictions:
     """The held-out clients' newest events, each predicted from those before it."""
     parts: dict[str, list[Batch]] = {"targets": [], "before": [], "by_model": [], "repeated": []}
-    for batch in held_out_batches(trained, source):
+    for batch in trained.held_out_batches(source):
         real = real_targets(batch)
         parts["targets"].append({name: batch[name][:, 1:][real] for name in COLUMNS})
         parts["before"].append({name: batch[name][:, :-1][real] for name in COLUMNS})
@@ -171,11 +157,11 @@ def _together(batches: Sequence[Batch]) -> Batch:
     return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
 
-def report(trained: Trained[NextSku], source: Windows, categories: int) -> Scores:
+def report(trained: Trained[NextSku], source: Windows, categories: int) -> RankingScores:
     """Print how well held-out clients' events are predicted, beside baselines; return the scores."""
     predicted = predict(trained, source)
     known = source.events_of(trained.parts.train)
-    scores: Scores = {}
+    scores: RankingScores = {}
     for name, ids in _ids(categories).items():
         counts = torch.from_numpy(np.bincount(source.columns[name][known], minlength=ids))
         ranks = {MODEL: predicted.by_model[name], POPULAR: popularity_ranks(counts, predicted.targets[name])}
@@ -193,7 +179,7 @@ def report(trained: Trained[NextSku], source: Windows, categories: int) -> Score
     return scores
 
 
-def price_scores(predicted: Predictions, usual: float) -> Scores:
+def price_scores(predicted: Predictions, usual: float) -> RankingScores:
     """Mean absolute error, in price buckets, and Spearman's correlation of the price; the usual one has none."""
     from scipy.stats import spearmanr  # half a second
 
@@ -209,18 +195,65 @@ def price_scores(predicted: Predictions, usual: float) -> Scores:
     return {"price MAE, buckets": errors, "price Spearman": orders}
 
 
+_TOKENS = "{}_tokens"  # name of the table that says how often each token of a column occurs
+_COUNT = "count"  # its column
+
+
 @dataclass(frozen=True)
-class NextSkuRecipe(Recipe[NextSku]):
+class FittedNextSku(FittedSequenceModel[NextSku]):
+    """A trained `NextSku`, the categories that have a token of their own, and what was usual in the fit."""
+
+    sequences: NextSkuSequences
+    network: NextSkuNetwork
+    categories: Vocabulary
+    usual: Usual
+
+    def source(self, history: ChallengeData, clients: Clients) -> Windows:
+        """See `ubp.training.fitted.FittedSequenceModel.source`."""
+        return tokenise(select_events(history, clients), self.categories, history.as_of, self.sequences)
+
+    def settings(self) -> dict[str, Any]:
+        """See `ubp.training.fitted.FittedSequenceModel.settings`."""
+        usual = {"price": self.usual.price, "deviation": self.usual.deviation}
+        return {"sequences": asdict(self.sequences), "network": asdict(self.network), "usual": usual}
+
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """See `ubp.training.fitted.FittedSequenceModel.tables`."""
+        counts = {CATEGORY: self.usual.categories, EVENT: self.usual.events}
+        tokens = {_TOKENS.format(name): pl.DataFrame({_COUNT: column.numpy()}) for name, column in counts.items()}
+        return {CATEGORY: table_of(self.categories), **tokens}
+
+    @classmethod
+    def make(cls, settings: Settings, tables: Tables, runtime: Runtime) -> Self:
+        """See `ubp.training.fitted.FittedSequenceModel.make`."""
+        sequences = NextSkuSequences(**settings["sequences"])
+        losses = LossWeights(**settings["network"]["losses"])
+        network = NextSkuNetwork(**{**settings["network"], "losses": losses})
+        categories, events = (
+            torch.tensor(tables[_TOKENS.format(name)][_COUNT].to_numpy()) for name in (CATEGORY, EVENT)
+        )
+        usual = Usual(categories, events, **settings["usual"])
+        model = build_model(usual, sequences, network)
+        return cls(model, runtime, sequences, network, vocabulary_of(tables[CATEGORY]), usual)
+
+
+@dataclass(frozen=True)
+class NextSkuRecipe(NeuralRecipe[NextSku]):
     """Item events in, hidden states out."""
 
-    sequences: SequenceSettings
-    model: ModelSettings
+    sequences: NextSkuSequences
+    model: NextSkuNetwork
 
-    def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextSku]:
-        """See `ubp.cli.recipe.Recipe`."""
-        source, categories = tokenise(select_events(data, self.sequences), data.as_of, self.sequences)
+    def prepare(self, history: ChallengeData, seed: int) -> Prepared[NextSku]:
+        """See `ubp.cli.neural.NeuralRecipe`."""
+        everyone = self.sequences.clients == "all"
+        chosen = select_events(history, None if everyone else history.relevant_clients)
+        categories = chosen.vocabulary(schema.CATEGORY, min_count=self.sequences.min_count)
+        source = tokenise(chosen, categories, history.as_of, self.sequences)
         logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
-        model = build_model(usual_events(source, categories), self.sequences, self.model, seed)
+        usual = usual_events(source, categories.size)
+        with random_numbers(seed):
+            model = build_model(usual, self.sequences, self.model)
+        block = FittedNextSku(model, self.runtime, self.sequences, self.model, categories, usual)
         train_source = source.at_least(2)  # a client with one event has no next one
-        reporting = partial(report, source=train_source, categories=categories)
-        return Prepared(model, train_source, source.of_clients(data.relevant_clients), reporting)
+        return Prepared(block, train_source, partial(report, source=train_source, categories=categories.size))

@@ -1,6 +1,5 @@
-"""A causal transformer over page visits that says the next url."""
+"""A causal transformer over page visits that predicts the next url."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +7,11 @@ from torch import Tensor, nn
 
 from ubp.data import schema
 from ubp.data.schema import FIRST_TOKEN
-from ubp.training.model import LENGTHS, Batch, SequenceModel
+from ubp.training.model import LENGTHS, Batch
+from ubp.training.next_event import NextEventModel
 from ubp.training.nn import CausalTransformer, sampled_cross_entropy, tied_cross_entropy
 from ubp.training.ranking import ranking_scores, ranks_of
-from ubp.training.windows import FIRST, Pooling, at_targets, read_in_windows, real_targets, with_targets
+from ubp.training.windows import Pooling, at_targets, with_targets
 
 UNIFORM, FREQUENCY = "uniform", "frequency"
 BATCH, CLIENT = "batch", "client"  # whom negatives are drawn for
@@ -36,8 +36,8 @@ class Sampling:
     log_q: bool
 
 
-class NextUrl(SequenceModel):
-    """Reads the url of each visit and says the next one; early stopping goes by NDCG@10 against all urls.
+class NextUrl(NextEventModel):
+    """Reads the url of each visit and predicts the next one; early stopping goes by NDCG@10 against all urls.
 
     The hidden state is multiplied with the urls' own vectors. The table of urls may have millions of rows: where
     the softmax is sampled, a step's gradient is sparse, and only the rows that it read are moved (`SparseAdam`);
@@ -46,7 +46,7 @@ class NextUrl(SequenceModel):
 
     Args:
         counts: int64 [urls], the visits to each url, in the order of their tokens.
-        width: of the urls' vectors and the profile.
+        width: of the urls' vectors and the hidden states.
         layers: of the transformer.
         heads: of its attention.
         positions: visits that are read at a time, see `read_in_windows`.
@@ -70,24 +70,22 @@ class NextUrl(SequenceModel):
         sampling: Sampling,
         pooling: Pooling,
     ) -> None:
-        super().__init__()
-        self.width = width
+        super().__init__(width, positions, pooling)
         self.sampling = sampling
-        self.positions, self.pooling = positions, pooling
         self.sampled = sampling.negatives < len(counts)
         self.url = nn.Embedding(FIRST_TOKEN + len(counts), width, sparse=self.sampled)
         nn.init.normal_(self.url.weight, std=width**-0.5)  # logits of about 1: the last layer norm's outputs are
         self.transformer = CausalTransformer(width, layers, heads, positions, dropout, attention_dropout)
         shares = counts.double() if sampling.by == FREQUENCY else torch.ones(len(counts), dtype=torch.float64)
         shares = shares / shares.sum()
-        # Not in the checkpoint: they are the data's.
+        # Not among the weights: they are the data's, and a fitted block keeps the counts.
         self.register_buffer("cumulative", shares.cumsum(0), persistent=False)
         self.register_buffer("log_shares", shares.log().float(), persistent=False)
 
-    def _outputs(self, batch: Batch, time: int, lengths: Tensor) -> Tensor:
-        """Hidden states at the first places of sequences so long: float [rows, time, width]."""
-        vectors = self.url(batch[schema.URL][:, :time])
-        return read_in_windows(self.transformer, vectors, lengths, batch[FIRST], self.positions)
+    def read(self, batch: Batch, time: int) -> Tensor:
+        """See `ubp.training.next_event.NextEventModel.read`."""
+        vectors: Tensor = self.url(batch[schema.URL][:, :time])
+        return vectors
 
     def _hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Hidden states at the real positions, float [positions, width], and the tokens that come next there.
@@ -95,9 +93,7 @@ class NextUrl(SequenceModel):
         Rows after rows: a client has one position less than visits.
         """
         batch = with_targets(batch)
-        visits = batch[schema.URL]
-        hidden = self._outputs(batch, visits.shape[1] - 1, batch[LENGTHS] - 1)  # the last visit is only a target
-        return at_targets(hidden, batch), at_targets(visits[:, 1:], batch)
+        return self.predicting(batch), at_targets(batch[schema.URL][:, 1:], batch)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Negatives and the logarithm of how often each was to be expected: int64 and float32 [negatives].
@@ -131,13 +127,6 @@ class NextUrl(SequenceModel):
         negatives, log_counts = self.draw()
         return sampled_cross_entropy(hidden, self.url, wanted, negatives + FIRST_TOKEN, log_counts)
 
-    @property
-    def on_host(self) -> Callable[[Batch], Batch]:
-        return with_targets
-
-    def weight(self, batch: Batch) -> Tensor:
-        return real_targets(batch).sum().float()
-
     def validation_scores(self, batch: Batch) -> dict[str, Tensor]:
         scores = ranking_scores(self.ranks(batch))
         return {f"validation_{name}": score for name, score in scores.items()}
@@ -152,8 +141,3 @@ class NextUrl(SequenceModel):
             return super().optimizers(learning_rate)
         dense = torch.optim.Adam(self.transformer.parameters(), lr=learning_rate, fused=True)
         return [dense, torch.optim.SparseAdam(self.url.parameters(), lr=learning_rate)]
-
-    def encode(self, batch: Batch) -> Tensor:
-        """The hidden states of each client's visits, pooled: float [rows, width]."""
-        outputs = self._outputs(batch, batch[schema.URL].shape[1], batch[LENGTHS])
-        return self.pooling(outputs, batch)

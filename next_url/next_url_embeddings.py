@@ -13,17 +13,12 @@ predicts held-out clients' visits, beside two baselines.
 from omegaconf import DictConfig
 
 from ubp.cli.command import command
-from ubp.cli.run import embedding_run
+from ubp.cli.recipe import make_block
 
 
 @command("next_url", "next_url")
 def main(config: DictConfig) -> None:
-    with embedding_run(config) as run:
-        # Imported where something is to be made: torch takes seconds.
-        from next_url.recipe import NextUrlRecipe
-        from ubp.cli.recipe import make_profiles
-
-        make_profiles(run, config, NextUrlRecipe)
+    make_block(config, "next_url.recipe:NextUrlRecipe")
 
 
 if __name__ == "__main__":

@@ -1,56 +1,58 @@
-"""What the next_url command does: read, tokenise, learn, report."""
+"""What the next_url command does: read, tokenise, fit, report; and the fitted block."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
+from ubp.blocks.fitted import Clients
+from ubp.cli.neural import NeuralRecipe, Prepared
 from ubp.cli.output import show
-from ubp.cli.recipe import Prepared, Recipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import FIRST_TOKEN, EventType
 from ubp.io.errors import UserError, require, require_positive
-from ubp.sequences.build import build_or_open
-from ubp.training.encode import held_out_batches
+from ubp.sequences.build import events_of
+from ubp.sequences.store import Selection
+from ubp.sequences.vocabulary import Vocabulary
+from ubp.training.encode import Runtime
 from ubp.training.fit import Trained
+from ubp.training.fitted import FittedSequenceModel, Settings, Tables, table_of, vocabulary_of
+from ubp.training.kernels import random_numbers
+from ubp.training.next_event import TransformerSettings
 from ubp.training.ranking import (
     MODEL,
     POPULAR,
     REPEATED,
-    Scores,
+    RankingScores,
     compared,
     popularity_ranks,
     repetition_ranks,
     score_table,
 )
-from ubp.training.windows import Pooling, Windows, WindowSettings, real_targets, require_pooling
+from ubp.training.windows import Windows, WindowSettings, real_targets
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SequenceSettings(WindowSettings):
+class NextUrlSequences(WindowSettings):
     """Windows, and how many visits a url needs at least."""
 
     min_count: int
 
 
-@dataclass
-class ModelSettings:
+@dataclass(kw_only=True)
+class NextUrlNetwork(TransformerSettings):
     """Numbers of `NextUrl`; ``negatives`` to ``log_q`` are those of `Sampling`."""
 
     width: int
-    layers: int
-    heads: int
-    dropout: float
-    attention_dropout: float
-    profile: str
-    half_life: float | None
     negatives: int
     negatives_for: str
     sampling: str
@@ -62,58 +64,67 @@ class ModelSettings:
         Raises:
             UserError: an unknown choice or a number out of its range.
         """
-        require_positive(self, "model", "width", "layers", "heads", "negatives")
-        for name in ("dropout", "attention_dropout"):
-            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "from 0 to below 1")
-        require_pooling(self.profile, self.half_life)
+        super().__post_init__()
+        require_positive(self, "model", "width", "negatives")
         require(
             self.negatives_for in (BATCH, CLIENT), "model.negatives_for", self.negatives_for, f"{BATCH} or {CLIENT}"
         )
         require(self.sampling in (UNIFORM, FREQUENCY), "model.sampling", self.sampling, f"{UNIFORM} or {FREQUENCY}")
 
 
-def read_visits(data: ChallengeData, settings: SequenceSettings) -> tuple[Windows, npt.NDArray[np.int64]]:
-    """The relevant clients' visits to urls that have enough of them, and how many each url has: int64 [urls].
+def select_visits(history: ChallengeData, clients: npt.NDArray[np.int64]) -> Selection:
+    """The page visits of some clients; clients without any are left out."""
+    return events_of(history, [EventType.PAGE_VISIT], clients)
+
+
+def known_urls(visits: Selection, min_count: int) -> Vocabulary:
+    """The urls that have enough visits.
 
     Raises:
         UserError: no url has so many.
     """
-    visits = build_or_open(data).select([EventType.PAGE_VISIT], clients=data.relevant_clients)
-    vocabulary = visits.vocabulary(schema.URL, min_count=settings.min_count)
+    vocabulary = visits.vocabulary(schema.URL, min_count=min_count)
     if not len(vocabulary.values):
         raise UserError(
-            f"sequences.min_count={settings.min_count}: no url has so many visits by relevant clients "
+            f"sequences.min_count={min_count}: no url has so many visits by relevant clients "
             f"({len(visits):,} visits in all); choose a smaller number"
         )
-    kept = visits.where(visits.tokens(schema.URL, vocabulary) >= FIRST_TOKEN).at_least(1)
-    columns = {schema.URL: kept.tokens(schema.URL, vocabulary)}
-    return Windows.of(kept, columns, data.as_of, settings), vocabulary.counts
+    return vocabulary
 
 
-def build_model(
-    counts: npt.NDArray[np.int64], sequences: SequenceSettings, settings: ModelSettings, seed: int
-) -> NextUrl:
-    """The transformer with its first weights.
+def tokenise(visits: Selection, urls: Vocabulary, history: ChallengeData, settings: WindowSettings) -> Windows:
+    """The visits to known urls, as tokens; the others, and clients who have no other, are left out."""
+    kept = visits.where(visits.tokens(schema.URL, urls) >= FIRST_TOKEN).at_least(1)
+    return Windows.of(kept, {schema.URL: kept.tokens(schema.URL, urls)}, history.as_of, settings)
+
+
+def build_model(counts: npt.NDArray[np.int64], sequences: WindowSettings, network: NextUrlNetwork) -> NextUrl:
+    """The transformer with its first weights, by torch's random numbers.
+
+    Args:
+        counts: int64 [urls], the visits to each url, in the order of their tokens.
+        sequences: how much is read at a time.
+        network: numbers.
 
     Raises:
         UserError: the heads do not divide the width.
     """
-    torch.manual_seed(seed)
-    s, sampling = settings, Sampling(settings.negatives, settings.negatives_for, settings.sampling, settings.log_q)
-    shape = (s.width, s.layers, s.heads, sequences.positions)
-    pooling = Pooling(s.profile, sequences.newest, s.half_life)
+    n, sampling = network, Sampling(network.negatives, network.negatives_for, network.sampling, network.log_q)
+    shape = (n.width, n.layers, n.heads, sequences.positions)
     try:
-        return NextUrl(torch.from_numpy(counts), *shape, s.dropout, s.attention_dropout, sampling, pooling)
+        return NextUrl(
+            torch.tensor(counts), *shape, n.dropout, n.attention_dropout, sampling, n.pooling(sequences.newest)
+        )
     except ValueError as error:
         raise UserError(f"model.heads: {error}") from error
 
 
-def report(trained: Trained[NextUrl], source: Windows, urls: int) -> Scores:
+def report(trained: Trained[NextUrl], source: Windows, urls: int) -> RankingScores:
     """Print how well held-out clients' visits are predicted, beside baselines; return the scores."""
     known = source.columns[schema.URL][source.events_of(trained.parts.train)]
     counts = torch.from_numpy(np.bincount(known - FIRST_TOKEN, minlength=urls))
     ranks: dict[str, list[torch.Tensor]] = {MODEL: [], POPULAR: [], REPEATED: []}
-    for batch in held_out_batches(trained, source):
+    for batch in trained.held_out_batches(source):
         real = real_targets(batch)
         ranks[MODEL].append(trained.model.ranks(batch).cpu())
         ranks[POPULAR].append(popularity_ranks(counts, batch[schema.URL][:, 1:][real].cpu() - FIRST_TOKEN))
@@ -126,17 +137,49 @@ def report(trained: Trained[NextUrl], source: Windows, urls: int) -> Scores:
 
 
 @dataclass(frozen=True)
-class NextUrlRecipe(Recipe[NextUrl]):
+class FittedNextUrl(FittedSequenceModel[NextUrl]):
+    """A trained `NextUrl`, and the urls that it knows; visits to others are left out."""
+
+    sequences: NextUrlSequences
+    network: NextUrlNetwork
+    urls: Vocabulary
+
+    def source(self, history: ChallengeData, clients: Clients) -> Windows:
+        """See `ubp.training.fitted.FittedSequenceModel.source`."""
+        return tokenise(select_visits(history, clients), self.urls, history, self.sequences)
+
+    def settings(self) -> dict[str, Any]:
+        """See `ubp.training.fitted.FittedSequenceModel.settings`."""
+        return {"sequences": asdict(self.sequences), "network": asdict(self.network)}
+
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """See `ubp.training.fitted.FittedSequenceModel.tables`."""
+        return {schema.URL: table_of(self.urls)}
+
+    @classmethod
+    def make(cls, settings: Settings, tables: Tables, runtime: Runtime) -> Self:
+        """See `ubp.training.fitted.FittedSequenceModel.make`."""
+        sequences, network = NextUrlSequences(**settings["sequences"]), NextUrlNetwork(**settings["network"])
+        urls = vocabulary_of(tables[schema.URL])
+        return cls(build_model(urls.counts, sequences, network), runtime, sequences, network, urls)
+
+
+@dataclass(frozen=True)
+class NextUrlRecipe(NeuralRecipe[NextUrl]):
     """Visits in, hidden states out."""
 
-    sequences: SequenceSettings
-    model: ModelSettings
+    sequences: NextUrlSequences
+    model: NextUrlNetwork
 
-    def prepare(self, data: ChallengeData, seed: int) -> Prepared[NextUrl]:
-        """See `ubp.cli.recipe.Recipe`."""
-        source, counts = read_visits(data, self.sequences)
-        size = (f"{len(source.events):,}", f"{counts.sum():,}", f"{len(counts):,}")
+    def prepare(self, history: ChallengeData, seed: int) -> Prepared[NextUrl]:
+        """See `ubp.cli.neural.NeuralRecipe`."""
+        visits = select_visits(history, history.relevant_clients)
+        urls = known_urls(visits, self.sequences.min_count)
+        source = tokenise(visits, urls, history, self.sequences)
+        size = (f"{len(source.events):,}", f"{urls.counts.sum():,}", f"{len(urls.values):,}")
         logger.info("%s clients, %s visits, %s urls", *size)
-        model = build_model(counts, self.sequences, self.model, seed)
+        with random_numbers(seed):
+            model = build_model(urls.counts, self.sequences, self.model)
+        block = FittedNextUrl(model, self.runtime, self.sequences, self.model, urls)
         train_source = source.at_least(2)  # a client with one visit has no next one
-        return Prepared(model, train_source, source, partial(report, source=train_source, urls=len(counts)))
+        return Prepared(block, train_source, partial(report, source=train_source, urls=len(urls.values)))

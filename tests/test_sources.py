@@ -28,7 +28,7 @@ NEURAL = {name: words for name, words in EMBEDDINGS.items() if words[0].split("/
 
 
 def prepared(name, history):
-    """The model and the data of a command on the tiny history."""
+    """The block and the data of a command on the tiny history."""
     program, *words = NEURAL[name]
     folder, file = program.removesuffix(".py").split("/")
     named = [word.partition("=")[2] for word in words if word.startswith("--config-name=")]
@@ -53,11 +53,11 @@ def give_clients(history):
 def test_a_step_reads_nothing_back_from_the_device(name, history):
     give_clients(history)
     made = prepared(name, history)
-    made.model.train()
+    made.block.model.train()
     batch = made.train_source.batch(np.arange(12), np.random.default_rng(7))
-    micro_batches = in_micro_batches(batch, 8, made.model.on_host)
+    micro_batches = in_micro_batches(batch, 8, made.block.model.on_host)
     with host_reads() as reads:
-        for loss, _ in losses_of(made.model, micro_batches):
+        for loss, _ in losses_of(made.block.model, micro_batches):
             loss.backward()
     assert reads == []
 
@@ -66,11 +66,11 @@ def test_a_step_reads_nothing_back_from_the_device(name, history):
 def test_what_loader_processes_are_given_can_be_pickled(name, history):
     give_clients(history)
     made = prepared(name, history)
-    source, on_host = pickle.loads(pickle.dumps((made.train_source, made.model.on_host)))  # noqa: S301
+    source, on_host = pickle.loads(pickle.dumps((made.train_source, made.block.model.on_host)))  # noqa: S301
     rows = np.arange(5)
     one, other = (
         finish(data.batch(rows, np.random.default_rng(7)))
-        for data, finish in ((made.train_source, made.model.on_host), (source, on_host))
+        for data, finish in ((made.train_source, made.block.model.on_host), (source, on_host))
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)

@@ -2,13 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
 
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
-from ubp.training.fit import Trained, fit, make_loggers
+from ubp.training.encode import Runtime
+from ubp.training.fit import Trained, fit, make_loggers, runtime_of
 from ubp.training.fitted import FittedSequenceModel
 from ubp.training.model import Model, Source
 from ubp.training.settings import TrainerSettings
@@ -32,8 +33,15 @@ class Prepared(Generic[Model]):
 
 @dataclass(frozen=True)
 class NeuralRecipe(Recipe, Generic[Model]):
-    """A recipe that trains a sequence model; ``logger`` holds the configs of Lightning's loggers by name."""
+    """A recipe that trains a sequence model.
 
+    Attributes:
+        name: of the block.
+        trainer: how it is trained.
+        logger: the configs of Lightning's loggers by name.
+    """
+
+    name: str
     trainer: TrainerSettings
     logger: dict[str, Any]
 
@@ -41,13 +49,21 @@ class NeuralRecipe(Recipe, Generic[Model]):
     def prepare(self, history: ChallengeData, seed: int) -> Prepared[Model]:
         """Read, tokenise, draw the first weights by the seed."""
 
+    @property
+    def runtime(self) -> Runtime:
+        """How the model computes until it is known how it was trained."""
+        return runtime_of(self.trainer)
+
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
-        """See `ubp.cli.recipe.Recipe.fit`, `ubp.training.fit.fit` and `ubp.training.fit.make_loggers`."""
+        """See `ubp.cli.recipe.Recipe.fit`, `ubp.training.fit.fit` and `ubp.training.fit.make_loggers`.
+
+        With several devices only the first process has a report, and may encode.
+        """
         prepared = self.prepare(history, seed)
         model = prepared.block.model
         trained = fit(model, prepared.train_source, self.trainer, folder, seed, make_loggers(self.logger))
-        prepared.block.runtime = trained.runtime
+        block = replace(prepared.block, runtime=trained.runtime)
         if not trained.trainer.is_global_zero:
-            return Fit(prepared.block)
+            return Fit(block)
         monitor, _ = model.monitor
-        return Fit(prepared.block, {**prepared.report(trained), "epochs": trained.epochs, monitor: trained.best_score})
+        return Fit(block, {**prepared.report(trained), "epochs": trained.epochs, monitor: trained.best_score})

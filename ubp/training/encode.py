@@ -22,8 +22,9 @@ class Runtime:
     Attributes:
         batch_size: sequences per batch.
         threads: of a CPU, at the most; None for as many as torch was given. Their number may change the last bits.
-        accelerator: ``auto`` takes the GPU where there is one; ``cpu`` does not.
-        precision: Lightning's; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
+        accelerator: ``cpu``, or another of Lightning's: then on a GPU where there is one, so that what was trained
+            on a GPU encodes without one.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
     """
 
     batch_size: int
@@ -34,11 +35,12 @@ class Runtime:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        return torch.device("cuda" if cuda else "mps" if self.accelerator == "mps" else "cpu")
+        if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if self.accelerator == "mps" and torch.backends.mps.is_available() else "cpu")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Where half precision is asked for, and by ``auto`` on CUDA, a context of it."""
+        """A context of half precision where that is asked for, and by ``auto`` on CUDA."""
         kind = self.device.type
         precision = ("bf16-mixed" if kind == "cuda" else "32-true") if self.precision == "auto" else self.precision
         return torch.autocast(kind, _HALVES[precision]) if precision in _HALVES else nullcontext()
@@ -47,13 +49,22 @@ class Runtime:
 def device_batches(
     model: SequenceModel, source: Source, batches: Sequence[Rows], runtime: Runtime
 ) -> Iterator[tuple[Rows, Batch]]:
-    """Rows and their batch on the model's device, the model ready to be asked: no gradients, no dropout."""
+    """Rows and their batch on the model's device, the model ready to be asked: no gradients, no dropout.
+
+    Args:
+        model: on the CPU again when the batches are through.
+        source: the sequences.
+        batches: rows of each batch.
+        runtime: how to compute; torch's settings are as they were when the batches are through.
+    """
     device = runtime.device
     model = model.to(device).eval()
-    with limited_threads(runtime.threads), kernels(device), torch.inference_mode(), runtime.autocast():
-        for rows in batches:
-            yield rows, to_device(model.on_host(source.batch(rows)), device)
-    model.cpu()
+    try:
+        with limited_threads(runtime.threads), kernels(device), torch.inference_mode(), runtime.autocast():
+            for rows in batches:
+                yield rows, to_device(model.on_host(source.batch(rows)), device)
+    finally:
+        model.cpu()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -66,7 +77,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def encode(model: SequenceModel, source: Source, runtime: Runtime) -> npt.NDArray[np.float32]:
     """The vectors of all sequences.
 
-    Sequences are batched by length, so that padding is small; a vector depends on its own sequence alone.
+    Sequences are batched by length, so that padding is small; a vector depends on its own sequence alone, but for
+    the last bits, which the size of its batch may change.
 
     Args:
         model: it stays on the CPU afterwards.

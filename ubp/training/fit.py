@@ -1,10 +1,10 @@
-"""The training loop of every neural model, on Lightning: `fit` and `encode`.
+"""The training loop of every neural model, on Lightning.
 
 A model is a `SequenceModel`, its data a `Source`. What a run does depends on seed, data and settings alone:
 each step draws from a generator seeded by (seed, epoch, step), and which clients share a batch is a function
 of (seed, epoch). So a run that was killed and taken up again at its last epoch gives what an undisturbed run
 gives, bit for bit on a CPU with the same number of threads (`threads_for`). On CUDA the fastest kernels are
-taken, deterministic or not.
+taken, deterministic or not. torch's settings and random numbers are afterwards as they were before.
 """
 
 import logging
@@ -23,15 +23,15 @@ from torch import Tensor
 
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
+from ubp.training.encode import Runtime, device_batches
+from ubp.training.kernels import kernels, limited_threads, random_numbers, threads_for
+from ubp.training.model import Batch, Model, Rows, Source
+from ubp.training.partition import Parts, split_rows
+from ubp.training.settings import TrainerSettings
 
 if TYPE_CHECKING:  # seconds of imports, which `fit` spends when there is something to fit
     import lightning as lit
     from lightning.pytorch.loggers import Logger
-from ubp.training.encode import Runtime, device_batches
-from ubp.training.kernels import kernels, limited_threads, threads_for
-from ubp.training.model import Batch, Model, Rows, Source
-from ubp.training.partition import Parts, split_rows
-from ubp.training.settings import TrainerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,11 @@ def make_loggers(configs: Mapping[str, dict[str, Any]]) -> "list[Logger]":
 BEST, LAST, FINISHED = "best", "last", "finished"
 
 
+def runtime_of(settings: TrainerSettings) -> Runtime:
+    """How a model computes when it encodes: as it was trained."""
+    return Runtime(settings.batch_size, settings.threads, settings.accelerator, settings.precision)
+
+
 @dataclass(frozen=True)
 class Trained(Generic[Model]):
     """What `fit` gives: the model with its best weights, and how the run went (``best_score``: its monitor's).
@@ -68,12 +73,11 @@ class Trained(Generic[Model]):
 
     @property
     def runtime(self) -> Runtime:
-        """How the model computes when it encodes: as it was trained."""
-        s = self.settings
-        return Runtime(s.batch_size, s.threads, s.accelerator, s.precision)
+        """See `runtime_of`."""
+        return runtime_of(self.settings)
 
     def batches(self, source: Source, rows: Rows) -> Iterator[Batch]:
-        """Sequences in the order of their rows, as `ubp.training.encode.device_batches` gives them."""
+        """Sequences in the order of their rows, see `ubp.training.encode.device_batches`."""
         parts = np.array_split(rows, max(1, -(-len(rows) // self.settings.batch_size)))
         for _, batch in device_batches(self.model, source, parts, self.runtime):
             yield batch
@@ -132,7 +136,7 @@ def fit(
     if isinstance(trainer.strategy, ParallelStrategy):
         model.use_dense_gradients()
     training = Training(model, source, parts, settings, seed, first_epoch)
-    with limited_threads(settings.threads), kernels(trainer.strategy.root_device):
+    with limited_threads(settings.threads), kernels(trainer.strategy.root_device), random_numbers():
         trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
     best_score = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
     if not math.isfinite(best_score):

@@ -1,8 +1,9 @@
 """Sequence models as fitted blocks."""
 
 from abc import abstractmethod
-from dataclasses import asdict
-from typing import Any, ClassVar, Generic, Self
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Generic, Self
 
 import numpy as np
 import polars as pl
@@ -10,10 +11,19 @@ import torch
 
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.data.history import ChallengeData
+from ubp.sequences.vocabulary import Vocabulary
 from ubp.training.encode import Runtime, encode
+from ubp.training.kernels import random_numbers
 from ubp.training.model import ClientSource, Model
 
+_RUNTIME: Final = "runtime"  # key of the settings that are kept
+_VALUE, _COUNT = "value", "count"  # columns of a vocabulary's table
 
+Settings = Mapping[str, Any]  # whatever JSON holds
+Tables = Mapping[str, pl.DataFrame]
+
+
+@dataclass(frozen=True)
 class FittedSequenceModel(FittedBlock, Generic[Model]):
     """A trained model, and how a history becomes its sequences.
 
@@ -30,22 +40,23 @@ class FittedSequenceModel(FittedBlock, Generic[Model]):
         """The clients' sequences before the history's ``as_of``, a row for each client that has one, ascending.
 
         Values that were not seen in training are `ubp.data.schema.Token.OTHER`.
+
+        Raises:
+            UserError: the block cannot encode this history.
         """
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What `make` needs beside the weights and the tables; whatever JSON holds."""
 
+    @abstractmethod
     def tables(self) -> dict[str, pl.DataFrame]:
-        """What `make` needs beside the weights and the settings, such as vocabularies."""
-        return {}
+        """What `make` needs beside the weights and the settings: vocabularies."""
 
     @classmethod
     @abstractmethod
-    def make(cls, settings: dict[str, Any], tables: dict[str, pl.DataFrame]) -> Self:
+    def make(cls, settings: Settings, tables: Tables, runtime: Runtime) -> Self:
         """The block with a model whose weights are yet to be loaded."""
-
-    _RUNTIME: ClassVar = "runtime"  # key of the settings
 
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`."""
@@ -55,13 +66,24 @@ class FittedSequenceModel(FittedBlock, Generic[Model]):
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
         weights = {name: np.asarray(tensor.detach().cpu()) for name, tensor in self.model.state_dict().items()}
-        return State({**self.settings(), self._RUNTIME: asdict(self.runtime)}, weights, self.tables())
+        return State({**self.settings(), _RUNTIME: asdict(self.runtime)}, weights, self.tables())
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """See `ubp.blocks.fitted.FittedBlock.from_state`."""
-        settings = {name: value for name, value in state.settings.items() if name != cls._RUNTIME}
-        block = cls.make(settings, state.tables)
-        block.runtime = Runtime(**state.settings[cls._RUNTIME])
+        settings = {name: value for name, value in state.settings.items() if name != _RUNTIME}
+        with random_numbers():  # the first weights are drawn, then replaced
+            block = cls.make(settings, state.tables, Runtime(**state.settings[_RUNTIME]))
         block.model.load_state_dict({name: torch.from_numpy(array) for name, array in state.arrays.items()})
+        block.model.eval()
         return block
+
+
+def table_of(vocabulary: Vocabulary) -> pl.DataFrame:
+    """A vocabulary as a table, in the order of its tokens: ``value`` and ``count``, int64."""
+    return pl.DataFrame({_VALUE: vocabulary.values, _COUNT: vocabulary.counts})
+
+
+def vocabulary_of(table: pl.DataFrame) -> Vocabulary:
+    """The vocabulary that `table_of` made a table of."""
+    return Vocabulary(table[_VALUE].to_numpy(), table[_COUNT].to_numpy())

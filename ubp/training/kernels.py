@@ -1,4 +1,7 @@
-"""How a device computes: threads of a CPU, deterministic kernels, precision of matrix products."""
+"""How a device computes: threads of a CPU, deterministic kernels, precision of matrix products, random numbers.
+
+Whatever is set here is torch's own and global: each context puts back what it found.
+"""
 
 import os
 import sys
@@ -64,3 +67,17 @@ def kernels(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+@contextmanager
+def random_numbers(seed: int | None = None) -> Iterator[None]:
+    """Draw from torch's generators, from a seed on; afterwards they are in the state in which they were.
+
+    Args:
+        seed: None leaves the state that the generators are in.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

@@ -12,7 +12,7 @@ _PAIRS = 1 << 22  # pairs of places that exist at the same time, where places ar
 
 MODEL, POPULAR, REPEATED = "model", "popularity", "repeat the last"
 
-Scores = dict[str, dict[str, float]]  # metric to predictor to value
+RankingScores = dict[str, dict[str, float]]  # metric to predictor to value
 
 
 def ranks_of(hidden: Tensor, weight: Tensor, wanted: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -113,9 +113,9 @@ def _repetition_ranks(tokens: Tensor) -> Tensor:
     return torch.where(last_place >= 0, ranks, time + 1)
 
 
-def compared(ranks: Mapping[str, Tensor], at: int = 10) -> Scores:
+def compared(ranks: Mapping[str, Tensor], at: int = 10) -> RankingScores:
     """The scores of several predictors, by metric; with ``at`` 1 all three are one, and only the hit rate is there."""
-    scores: Scores = {}
+    scores: RankingScores = {}
     for name, own in ranks.items():
         for metric, value in ranking_scores(own, at).items():
             if at > 1 or metric == "hit_rate":
@@ -123,7 +123,7 @@ def compared(ranks: Mapping[str, Tensor], at: int = 10) -> Scores:
     return scores
 
 
-def score_table(title: str, scores: Scores) -> Table:
+def score_table(title: str, scores: RankingScores) -> Table:
     """Scores of the model and of the baselines, a metric a line; empty where one has no such score."""
     names = (MODEL, POPULAR, REPEATED)
     table = Table("next event", *names, title=title)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ubp.io.errors import require, require_positive
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # Lightning's, those that keep weights in float32
 # Rows of a batch that a CPU works through at a time: more of them only fill its memory.
 _CPU_MICRO_BATCH = 64
 # Processes that gather batches for a GPU: it waits for none of them, and this one is free to give it work.
@@ -25,7 +26,7 @@ class TrainerSettings:
         devices: how many; with several, ``strategy=ddp``.
         strategy: Lightning's.
         accelerator: Lightning's; ``auto`` takes the GPU where there is one.
-        precision: Lightning's; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
         workers: processes that gather batches; 0: the training process. None: 2 on CUDA, 0 elsewhere.
         threads: of a CPU, at the most ``OMP_NUM_THREADS`` where that is set; None: see `threads_for`. Their number
             may change the last bits of what comes out.
@@ -63,8 +64,9 @@ class TrainerSettings:
         require(self.learning_rate >= 0, "trainer.learning_rate", self.learning_rate, "0 or more")
         for name in ("held_out", "validation"):
             require(0 < getattr(self, name) < 0.5, f"trainer.{name}", getattr(self, name), "between 0 and 0.5")
+        require(self.precision in PRECISIONS, "trainer.precision", self.precision, " or ".join(PRECISIONS))
         # Its gradients are scaled up until the optimizer steps, and would be clipped as they are then.
-        half = self.precision in ("16", "16-mixed") and self.gradient_clip > 0
+        half = self.precision == "16-mixed" and self.gradient_clip > 0
         require(not half, "trainer.precision", self.precision, "bf16-mixed or 32-true, or trainer.gradient_clip=0")
 
     def micro_batch_on(self, device: str) -> int | None:

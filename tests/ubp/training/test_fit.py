@@ -10,15 +10,19 @@ import torch
 from tests.ubp.training.host_reads import host_reads
 from tests.ubp.training.toy import Copier, Numbers, OnNccl, Recaller, settings
 from ubp.io.errors import UserError
-from ubp.training.encode import encode, to_device
+from ubp.training.encode import Runtime, device_batches, encode, to_device
 from ubp.training.fit import fit, make_loggers
-from ubp.training.kernels import choose_kernels, limited_threads, threads_for
+from ubp.training.kernels import kernels, random_numbers, threads_for
 from ubp.training.model import as_it_is, in_micro_batches, losses_of
 from ubp.training.partition import split_rows
 
 
 def weights(trained):
     return torch.cat([values.flatten() for values in trained.model.state_dict().values()])
+
+
+def vectors_of(trained, source=None):
+    return encode(trained.model, source or Numbers(), trained.runtime)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +119,7 @@ def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
     again = fit(Copier(), Numbers(), patient, tmp_path, seed=1)
     assert again.epochs == first.epochs
     assert torch.equal(weights(again), weights(first))
-    np.testing.assert_array_equal(encode(again, Numbers(), tmp_path), encode(first, Numbers(), tmp_path))
+    np.testing.assert_array_equal(vectors_of(again), vectors_of(first))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +133,7 @@ def test_a_run_that_had_stopped_early_trains_no_further(tmp_path):
         ({"held_out": 1.5}, "trainer.held_out=1.5: must be between 0 and 0.5"),
         ({"learning_rate": -1.0}, "trainer.learning_rate=-1.0: must be 0 or more"),
         ({"precision": "16-mixed"}, "trainer.precision=16-mixed: must be bf16-mixed or 32-true"),
+        ({"precision": "foo"}, "trainer.precision=foo: must be auto or 32-true or bf16-mixed or 16-mixed"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(change, line):
@@ -136,23 +141,52 @@ def test_numbers_that_make_no_sense_are_refused(change, line):
         settings(**change)
 
 
-@pytest.mark.parametrize("change", [{"strategy": "foo"}, {"precision": "foo"}, {"accelerator": "foo"}])
+@pytest.mark.parametrize("change", [{"strategy": "foo"}, {"accelerator": "foo"}])
 def test_what_lightning_refuses_is_one_line(change, tmp_path):
     with pytest.raises(UserError, match=r"^trainer: [^\n]+$"):
         fit(Copier(), Numbers(), settings(**change), tmp_path, seed=1)
 
 
-def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed, tmp_path):
+def test_every_row_is_encoded_at_its_place_whatever_the_batches(undisturbed):
     trained, _ = undisturbed
-    vectors = encode(trained, Numbers(41), tmp_path)
+    vectors = vectors_of(trained, Numbers(41))
     np.testing.assert_array_equal(vectors[:, 0], np.arange(41))
     with torch.inference_mode():
         alone = [trained.model.eval().encode(Numbers().batch(np.array([row])))[0].numpy() for row in range(41)]
     np.testing.assert_allclose(vectors, alone, atol=1e-6)
 
 
+def test_no_row_at_all_gives_no_vector(undisturbed):
+    assert vectors_of(undisturbed[0], Numbers(0)).shape == (0, 4)
+
+
+def test_batches_that_are_given_up_leave_torch_as_it_was(undisturbed):
+    """By an error, or by a reader who has seen enough: gradients are there again, the model is on the CPU."""
+    trained, _ = undisturbed
+    batches = device_batches(trained.model, Numbers(), [np.arange(3), np.arange(3)], trained.runtime)
+    next(batches)
+    assert torch.is_inference_mode_enabled()
+    batches.close()
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "dtype"), [(Runtime(8, precision="bf16-mixed"), torch.bfloat16), (Runtime(8), torch.float32)]
+)
+def test_encoding_computes_in_the_precision_of_its_runtime(runtime, dtype):
+    seen = set()
+
+    class Watched(Copier):
+        def encode(self, batch):
+            seen.add(self.down(batch["values"]).dtype)
+            return super().encode(batch)
+
+    assert encode(Watched(), Numbers(9), runtime).dtype == np.float32
+    assert seen == {dtype}
+
+
 @pytest.mark.parametrize("model", ["copier", "nccl"])
-def test_two_processes_train_and_encode_every_row_once(model, tmp_path):
+def test_two_processes_train_and_the_first_one_encodes_every_row(model, tmp_path):
     """One of the models has a table with sparse gradients, which an exchange by NCCL would refuse."""
     script = Path(__file__).with_name("toy.py")
     line = [sys.executable, str(script), str(tmp_path), model]
@@ -161,7 +195,6 @@ def test_two_processes_train_and_encode_every_row_once(model, tmp_path):
     vectors = np.load(tmp_path / "vectors.npy")
     np.testing.assert_array_equal(vectors[:, 0], np.arange(53))
     assert np.isfinite(vectors).all()
-    assert not list(tmp_path.glob("part-*"))
 
 
 def test_the_toy_refuses_sparse_gradients_as_nccl_does(tmp_path):
@@ -248,20 +281,31 @@ class Threaded(Copier):
         return super().encode(batch)
 
 
-@pytest.mark.parametrize(("asked", "allowed", "seen"), [(None, None, 1), (2, None, 2), (2, "1", 1), (1, "4", 1)])
+@pytest.fixture
+def three_threads():
+    """As on a machine with three cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(
+    ("asked", "allowed", "seen"), [(None, None, 1), (2, None, 2), (2, "1", 1), (1, "4", 1), (16, None, 3)]
+)
 def test_training_and_encoding_take_their_threads_and_give_them_back(asked, allowed, seen, tmp_path, monkeypatch):
     if allowed is None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     else:
         monkeypatch.setenv("OMP_NUM_THREADS", allowed)
     model = Threaded()
-    with limited_threads(3):
-        trained = fit(model, Numbers(), settings(threads=asked, max_epochs=1), tmp_path, seed=1)
-        assert model.seen == {seen}
-        model.seen.clear()
-        encode(trained, Numbers(), tmp_path)
-        assert model.seen == {seen}
-        assert torch.get_num_threads() == 3
+    trained = fit(model, Numbers(), settings(threads=asked, max_epochs=1), tmp_path, seed=1)
+    assert model.seen == {seen}
+    model.seen.clear()
+    vectors_of(trained)
+    assert model.seen == {seen}
+    assert torch.get_num_threads() == 3
 
 
 class Wide(Copier):
@@ -270,33 +314,97 @@ class Wide(Copier):
         self.layer = layer
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_threads_are_chosen_by_the_size_of_the_products():
     """Rows 64, tokens 4; a recurrent layer goes token by token, a table of vectors is no product."""
     sizes = settings(batch_size=256)
-    with limited_threads(3):
-        chosen = {
-            name: threads_for(Wide(layer), Numbers(), sizes)
-            for name, layer in {
-                "small": torch.nn.Linear(256, 256),
-                "large": torch.nn.Linear(512, 512),
-                "recurrent": torch.nn.GRU(256, 256),
-                "wide recurrent": torch.nn.GRU(512, 512),
-                "table": torch.nn.Embedding(10_000, 64),
-            }.items()
-        }
-        assert chosen == {"small": 1, "large": 3, "recurrent": 1, "wide recurrent": 3, "table": 1}
-        assert threads_for(Wide(torch.nn.Linear(512, 512)), Numbers(), settings(batch_size=4)) == 1
+    chosen = {
+        name: threads_for(Wide(layer), Numbers(), sizes)
+        for name, layer in {
+            "small": torch.nn.Linear(256, 256),
+            "large": torch.nn.Linear(512, 512),
+            "recurrent": torch.nn.GRU(256, 256),
+            "wide recurrent": torch.nn.GRU(512, 512),
+            "table": torch.nn.Embedding(10_000, 64),
+        }.items()
+    }
+    assert chosen == {"small": 1, "large": 3, "recurrent": 1, "wide recurrent": 3, "table": 1}
+    assert threads_for(Wide(torch.nn.Linear(512, 512)), Numbers(), settings(batch_size=4)) == 1
     assert Wide(torch.nn.GRU(256, 128)).product(rows=32, time=99) == 32 * 128 * 3 * 128
 
 
-def test_kernels_are_deterministic_on_a_cpu_and_the_fastest_elsewhere(tmp_path):
-    fit(Copier(), Numbers(), settings(max_epochs=1), tmp_path, seed=1)
-    assert torch.are_deterministic_algorithms_enabled()
-    choose_kernels(torch.device("cuda"))
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.get_float32_matmul_precision() == "high"
-    choose_kernels(torch.device("cpu"))
-    assert torch.get_float32_matmul_precision() == "highest"
+def torch_flags():
+    """What torch keeps for the whole process, as far as training touches it."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+    )
+
+
+@pytest.mark.parametrize(("device", "deterministic", "precision"), [("cpu", True, "highest"), ("cuda", False, "high")])
+def test_kernels_are_deterministic_on_a_cpu_and_the_fastest_elsewhere(device, deterministic, precision):
+    before = torch_flags()
+    with kernels(torch.device(device)):
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+        assert torch.get_float32_matmul_precision() == precision
+    assert torch_flags() == before
+
+
+@pytest.fixture
+def others_flags():
+    """Flags that are not torch's defaults, as a library's user may have set them."""
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("others_flags")
+def test_training_and_encoding_leave_torchs_flags_and_random_numbers_alone(tmp_path):
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    model, flags = Copier(), torch_flags()
+    torch.manual_seed(7)
+    trained = fit(model, Numbers(), settings(max_epochs=1), tmp_path, seed=1)
+    vectors_of(trained)
+    assert torch_flags() == flags
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_failed_training_leaves_them_alone_too(tmp_path):
+    flags, state = torch_flags(), torch.get_rng_state()
+    model = Copier(fail_at=2)
+    torch.set_rng_state(state)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(model, Numbers(), settings(), tmp_path, seed=1)
+    assert torch_flags() == flags
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_whatever_was_drawn_before_training_gives_the_same_bits(undisturbed, tmp_path):
+    model = Copier()
+    torch.manual_seed(12345)
+    assert torch.equal(weights(fit(model, Numbers(), settings(), tmp_path, seed=1)), weights(undisturbed[0]))
+
+
+def test_random_numbers_of_a_seed_and_then_those_of_before():
+    torch.manual_seed(1)
+    wanted = torch.rand(4)
+    torch.manual_seed(1)
+    first = torch.rand(2)
+    with random_numbers(5):
+        inside = torch.rand(2)
+    with random_numbers(5):
+        assert torch.equal(torch.rand(2), inside)
+    assert torch.equal(torch.cat([first, torch.rand(2)]), wanted)
 
 
 def step(model, micro_batches, optimizers):

@@ -96,6 +96,5 @@ if __name__ == "__main__":
     folder, model = Path(sys.argv[1]), {"copier": Copier, "nccl": OnNccl}[sys.argv[2]]()
     source = Numbers(53)
     trained = fit(model, source, settings(devices=2, strategy="ddp", max_epochs=2), folder, seed=1)
-    vectors = encode(trained, source, folder)
-    if trained.trainer.global_rank == 0:
-        np.save(folder / "vectors.npy", vectors)
+    if trained.trainer.is_global_zero:
+        np.save(folder / "vectors.npy", encode(trained.model, source, trained.runtime))
