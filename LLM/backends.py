@@ -1,11 +1,10 @@
-"""What runs a language model over tokens: transformers everywhere, vLLM where it is installed.
+"""Backends that run a language model over tokens: transformers, or vLLM where it is installed.
 
 A text's vector is the model's last hidden states, pooled:
 
-- ``mean``: the mean over its tokens. Says what the whole text is made of; the right choice for models that
-  read both ways, and for causal ones that were trained to write, not to sum up: their last state holds the next
-  token before all else.
-- ``last``: the state of the last token, for models trained to sum up there.
+- ``mean``: the mean over its tokens. The right choice for bidirectional models, and for causal models that were
+  trained to generate text: their last state holds the next token above all.
+- ``last``: the state of the last token, for models trained to put the text's embedding there.
 """
 
 import logging
@@ -38,7 +37,7 @@ class Backend(Protocol):
         Args:
             tokens: all texts.
             texts: int64 [n], which ones, the longest first.
-            advance: is told how many tokens have been read, now and then.
+            advance: called after each batch with its number of tokens.
 
         Returns:
             float32 [n, width], in the order of ``texts``.
@@ -46,15 +45,15 @@ class Backend(Protocol):
 
 
 def open_backend(backend: str, folder: Path, pooling: str, dtype: str, token_budget: int, max_tokens: int) -> Backend:
-    """The backend with its model loaded.
+    """A backend with its model loaded.
 
     Args:
         backend: one of `BACKENDS`.
-        folder: the model's.
+        folder: of the model.
         pooling: one of `POOLINGS`.
         dtype: one of `DTYPES`, or ``auto``: bfloat16 on CUDA, float32 elsewhere.
-        token_budget: tokens a batch of transformers, padding counted.
-        max_tokens: of a text.
+        token_budget: tokens per batch of transformers, padding counted.
+        max_tokens: per text.
 
     Raises:
         UserError: the model cannot be loaded, or vLLM is not installed.
@@ -70,9 +69,9 @@ def open_backend(backend: str, folder: Path, pooling: str, dtype: str, token_bud
 class TransformersBackend:
     """A model of transformers, on the GPU where there is one.
 
-    Texts are filled up on the right, so that every token keeps its place. A causal model never looks to the
-    right and needs no mask, which lets torch take its fastest attention; whether a model is causal is found out
-    by asking it. So a vector depends neither on the texts in its batch nor on padding, but for the last bits.
+    Texts are padded on the right, so that every token keeps its position. A causal model does not attend to the
+    right and needs no mask, which lets torch use its fastest attention; whether a model is causal is tested on
+    two short inputs. So, up to rounding, a vector depends neither on the other texts in its batch nor on padding.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, pooling: str, token_budget: int) -> None:
@@ -81,7 +80,7 @@ class TransformersBackend:
         self._pooling = pooling
         self._token_budget = token_budget
         config: Any = model.config
-        padding = config.get_text_config().pad_token_id  # many causal models have none: any id will do
+        padding = config.get_text_config().pad_token_id  # many causal models have none: any id serves
         self._padding = padding if padding is not None and padding >= 0 else 0
         self.causal = self._is_causal()
 
@@ -98,7 +97,7 @@ class TransformersBackend:
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"token_budget={self._token_budget}: a batch does not fit into the GPU's memory; halve it and "
-                    "give the command again: the run goes on where it was"
+                    "run the command again: it resumes after the last shard"
                 ) from error
             advance(int(tokens.lengths[texts[batch]].sum()))
         return np.concatenate(vectors)
@@ -118,18 +117,18 @@ class TransformersBackend:
 
     @torch.inference_mode()
     def _is_causal(self) -> bool:
-        """Whether a token's state is the same whatever comes after it."""
+        """Whether a token's state does not depend on the tokens after it."""
         ids = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 6]], device=self._device)
         hidden = self._hidden(ids, torch.ones_like(ids, dtype=torch.bool))
         return torch.equal(hidden[0, :2], hidden[1, :2])
 
 
 class VllmBackend:
-    """vLLM's pooling models: `LLM.embed` with a pooler of our own, without its normalisation.
+    """vLLM's pooling models: `LLM.embed` with the pooling that is set, without its normalisation.
 
     Written against the API that vLLM documents from 0.18 on (``runner="pooling"``, ``convert="embed"``,
-    ``PoolerConfig(seq_pooling_type=..., use_activation=False)``); it needs a GPU, and has not been run on one.
-    vLLM batches by itself: it gets a shard's texts at once.
+    ``PoolerConfig(seq_pooling_type=..., use_activation=False)``); it needs a GPU, and has not been tested on one.
+    vLLM batches by itself: it receives all texts of a shard at once.
     """
 
     def __init__(self, folder: Path, pooling: str, dtype: str, max_tokens: int) -> None:
@@ -139,7 +138,7 @@ class VllmBackend:
         except ImportError as error:
             raise UserError(
                 f"backend=vllm: vLLM is not installed ({error}); pip install 'vllm>=0.18' on a machine with a GPU, "
-                "or take backend=transformers"
+                "or set backend=transformers"
             ) from error
         self._model = LLM(
             model=str(folder),
@@ -159,11 +158,11 @@ class VllmBackend:
 
 
 def batches_of(lengths: npt.NDArray[np.int64], token_budget: int) -> Iterator[slice]:
-    """Texts that follow each other, so many that they hold no more tokens than the budget, padding counted.
+    """Batches of consecutive texts with at most ``token_budget`` tokens each, padding counted.
 
     Args:
         lengths: int64 [texts], the longest first.
-        token_budget: a text that is longer alone makes a batch of its own.
+        token_budget: a text that is longer by itself is a batch of its own.
     """
     begin = 0
     while begin < len(lengths):
@@ -173,7 +172,7 @@ def batches_of(lengths: npt.NDArray[np.int64], token_budget: int) -> Iterator[sl
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """One vector a text.
+    """One vector per text.
 
     Args:
         hidden: [texts, time, width].

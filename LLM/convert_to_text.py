@@ -4,8 +4,8 @@ r"""The last events of each relevant client, of every type, as text for a langua
     python LLM/get_embeddings.py data_files=all_interactions_64.parquet \
         save_dir_name=smollm2_all_interactions n_components=128      -> smollm2_all_interactions
 
-One event a line, the newest last (`LLM.texts`). Of events of one type about the same thing (sku, url, query)
-only the newest is told.
+One event per line, the newest last (`LLM.texts`). Of events of one type about the same subject (sku, url, query)
+only the newest is kept.
 """
 
 from omegaconf import DictConfig

@@ -1,4 +1,4 @@
-"""A language model's weights: found on this machine or fetched from the hub, and loaded."""
+"""A language model's weights: found on this machine or downloaded from the hub, and loaded."""
 
 import importlib.util
 import logging
@@ -25,20 +25,20 @@ _PACKAGE: Final = "pkg://"
 # What a model is made of, without the copies of its weights in other formats that many repositories hold.
 _FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
 _OLD_WEIGHTS: Final = ("*.bin",)
-_PATIENCE = 5.0  # seconds for the hub's first answer
+_TIMEOUT = 5.0  # seconds for the hub's first answer
 
 
 def find_model(name: str, known: Mapping[str, str]) -> Path:
     """The folder of a model's weights and tokeniser.
 
     Args:
-        name: a folder, a key of ``known``, ``pkg://package/folder`` for weights that an installed package
-            carries, or a name on the Hugging Face hub. A hub's model is fetched once into the hub's own cache;
-            what is there is used without the network.
+        name: a folder, a key of ``known``, ``pkg://package/folder`` for weights in an installed package, or a
+            name on the Hugging Face hub. A model of the hub is downloaded once into the hub's own cache; what is
+            there is used without the network.
         known: short names.
 
     Raises:
-        UserError: it cannot be had; the line names the ways out.
+        UserError: it is not found; the line names the alternatives.
     """
     target = known.get(name, name)
     if target.startswith(_PACKAGE):
@@ -49,7 +49,7 @@ def find_model(name: str, known: Mapping[str, str]) -> Path:
             raise UserError(f"model={name}: {folder} has no config.json; name the folder that holds it and the weights")
         return folder
     if target.startswith(("/", ".", "~")):
-        raise UserError(f"model={name}: no such folder; {_ways_out(target, known)}")
+        raise UserError(f"model={name}: no such folder; {_alternatives(target, known)}")
     return _from_hub(name, target, known)
 
 
@@ -62,25 +62,25 @@ def _packaged(name: str, target: str) -> Path:
 
 
 def _from_hub(name: str, target: str, known: Mapping[str, str]) -> Path:
-    # Not by transformers' own loading: that tries every file of an unreachable hub again and again, a minute long.
+    # Not by transformers' own loading: if the hub is unreachable, it retries every file for a minute.
     try:
-        return _cached(target) or _fetched(target)
+        return _cached(target) or _downloaded(target)
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise UserError(
-            f"model={name}: the hub has no such model, or not for you ({_first_line(error)}); "
-            f"{_ways_out(target, known)}"
+            f"model={name}: the hub has no such model, or you have no access ({_first_line(error)}); "
+            f"{_alternatives(target, known)}"
         ) from error
     except HFValidationError as error:
-        raise UserError(f"model={name}: no folder and no name on the hub; {_ways_out(target, known)}") from error
+        raise UserError(f"model={name}: no folder and no name on the hub; {_alternatives(target, known)}") from error
     except (LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
         raise UserError(
             f"model={name}: its weights are not on this machine and the hub cannot be reached "
-            f"({_first_line(error)}); {_ways_out(target, known)}"
+            f"({_first_line(error)}); {_alternatives(target, known)}"
         ) from error
 
 
 def _cached(target: str) -> Path | None:
-    """The model in the hub's cache, None where it is not there as a whole."""
+    """The model in the hub's cache, None where it is not there or not complete."""
     try:
         folder = Path(snapshot_download(target, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -88,24 +88,24 @@ def _cached(target: str) -> Path | None:
     return folder if (folder / "config.json").exists() and _weights(folder) else None
 
 
-def _fetched(target: str) -> Path:
-    HfApi().model_info(target, timeout=_PATIENCE)  # the fetching itself would wait for a silent hub for minutes
-    logger.info("fetching %s from the hub", target)
+def _downloaded(target: str) -> Path:
+    HfApi().model_info(target, timeout=_TIMEOUT)  # the download itself would wait minutes for a hub without answer
+    logger.info("downloading %s from the hub", target)
 
-    def fetch(patterns: tuple[str, ...]) -> Path:
+    def download(patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(target, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
 
-    folder = fetch(_FILES)
-    return folder if _weights(folder) else fetch(_OLD_WEIGHTS)
+    folder = download(_FILES)
+    return folder if _weights(folder) else download(_OLD_WEIGHTS)
 
 
 def _weights(folder: Path) -> list[Path]:
     return sorted(file for pattern in ("*.safetensors", *_OLD_WEIGHTS) for file in folder.glob(pattern))
 
 
-def _ways_out(target: str, known: Mapping[str, str]) -> str:
+def _alternatives(target: str, known: Mapping[str, str]) -> str:
     local = f"model=/path/to/{Path(target).name}"
-    return f"name a folder that holds them, {local}, or take a model that is installed: model={name_some(list(known))}"
+    return f"name a folder that holds them, {local}, or use a model that is installed: model={name_some(list(known))}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -113,12 +113,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """Tells one model's files from another's."""
+    """Of a model's weights, settings and tokeniser: 32 hexadecimal digits."""
     files = [*_weights(folder), *sorted(folder.glob("*.json"))]
     return digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files))
 
 
-def load_tokeniser(folder: Path) -> Any:  # noqa: ANN401 (what transformers gives has no common type)
+def load_tokeniser(folder: Path) -> Any:  # noqa: ANN401 (transformers' tokenisers have no common type)
     """The model's tokeniser.
 
     Raises:
@@ -133,24 +133,24 @@ def load_tokeniser(folder: Path) -> Any:  # noqa: ANN401 (what transformers give
 
 
 def window(folder: Path, tokeniser: Any) -> int:  # noqa: ANN401
-    """The most tokens that the model reads at once."""
+    """The largest number of tokens that the model reads at once."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    # Some count positions that stand for padding, which the tokeniser's own limit leaves out.
+    # Some models count positions for padding, which the tokeniser's own limit leaves out.
     limits = (getattr(config, "max_position_embeddings", None), tokeniser.model_max_length)
     return int(min(limit for limit in limits if limit and limit > 0))
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """The model without its head, ready to be asked.
+    """The model without its head, in evaluation mode.
 
     Raises:
-        UserError: transformers cannot make a model of the folder's files, or they lack weights.
+        UserError: transformers cannot load the folder's files as a model, or they lack weights.
     """
     import transformers
 
-    # It would show a bar, and a report of the head that is left out on purpose.
+    # Otherwise it shows a progress bar, and a report of the head that is left out on purpose.
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
@@ -159,7 +159,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: transformers cannot load it as a model ({_first_line(error)})") from error
-    # A pooler of its own is not asked; anything else that is missing would be made up at random.
+    # The model's own pooler is not used; any other missing weight would be drawn at random.
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
         raise UserError(f"{folder}: its files lack {len(missing)} of the model's weights: {name_some(missing, 3)}")
     if model.config.is_encoder_decoder:

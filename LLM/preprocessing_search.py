@@ -3,8 +3,8 @@
     python LLM/preprocessing_search.py      -> text/search.parquet
     python LLM/get_embeddings.py            -> search_llm
 
-One query a line, the newest last: its age in days, then its 16 codes (`LLM.texts`). Clients that never searched
-are not in the file.
+One query per line, the newest last: its age in days, then its 16 codes (`LLM.texts`). Clients without a search are
+not in the file.
 """
 
 from omegaconf import DictConfig

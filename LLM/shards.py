@@ -1,8 +1,8 @@
-"""The long part of a run: every text through the model, in shards that outlive a kill.
+"""The long part of a run: every text through the model, in shards that a killed run leaves on disk.
 
 Texts are sorted by length, the longest first: batches hold little padding, and what does not fit into memory
-fails at once. A shard is a file of so many texts' vectors that appears whole or not at all; a run that begins
-again goes on behind the last one. Batches begin anew with each shard, so that the same settings give the same
+fails at once. A shard is a file of ``shard_size`` texts' vectors; it appears whole or not at all, and a run that is
+started again continues after the last one. No batch spans two shards, so that the same settings give the same
 vectors however often the run was killed.
 """
 
@@ -27,11 +27,11 @@ from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_A_LINE: Final = 30.0  # between two lines of progress in a log
+_LOG_INTERVAL: Final = 30.0  # seconds between two lines of progress in a log
 
 
 class Meter:
-    """Tokens a second and the time left: a bar on a terminal, else a line in the log now and then."""
+    """Tokens per second and the time left: a progress bar on a terminal, else a log line every 30 seconds."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total = total
@@ -60,16 +60,16 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Tokens a second since this process began to read."""
+        """Tokens per second since this process began to read."""
         return (self.done - self._done_before) / max(self.seconds, 1e-9)
 
     def advance(self, tokens: int) -> None:
-        """So many tokens more have been read."""
+        """Count further tokens as read."""
         self.done += tokens
         line = f"{self.rate:,.0f} tokens/s, {clock((self.total - self.done) / max(self.rate, 1e-9))} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, rate=line)
-        elif time.monotonic() - self._last_line >= _SECONDS_A_LINE:
+        elif time.monotonic() - self._last_line >= _LOG_INTERVAL:
             self._last_line = time.monotonic()
             logger.info("%s of %s tokens, %s", f"{self.done:,}", f"{self.total:,}", line)
 
@@ -87,14 +87,14 @@ def encode_all(tokens: Tokens, backend: Backend, folder: Path, shard_size: int) 
     Args:
         tokens: the texts.
         backend: runs the model.
-        folder: for the shards alone; what lies there is not made again.
-        shard_size: texts a shard.
+        folder: for the shards alone; shards that are there are not made again.
+        shard_size: texts per shard.
 
     Returns:
-        float32 [texts, width], and the tokens a second of this process.
+        float32 [texts, width], and the tokens per second of this process.
 
     Raises:
-        UserError: the model gave numbers that are not finite.
+        UserError: the model returned numbers that are not finite.
     """
     order = np.argsort(-tokens.lengths, kind="stable")
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,20 +102,20 @@ def encode_all(tokens: Tokens, backend: Backend, folder: Path, shard_size: int) 
     begin = _end(shards[-1]) if shards else 0
     read = int(tokens.lengths[order[:begin]].sum())
     if begin:
-        logger.info("taking up the run in %s after %s of %s texts", folder, f"{begin:,}", f"{len(order):,}")
+        logger.info("resuming the run in %s after %s of %s texts", folder, f"{begin:,}", f"{len(order):,}")
     with Meter(int(tokens.lengths.sum()), read) as meter:
         for first in range(begin, len(order), shard_size):
             texts = order[first : first + shard_size]
             vectors = backend.encode(tokens, texts, meter.advance)
             _save(vectors, folder / f"{first:010d}-{first + len(texts):010d}.npy")
-    return _together(_shards(folder), order), meter.rate
+    return _concatenated(_shards(folder), order), meter.rate
 
 
 def _save(vectors: Vectors, path: Path) -> None:
     faulty = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(faulty):
         raise UserError(
-            f"the model gave numbers that are not finite for {len(faulty):,} of {len(vectors):,} texts; "
+            f"the model returned numbers that are not finite for {len(faulty):,} of {len(vectors):,} texts; "
             "try dtype=float32, and if that does not help, another model"
         )
     with atomic_write(path) as aside, aside.open("wb") as file:
@@ -130,7 +130,7 @@ def _end(shard: Path) -> int:
     return int(shard.stem.split("-")[1])
 
 
-def _together(shards: list[Path], order: npt.NDArray[np.int64]) -> Vectors:
+def _concatenated(shards: list[Path], order: npt.NDArray[np.int64]) -> Vectors:
     parts = [np.load(shard, mmap_mode="r") for shard in shards]
     vectors = np.empty((len(order), parts[0].shape[1]), np.float32)
     for shard, part in zip(shards, parts, strict=True):
@@ -139,11 +139,16 @@ def _together(shards: list[Path], order: npt.NDArray[np.int64]) -> Vectors:
 
 
 def keep_only_of(folder: Path, model: str) -> None:
-    """Drop what a killed run left in the folder if it worked with another model than the one named."""
+    """Remove what a killed run left in the folder if it used another model.
+
+    Args:
+        folder: of the run.
+        model: fingerprint of the model's weights.
+    """
     note = folder / "model"
     with suppress(FileNotFoundError):
         if note.read_text() != model:
-            logger.info("%s was begun with other weights: beginning anew", folder)
+            logger.info("%s was begun with other weights: starting from the beginning", folder)
             shutil.rmtree(folder)
     with atomic_write(note) as aside:
         aside.write_text(model)

@@ -1,26 +1,27 @@
-"""A client's events as text, one line an event, and the parquet that holds the texts of all clients.
+"""A client's events as text, one line per event, and the parquet that holds the texts of all clients.
 
-A line, the fields in the config's order and only those that the event has:
+A line holds the fields in the config's order, and only those that the event has:
 
     buy 3 category 2023 price 57 sku 25671 name 41 233 7 ...
     visit 12 url 766
     search 40 query 81 77 146 ...
 
-The number behind the event's word is its age: whole days from the event to the history's end, 0 on the last
-day. An age says what the next weeks hang on, is short where it matters, and means the same in every history; a
-date would do neither. Numbers stand as they are: they are ids, so nothing is gained by more words around them,
-and each token costs. Codes follow each other in the order of their code books, always all 16.
+The number after the event's word is its age: whole days from the event to the history's ``as_of``, 0 in the last
+24 hours. Recency matters most for the next weeks. An age is short for recent events and means the same in every
+history; a date is neither. Numbers are not put into sentences: they are ids, and each token costs time. All 16 codes
+are written, in the order of their code books.
 
-Events stand as in `ubp.sequences.store`: oldest first, the newest last, because the last token of a causal model is
-the one that has read everything, and what it has read lately it remembers best. What does not fit a model's
-window is cut off on the left, at the old end (`LLM.tokens`).
+The order of events is that of `ubp.sequences.store`: the oldest first, the newest last. The last token of a causal
+model is the only one that depends on the whole text. What does not fit into a model's window is cut off on the left,
+at the old end (`LLM.tokens`).
 """
 
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,12 +34,13 @@ from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.data import schema
 from ubp.data.history import ChallengeData
+from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
 from ubp.io.files import atomic_write
 from ubp.io.stage import Stage
-from ubp.sequences.build import build_or_open
-from ubp.sequences.layout import DAY
+from ubp.sequences.arrays import Int64
+from ubp.sequences.build import events_of
 from ubp.sequences.store import Selection, Sequences
 
 logger = logging.getLogger(__name__)
@@ -56,21 +58,21 @@ WORDS: Final = {
 FIELDS: Final = (EVENT, AGE, schema.CATEGORY, schema.PRICE, schema.SKU, schema.NAME, schema.URL, schema.QUERY)
 
 _LINEAGE = "lineage"  # key in the parquet's metadata, as that of a block
-TEXTS_AT_ONCE: Final = 8192  # rows a row group: what a reader has to hold
-_EVENTS_A_BLOCK = 4_000_000  # of the history, worked on at a time: some 0.5 GB
+TEXTS_AT_ONCE: Final = 8192  # rows per row group: what a reader has to hold
+_EVENTS_PER_CHUNK = 4_000_000  # of the history, processed at a time: some 0.5 GB
 _NEWLINE = "\n"
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Which events a text is made of, and what a line says of one.
+    """Which events a text is made of, and which of their fields a line holds.
 
     Attributes:
         event_types: None for all five.
-        newest: events a client at the most, the latest ones.
-        distinct: of events of one type about one thing only the newest counts.
-        fields: what a line says, in this order.
-        labels: put the field's name before what is neither event type nor age.
+        newest: events per client at most, the latest ones.
+        distinct: of events of one type about the same subject only the newest is kept.
+        fields: of a line, in this order.
+        labels: write the field's name before its value, except for event type and age.
     """
 
     event_types: list[str] | None
@@ -95,8 +97,11 @@ class TextSettings:
                 raise UserError(f"text.{setting}: {', '.join(names)} repeats one; name each once")
 
 
-def make_texts(config: DictConfig) -> None:
-    """The command: a history in, its clients' texts out.
+def make_texts(config: DictConfig) -> Path:
+    """The body of both commands: write the texts of a history's relevant clients.
+
+    Returns:
+        The parquet of the texts.
 
     Raises:
         UserError: a fault in config or data, or no client has such events.
@@ -114,74 +119,93 @@ def make_texts(config: DictConfig) -> None:
     with Stage(config.name, (path,), lambda: lineage).once(common.overwrite, waited=data.require_unchanged):
         clients = write_texts(data, settings, path, lineage)
     closing_line(config.name, path, clients, 1)
+    return path
 
 
 def write_texts(data: ChallengeData, settings: TextSettings, path: Path, lineage: dict[str, Any]) -> int:
-    """Write ``client_id`` Int64 and ``text`` String of the relevant clients with such events, ascending.
-
-    Clients are worked on in blocks of so many events that memory does not grow with the history.
+    """Write the texts of the relevant clients; see `save_texts`.
 
     Returns:
-        How many clients there are.
+        How many clients have a text.
 
     Raises:
-        UserError: there are none.
+        UserError: none has.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".parts") as parts:
-        clients = 0
-        for number, texts in enumerate(_text_blocks(data, settings)):
-            texts.write_parquet(Path(parts, f"{number:05d}.parquet"), compression="lz4")
-            clients += texts.height
-        if not clients:
-            raise UserError(f"{data.folder}: no relevant client has such events; this text needs some")
-        with atomic_write(path) as aside:
-            metadata = {_LINEAGE: json.dumps(lineage)}
-            pl.scan_parquet(parts).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
+    clients = save_texts(data, settings, data.relevant_clients, path, lineage)
+    if not clients:
+        raise UserError(f"{data.folder}: no relevant client has such events; this text needs some")
     return clients
 
 
-def _text_blocks(data: ChallengeData, settings: TextSettings) -> Iterator[pl.DataFrame]:
-    sequences = build_or_open(data)
-    end = int((data.as_of - sequences.start).total_seconds())
+def save_texts(
+    history: ChallengeData, settings: TextSettings, clients: Int64, path: Path, lineage: Mapping[str, Any]
+) -> int:
+    """Write ``client_id`` Int64, ascending, and ``text`` String of the clients that have a text.
+
+    Clients are processed in chunks of limited numbers of events, so that memory does not grow with the history.
+
+    Args:
+        history: events before its ``as_of`` are read.
+        settings: of the texts.
+        clients: int64, in any order, known or not.
+        path: the parquet; it is not written if no client has a text.
+        lineage: for the parquet's metadata.
+
+    Returns:
+        How many clients have a text.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".parts") as parts:
+        written = 0
+        for number, texts in enumerate(_chunks(history, settings, np.sort(clients))):
+            texts.write_parquet(Path(parts, f"{number:05d}.parquet"), compression="lz4")
+            written += texts.height
+        if written:
+            with atomic_write(path) as aside:
+                metadata = {_LINEAGE: json.dumps(dict(lineage))}
+                pl.scan_parquet(parts).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
+    return written
+
+
+def _chunks(history: ChallengeData, settings: TextSettings, clients: Int64) -> Iterator[pl.DataFrame]:
     event_types = None if settings.event_types is None else [EventType(name) for name in settings.event_types]
-    clients = np.sort(data.relevant_clients)
-    _, lengths = sequences.rows_of(clients)
-    blocks = np.cumsum(lengths) // _EVENTS_A_BLOCK
-    for block in np.split(clients, np.flatnonzero(np.diff(blocks)) + 1):
-        chosen = sequences.select(event_types, clients=block)
+    # All that the store holds of a client, later events too: an upper limit of what a chunk needs.
+    _, lengths = events_of(history, clients=clients[:0]).sequences.rows_of(clients)
+    chunks = np.cumsum(lengths) // _EVENTS_PER_CHUNK
+    for chunk in np.split(clients, np.flatnonzero(np.diff(chunks)) + 1):
+        chosen = events_of(history, event_types, chunk)
         if settings.distinct:
             kinds = chosen.subject.astype(np.int64) * len(EventType) + chosen.event
             chosen = chosen.distinct(kinds, keep="last")
-        yield texts_of(chosen.newest(settings.newest).at_least(1), settings, end)
+        yield texts_of(chosen.newest(settings.newest).at_least(1), settings, history.as_of)
 
 
-def texts_of(chosen: Selection, settings: TextSettings, end: int) -> pl.DataFrame:
+def texts_of(chosen: Selection, settings: TextSettings, as_of: datetime) -> pl.DataFrame:
     """The texts of a selection's clients.
 
     Args:
         chosen: the events.
-        settings: what a line says.
-        end: the history's end, in seconds since the store's start.
+        settings: the fields of a line.
+        as_of: ages are counted from this moment.
 
     Returns:
         ``client_id`` Int64, ascending, and ``text`` String.
     """
     lines = pl.concat_str(
-        [_field(chosen, name, settings.labels, end) for name in settings.fields], separator=" ", ignore_nulls=True
+        [_field(chosen, name, settings.labels, as_of) for name in settings.fields], separator=" ", ignore_nulls=True
     )
     owners = pl.Series(schema.CLIENT_ID, np.repeat(chosen.clients, chosen.lengths))
     table = pl.select(owners, lines.alias(TEXT)).filter(pl.col(TEXT) != "")  # events without any of the fields
     return table.group_by(schema.CLIENT_ID, maintain_order=True).agg(pl.col(TEXT).str.join(_NEWLINE))
 
 
-def _field(chosen: Selection, name: str, label: bool, end: int) -> pl.Expr:
-    """What the lines say of one field: String, null where the event has none."""
+def _field(chosen: Selection, name: str, label: bool, as_of: datetime) -> pl.Expr:
+    """One field of all lines: String, null where the event has none."""
     if name == EVENT:
         words = pl.Series([WORDS[event_type] for event_type in schema.EVENT_ORDER])
         return pl.lit(words.gather(pl.Series(chosen.event)))
     if name == AGE:
-        return pl.lit(pl.Series((end - 1 - chosen.time) // DAY).cast(pl.String))
+        return pl.lit(pl.Series(chosen.ages(as_of)).cast(pl.String))
     subject, table = _tables(chosen.sequences)[name]
     references = chosen.references(subject)
     value = _spelled(table[references[references >= 0]], f"{name} " if label else "")
@@ -191,7 +215,7 @@ def _field(chosen: Selection, name: str, label: bool, end: int) -> pl.Expr:
 
 
 def _tables(sequences: Sequences) -> dict[str, tuple[str, npt.NDArray[Any]]]:
-    """For each field what an event must be about to have it, and its value in each row of that thing's table."""
+    """For each field the subject of the events that have it, and its value in each row of the subject's table."""
     return {
         schema.CATEGORY: (schema.SKU, sequences.categories),
         schema.PRICE: (schema.SKU, sequences.prices),
@@ -207,3 +231,44 @@ def _spelled(values: npt.NDArray[Any], before: str) -> pl.Series:
     columns = [values] if values.ndim == 1 else list(values.T)
     numbers = [pl.lit(pl.Series(np.ascontiguousarray(column)).cast(pl.String)) for column in columns]
     return pl.select(pl.lit(before) + pl.concat_str(numbers, separator=" ")).to_series()
+
+
+def find_texts(paths: DataPaths, submit: bool, file: str) -> Path:
+    """The parquet of the texts.
+
+    Raises:
+        UserError: it is missing; the line names the commands that write texts.
+    """
+    path = paths.texts(submit) / file
+    if not path.is_file():
+        words = f"submit={submit}"
+        raise UserError(
+            f"{path}: file missing; make search.parquet with: python LLM/preprocessing_search.py {words}, "
+            f"all_interactions_64.parquet with: python LLM/convert_to_text.py {words}"
+        )
+    return path
+
+
+def require_same_history(texts: Path, history: ChallengeData, as_of: str | None) -> dict[str, Any]:
+    """Refuse texts of another history.
+
+    Args:
+        texts: the parquet.
+        history: the texts must be made from it.
+        as_of: the setting of the command, for the line that says how to make the texts again.
+
+    Returns:
+        The texts' lineage.
+
+    Raises:
+        UserError: they are of another history.
+    """
+    lineage = read_lineage(texts)
+    if lineage.get("fingerprint") != history.fingerprint:
+        words = [lineage.get("command", "the command that wrote it"), f"submit={history.submit}"]
+        words += [f"as_of={as_of}"] if as_of else []
+        again = " ".join(words)
+        raise UserError(
+            f"{texts}: made from another history than {history.folder} as asked for; make it again: {again}"
+        )
+    return lineage

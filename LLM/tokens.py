@@ -1,8 +1,8 @@
 """Texts as token ids: flat, on disk, each distinct text once.
 
-A million clients' texts are some billions of tokens. They are read in chunks, tokenised in bulk and appended to
-one file of 2 or 4 bytes a token; what works on them maps that file into memory. Of a text that does not fit the
-model's window the end is kept, where the newest events stand (`LLM.texts`).
+A million clients' texts are some billions of tokens. They are read and tokenised in chunks and appended to one file
+of 2 or 4 bytes per token, which is memory-mapped afterwards. Of a text that does not fit into the model's window the
+end is kept: the newest events (`LLM.texts`).
 """
 
 import itertools
@@ -33,7 +33,7 @@ _ARRAYS = ("offsets", "clients", "text_of")
 
 
 class Tokeniser(Protocol):
-    """What is called of a tokeniser of transformers."""
+    """The part of a transformers tokeniser that is used."""
 
     truncation_side: str
 
@@ -47,7 +47,7 @@ class Tokens:
     """The distinct texts' tokens, and whose they are.
 
     Attributes:
-        ids: uint16 or int32 [tokens], one text after the other.
+        ids: uint16 or int32 [tokens], text after text.
         offsets: int64 [texts + 1].
         clients: int64 [clients].
         text_of: int64 [clients], each client's text; clients may share one.
@@ -75,18 +75,18 @@ class Tokens:
         return self.ids[self.offsets[text] : self.offsets[text + 1]]
 
     def batch(self, texts: npt.NDArray[np.int64]) -> Batch:
-        """Some texts side by side, filled up on the right: column ``ids``."""
+        """A batch of texts, padded on the right: column ``ids``."""
         return gather({IDS: self.ids}, self.offsets[texts], self.lengths[texts])
 
 
 def open_or_tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens: int) -> Tokens:
-    """The tokens in the folder; first made there where a killed run had not come so far.
+    """The tokens in the folder; they are made first if they are not there.
 
     Args:
-        texts: the parquet of `LLM.texts.write_texts`.
+        texts: the parquet of `LLM.texts.save_texts`.
         folder: for the tokens alone.
         tokeniser: of the model.
-        max_tokens: of a text at the most, special ones counted.
+        max_tokens: per text at most, special tokens counted.
 
     Raises:
         UserError: a text has no tokens at all.
@@ -113,7 +113,7 @@ def _tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens: int) 
         raise UserError(f"{texts}: {(counts == 0).sum():,} texts have no tokens; make the texts with other text.fields")
     full = int((counts == max_tokens).sum())
     logger.info(
-        "%s clients, %s distinct texts, %s tokens; %s texts fill the window of %s tokens: what is older was cut off",
+        "%s clients, %s distinct texts, %s tokens; %s texts fill the window of %s tokens: older events may be cut off",
         *(f"{number:,}" for number in (len(clients), len(counts), offsets[-1], full, max_tokens)),
     )
     for name, array in zip(_ARRAYS, (offsets, clients, text_of), strict=True):
@@ -122,7 +122,7 @@ def _tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens: int) 
 
 
 def token_ids(tokeniser: Tokeniser, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """The ids of each text, at most ``max_tokens``; of a longer text the end is kept, special tokens too."""
+    """The ids of each text, at most ``max_tokens``; of a longer text the end and the special tokens are kept."""
     tokeniser.truncation_side = "left"
     encoded = tokeniser(
         texts, truncation=True, max_length=max_tokens, return_attention_mask=False, return_token_type_ids=False
@@ -134,14 +134,14 @@ def token_ids(tokeniser: Tokeniser, texts: list[str], max_tokens: int) -> list[l
 def distinct_texts(
     texts: Path,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Whose text is whose.
+    """Which clients share a text.
 
-    Texts are told apart by two hashes of 64 bits: two of a million differing texts share both with a chance of
-    one in 10^26.
+    Texts are compared by two hashes of 64 bits: among a million different texts, two share both with a probability
+    of about one in 10^26.
 
     Returns:
-        clients int64 [clients]; for each client whether its text occurs for the first time; the number of its
-        text, counted by first occurrence, int64 [clients].
+        The clients, int64 [clients]; whether the client is the first with its text, bool [clients]; the number of
+        its text, in order of first occurrence, int64 [clients].
     """
     text = pl.col(TEXT)
     table = collect(pl.scan_parquet(texts).select(schema.CLIENT_ID, a=text.hash(0), b=text.hash(1)))
@@ -154,7 +154,7 @@ def distinct_texts(
 
 
 def _chunks(texts: Path, wanted: npt.NDArray[np.bool_]) -> Iterator[list[str]]:
-    """The wanted texts in their order, a row group of the file at a time."""
+    """The selected texts in their order, one row group of the file at a time."""
     frame = pl.scan_parquet(texts).select(TEXT)
     for begin in range(0, len(wanted), TEXTS_AT_ONCE):
         here = wanted[begin : begin + TEXTS_AT_ONCE]

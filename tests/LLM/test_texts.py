@@ -126,7 +126,7 @@ def slow_line(moment, about, event_type, properties, settings, end) -> str:
 )
 @pytest.mark.parametrize("as_of", [None, datetime(2023, 1, 9, 12)])
 def test_texts_against_a_slow_reading(paths, tmp_path, monkeypatch, settings, as_of):
-    monkeypatch.setattr(module, "_EVENTS_A_BLOCK", 300)  # many blocks
+    monkeypatch.setattr(module, "_EVENTS_PER_CHUNK", 300)  # many chunks
     data = ChallengeData(paths, submit=True, as_of=as_of)
     assert read(data, settings, tmp_path) == slow_texts(paths, settings, as_of or END)
 
@@ -135,7 +135,7 @@ def test_row_groups_are_what_a_reader_takes_at_once(paths, tmp_path, monkeypatch
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 7)
     data = ChallengeData(paths, submit=True)
     first = read(data, ALL, tmp_path)
-    monkeypatch.setattr(module, "_EVENTS_A_BLOCK", 200)
+    monkeypatch.setattr(module, "_EVENTS_PER_CHUNK", 200)
     assert read(data, ALL, tmp_path) == first
 
 

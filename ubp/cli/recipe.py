@@ -1,7 +1,8 @@
 """What a block's command does: its settings from a config, a fitted block out of a history, its embedding."""
 
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -22,10 +23,12 @@ class Fit:
     Attributes:
         block: that has learned.
         report: what is to be said of its quality; JSON. It is kept in the lineage.
+        disposable: the folder of the fit is of no use once the block is kept; it is then removed.
     """
 
     block: FittedBlock
     report: Mapping[str, Any] = field(default_factory=dict)
+    disposable: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,22 @@ def _part(config: DictConfig, name: str, kind: Any) -> Any:  # noqa: ANN401 (wha
     return parse(cast("type[Any]", kind), config, at=name) if is_dataclass(kind) else resolved(config)[name]
 
 
-def make_block(config: DictConfig, recipe: str) -> None:
+def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] = ()) -> None:
     """The course of every embedding command: fit, keep the fitted block, encode the relevant clients, write.
 
     Args:
         config: of the command.
         recipe: ``module:class``, imported where something is to be made: some take seconds.
+        not_in_lineage: top-level settings that change how the block is made, never what comes out.
 
     Raises:
         UserError: a fault in config or data.
         AlreadyDone: the embedding and its fitted block are there, from the same history and settings.
     """
-    with embedding_run(config) as run:
+    with embedding_run(config, not_in_lineage) as run:
         chosen: Recipe = imported(recipe).of(config)
         found = chosen.fit(run.data, run.seed, run.folder)
         if is_first_process():
             run.save(found.block, found.report)
+            if found.disposable:
+                shutil.rmtree(run.folder, ignore_errors=True)

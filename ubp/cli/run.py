@@ -6,7 +6,7 @@ import logging
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +84,12 @@ class EmbeddingRun:
 
 
 @contextmanager
-def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
+def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> Iterator[EmbeddingRun]:
     """Open the history that the config names, for making its embedding.
+
+    Args:
+        config: of the command.
+        not_in_lineage: further top-level settings that never change what comes out.
 
     Raises:
         UserError: a fault in config or data.
@@ -94,7 +98,8 @@ def embedding_run(config: DictConfig) -> Iterator[EmbeddingRun]:
     common = Common.of(config)
     data = common.data()
     path = common.paths.block(config.name, common.submit)
-    settings = {key: value for key, value in resolved(config).items() if key not in _NOT_IN_LINEAGE}
+    left_out = {*_NOT_IN_LINEAGE, *not_in_lineage}
+    settings = {key: value for key, value in resolved(config).items() if key not in left_out}
     for name in ("progress", "workers"):
         settings.get("trainer", {}).pop(name, None)
     lineage = {
