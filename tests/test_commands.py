@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from omegaconf import OmegaConf
 
-from ALS import als_embeddings as als
+from ALS.recipe import AlsRecipe
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry, violations
 from ubp.cli.config import composed
@@ -315,9 +316,8 @@ def test_contract_the_closing_line(journey, first_blocks, name):
 def test_als_vectors_are_those_of_their_clients(journey, first_blocks):
     data = ChallengeData(journey.paths, submit=False)
     config = first_blocks["als_64_buy_add_categories"].lineage["config"]
-    interactions = als.weighted_interactions(data, als.Interactions(**config["interactions"]))
-    factors = als.factorise(interactions, als.AlsSettings(**config["als"]), seed=0)
-    wanted = dict(zip(interactions.clients.tolist(), factors.tolist(), strict=True))
+    fitted = AlsRecipe.of(OmegaConf.create(config)).fit(data, 0, data.paths.cache).block.encode(data, data.clients)
+    wanted = dict(zip(fitted.client_ids.tolist(), fitted.vectors.tolist(), strict=True))
     block = first_blocks["als_64_buy_add_categories"]
     assert dict(zip(block.client_ids.tolist(), block.vectors.tolist(), strict=True)) == wanted
 
