@@ -30,6 +30,7 @@ import numpy.typing as npt
 import polars as pl
 from omegaconf import DictConfig
 
+from ubp.blocks.embeddings import read_lineage
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.data import schema

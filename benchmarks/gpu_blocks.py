@@ -431,56 +431,57 @@ def als(task: Task) -> Iterator[Figures]:
     Raises:
         UserError: implicit cannot use the GPU.
     """
-    from ALS.als_embeddings import factorise
     from ALS.implicit_gpu import gpu_fault
+    from ALS.model import factorise
 
-    interactions, settings = _factorisation(task, task.name)
+    matrix, settings = _factorisation(task, task.name)
     # As the command begins, before anything of CUDA is loaded here; and it sets up what is set up once.
-    factorise(interactions, replace(settings, iterations=1), task.common.seed)
+    factorise(matrix, replace(settings, iterations=1), task.common.seed)
     if task.cuda and (fault := gpu_fault()):
         raise UserError(f"implicit uses no GPU: {fault}")
     with UsedMemory(task.cuda) as memory, kept_models() as models:
         started = time.perf_counter()
-        factorise(interactions, settings, task.common.seed)
+        factorise(matrix, settings, task.common.seed)
         seconds = time.perf_counter() - started
-    speed = interactions.matrix.nnz * settings.iterations / seconds
+    speed = matrix.nnz * settings.iterations / seconds
     figures = Figures(speed=speed, epoch=seconds, device_megabytes=memory.megabytes, host_megabytes=peak_megabytes())
     yield figures
     with np.load(reference_file(task.folder, task.name + REFERENCE)) as reference:
         wanted, other = reference["wanted"], reference["other"]
     # How near two factorisations of this log can be is what two seeds on the CPU make.
     allowed = task.settings.agreement.scores * scores_apart(other, wanted)
-    own = predicted_scores(models, interactions.matrix)
+    own = predicted_scores(models, matrix)
     figures.checks.append(Check("profiles: predicted scores", scores_apart(own, wanted), allowed))
     yield figures
 
 
 def als_reference(task: Task) -> None:
     """The scores by two seeds, in a process that sees no GPU: left for `als`."""
-    from ALS.als_embeddings import factorise
+    from ALS.model import factorise
 
-    interactions, settings = _factorisation(task, task.name.removesuffix(REFERENCE))
+    matrix, settings = _factorisation(task, task.name.removesuffix(REFERENCE))
     scores = []
     for more in (0, 1):
         with kept_models() as models:
-            factorise(interactions, settings, task.common.seed + more)
-        scores.append(predicted_scores(models, interactions.matrix))
+            factorise(matrix, settings, task.common.seed + more)
+        scores.append(predicted_scores(models, matrix))
     with atomic_write(reference_file(task.folder, task.name)) as aside, aside.open("wb") as file:
         np.savez(file, wanted=scores[0], other=scores[1])
 
 
 def _factorisation(task: Task, name: str) -> tuple[Any, Any]:
-    """A factorisation's matrix with its clients, and its settings."""
-    from ALS.als_embeddings import AlsSettings, Interactions, weighted_interactions
+    """A factorisation's matrix and its settings."""
+    from ALS.model import AlsSettings
+    from ALS.recipe import Interactions, weighted_interactions
 
     config = composed(CONFIGS / "ALS", name.partition("/")[2], [f"preset={task.settings.sizes}"])
     interactions = weighted_interactions(task.common.data(), parse(Interactions, config, at="interactions"))
-    return interactions, parse(AlsSettings, config, at="als")
+    return interactions.matrix, parse(AlsSettings, config, at="als")
 
 
 @contextmanager
 def kept_models() -> Iterator[list[Any]]:
-    """The models of implicit that are made meanwhile: the command gives the clients' factors alone."""
+    """The models of implicit that are made meanwhile."""
     import implicit.als
 
     models: list[Any] = []

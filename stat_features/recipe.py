@@ -4,6 +4,9 @@
 days, prices in price buckets, popularities in log(1 + events). Popularities are counted over everybody in the
 history that the block is fitted to and kept: a client's later events are measured by them, and a value that was
 not there then counts as met by nobody.
+
+The first and the last event are dated by their age, the days before ``as_of``. Counted from the history's start, the
+last events of a later day would lie beyond all that a merge's quantiles were fitted to, and look alike.
 """
 
 from collections.abc import Mapping
@@ -23,7 +26,7 @@ from ubp.data.reading import collect
 from ubp.data.schema import EventType
 
 # Of each event type: see `timing`.
-TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
+TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_age", "last_age")
 # Of which event types' events the mean popularity is taken, by which value; it is counted among the same events.
 POPULARITIES: Final = (
     *((event_type, column) for event_type in schema.ITEM_EVENTS for column in (schema.SKU, schema.CATEGORY)),
@@ -36,7 +39,7 @@ COLUMNS: Final = (
     *WHOLE,
 )
 
-ABSENT_DAY: Final = -1.0  # where a client has no event: before the first day
+ABSENT_DAYS: Final = 1.0  # before the history's start: when a client without an event had its first and last one
 ABSENT_PRICE: Final = -1.0
 
 _DAY = timedelta(days=1)
@@ -50,7 +53,7 @@ def timing(data: ChallengeData, clients: Clients, event_type: EventType, start: 
     - mean_interval: days between neighbouring events; the history's length where there is only one;
     - week_change: the events in the last 7 days before ``as_of`` less those in the 7 days before;
     - month_change: the events in the last calendar month, as far as it goes, less those in the month before;
-    - first_day, last_day: days from the history's start to the first and the last event.
+    - first_age, last_age: days from the first and the last event to ``as_of``.
     """
     time = pl.col(schema.TIMESTAMP)
     events = of_clients(data.events(event_type), clients)
@@ -60,15 +63,15 @@ def timing(data: ChallengeData, clients: Clients, event_type: EventType, start: 
         last=time.max(),
         **{name: _between(*window).sum().cast(pl.Int64) for name, window in _windows(data.as_of).items()},
     )
-    gaps = pl.when(pl.col("count") > 1).then(_days("first", "last") / (pl.col("count") - 1))
+    gaps = pl.when(pl.col("count") > 1).then(_days(pl.col("last") - pl.col("first")) / (pl.col("count") - 1))
     return summed.select(
         schema.CLIENT_ID,
         "count",
         mean_interval=gaps.otherwise((data.as_of - start) / _DAY),
         week_change=pl.col("this_week") - pl.col("week_before"),
         month_change=pl.col("this_month") - pl.col("month_before"),
-        first_day=_since(start, "first"),
-        last_day=_since(start, "last"),
+        first_age=_days(data.as_of - pl.col("first")),
+        last_age=_days(data.as_of - pl.col("last")),
     )
 
 
@@ -104,8 +107,8 @@ def popularities(data: ChallengeData) -> dict[str, pl.DataFrame]:
     """
     return {
         popularity_name(event_type, column): collect(
-            _values(data, event_type, column).group_by("value").agg(popularity=pl.len().log1p()).sort("value")
-        )
+            _values(data, event_type, column).group_by("value").agg(popularity=pl.len().log1p())
+        ).sort("value")
         for event_type, column in POPULARITIES
     }
 
@@ -206,8 +209,8 @@ def absent_value(column: str, days: float) -> float:
     """What stands in a column where a client has no such event; the history has so many days."""
     if column.endswith("_mean_interval"):
         return days
-    if column.endswith(("_first_day", "_last_day")):
-        return ABSENT_DAY
+    if column.endswith(("_first_age", "_last_age")):
+        return days + ABSENT_DAYS
     return ABSENT_PRICE if column == "mean_price" else 0.0
 
 
@@ -215,12 +218,8 @@ def _between(start: datetime, end: datetime) -> pl.Expr:
     return pl.col(schema.TIMESTAMP).is_between(start, end, closed="left")
 
 
-def _days(first: str, last: str) -> pl.Expr:
-    return (pl.col(last) - pl.col(first)).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
-
-
-def _since(start: datetime, column: str) -> pl.Expr:
-    return (pl.col(column) - start).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
+def _days(duration: pl.Expr) -> pl.Expr:
+    return duration.dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from ALS.als_embeddings import AlsSettings, Interactions
+from ALS.model import AlsSettings
+from ALS.recipe import Interactions
 from scripts.all_embeddings import COMMANDS
 from ubp.blocks.merge import Profile
 from ubp.cli.config import Common, parse, resolved

@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from ALS.als_embeddings import AlsSettings, WeightedInteractions, factorise
+from ALS.model import AlsSettings, factorise
 from benchmarks import gpu, gpu_blocks
 from benchmarks.gpu_blocks import (
     SINGLE,
@@ -321,14 +321,13 @@ def test_predicted_scores_tell_another_confidence_from_another_seed(settings):
     client, taste = np.repeat(np.arange(600), 6), np.repeat(rng.integers(0, 8, 600), 6)
     item = (taste * 10 + rng.integers(0, 12, len(client))) % 80
     matrix = csr_matrix((np.ones(len(client), np.float32), (client, item)), (600, 80))
-    interactions = WeightedInteractions(matrix, np.arange(600))
 
     def scores(seed: int = 0, **changes: float):
         als = AlsSettings(
             factors=16, confidence=3.0, shrinkage=0.8, alpha=4.0, regularization=0.1, iterations=15, threads=1
         )
         with kept_models() as models:
-            factorise(interactions, replace(als, **changes), seed)
+            factorise(matrix, replace(als, **changes), seed)
         return predicted_scores(models, matrix)
 
     wanted = scores()

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from scripts.make_synthetic_data import Shop, SyntheticShop, write
-from stat_features.recipe import statistics
+from stat_features.recipe import StatFeaturesRecipe
 from ubp.cli.config import composed, parse
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
@@ -118,7 +118,9 @@ def test_the_split_streams(spy, paths):
 
 
 def test_statistics_hold_clients_and_values_not_events(spy, paths):
-    clients, _ = statistics(ChallengeData(paths, submit=False))
+    data = ChallengeData(paths, submit=False)
+    block = StatFeaturesRecipe().fit(data, 0, paths.cache).block
+    clients = block.encode(data, data.relevant_clients).client_ids
     assert RELEVANT // 2 < len(clients) <= RELEVANT
     urls = 12_700
     assert max(spy.rows) <= urls  # popularities are counted over everybody

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stat_features.recipe import COLUMNS, statistics
+from stat_features.recipe import COLUMNS, StatFeaturesRecipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
@@ -26,7 +26,8 @@ def local(history):
 def test_the_same_statistics(local):
     from benchmarks.pandas_stat_features import statistics as by_pandas
 
-    clients, ours = statistics(local)
+    block = StatFeaturesRecipe().fit(local, 0, local.paths.cache).block
+    clients, ours = block.vectors(local, local.clients)
     others, theirs = by_pandas(local.paths)
     np.testing.assert_array_equal(clients, others)
     for column, name in enumerate(COLUMNS):

@@ -27,7 +27,7 @@ from scripts.make_synthetic_data import (
     shared_out,
     write,
 )
-from stat_features.recipe import popularities, statistics
+from stat_features.recipe import StatFeaturesRecipe
 from ubp.cli.config import composed, parse
 from ubp.data import schema
 from ubp.data.history import ChallengeData
@@ -276,7 +276,8 @@ def scores(shop: Shop, paths: DataPaths, tasks: tuple[str, ...]) -> dict[str, fl
     write_split(whole, SplitDates.of(whole))
     make_targets(whole, SplitDates.of(whole), TargetRules(per_task=8), overwrite=False)
     data = ChallengeData(paths, submit=False)
-    clients, columns = statistics(data, data.clients, popularities(data), data.start)
+    block = StatFeaturesRecipe().fit(data, 0, paths.cache).block
+    clients, columns = block.vectors(data, data.clients)
     columns = np.hstack([QuantileTransformer(n_quantiles=100).fit_transform(columns), by_category(data, clients)])
     windows = [load_window(paths, name) for name in (schema.TRAIN_TARGET, schema.VALIDATION_TARGET)]
     active = np.isin(clients, np.load(paths.active_clients))

@@ -4,11 +4,16 @@ import math
 from collections import Counter
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
-from stat_features.recipe import COLUMNS, statistics
+from stat_features.recipe import COLUMNS, StatFeatures, StatFeaturesRecipe
+from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.fitted import load, save
+from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 
@@ -30,6 +35,22 @@ def month_change(times: list[datetime], end: datetime) -> int:
     before = midnight(last).replace(day=1) - DAY
     months = [(time.year, time.month) for time in times]
     return months.count((last.year, last.month)) - months.count((before.year, before.month))
+
+
+def statistics(data: ChallengeData) -> tuple[np.ndarray, np.ndarray]:
+    """Of the relevant clients, as the command has them: ids and rows."""
+    table = fitted(data).encode(data, data.relevant_clients)
+    return table.client_ids, table.vectors
+
+
+def fitted(data: ChallengeData, folder: Path = Path()) -> StatFeatures:
+    block = StatFeaturesRecipe().fit(data, 0, folder).block
+    assert isinstance(block, StatFeatures)
+    return block
+
+
+def columns_of(table: EmbeddingTable) -> dict[str, np.ndarray]:
+    return dict(zip(COLUMNS, table.vectors.T, strict=True))
 
 
 def mean(values: list[float], absent: float = 0.0) -> float:
@@ -72,8 +93,8 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
             own[f"{kind}_mean_interval"] = mean(gaps, whole)
             own[f"{kind}_week_change"] = week_change(times, end)
             own[f"{kind}_month_change"] = month_change(times, end)
-            own[f"{kind}_first_day"] = (times[0] - start) / DAY if times else -1
-            own[f"{kind}_last_day"] = (times[-1] - start) / DAY if times else -1
+            own[f"{kind}_first_age"] = (end - times[0]) / DAY if times else whole + 1
+            own[f"{kind}_last_age"] = (end - times[-1]) / DAY if times else whole + 1
         bought, added = things[BUY], things[ADD]
         for kind in (BUY, ADD, REMOVE):
             logs = [math.log(1 + counts[kind][sku]) for sku in things[kind]]
@@ -163,3 +184,91 @@ def test_a_client_who_only_fills_carts_has_popularities(make_history, tmp_path):
 
 def test_every_column_has_its_own_name():
     assert len(set(COLUMNS)) == len(COLUMNS) == 43
+
+
+# --- a fitted block on other days, for other clients -------------------------------------------------
+
+
+@pytest.fixture
+def data(make_history, tmp_path):
+    paths = make_history().write(tmp_path / "data")
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.arange(10_000)[::2])
+    return ChallengeData(paths, True)
+
+
+def test_a_day_later_without_new_events_ages_grow_by_a_day(data):
+    """Absent events stay older than anything; intervals of the history's length grow with it."""
+    block = fitted(data)
+    today = block.encode(data)
+    tomorrow = block.encode(data, as_of=data.as_of + DAY)
+    assert today.client_ids.tolist() == tomorrow.client_ids.tolist()
+    before, after = columns_of(today), columns_of(tomorrow)
+    for kind in EventType:
+        for name in ("first_age", "last_age"):
+            grown = after[f"{kind}_{name}"] - before[f"{kind}_{name}"]
+            np.testing.assert_allclose(grown, 1, atol=1e-4)
+        several = before[f"{kind}_count"] > 1
+        grown = after[f"{kind}_mean_interval"] - before[f"{kind}_mean_interval"]
+        np.testing.assert_allclose(grown, ~several, atol=1e-4)
+    moving = ("_age", "_interval", "_change")  # the last weeks and months are others a day later
+    still = [name for name in COLUMNS if not name.endswith(moving)]
+    assert len(still) == 18
+    for name in still:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_absent_events_are_older_than_anything(data):
+    for as_of in (data.as_of, data.as_of + 5 * DAY):
+        column = columns_of(fitted(data).encode(data, as_of=as_of))
+        for kind in EventType:
+            there = column[f"{kind}_count"] > 0
+            assert not there.all()
+            for name in (f"{kind}_first_age", f"{kind}_last_age"):
+                assert (column[name][~there] == (as_of - data.start) / DAY + 1).all()
+                assert column[name][there].max() < column[name][~there].min()
+                assert column[name][there].min() > 0
+
+
+def test_new_events_are_measured_by_the_popularities_of_the_fit(make_history, tmp_path):
+    """Twenty days later a client bought a new sku and an old one; nobody had met the new one in the fit."""
+    history = make_history()
+    client = 20_000
+    old, new = 1000, 9999
+    row = history.properties.row(0)
+    more = pl.DataFrame([(new, *row[1:])], history.properties.schema, orient="row")
+    history.properties = pl.concat([history.properties, more])
+    later = history.events[BUY][schema.TIMESTAMP].max() + 20 * DAY
+    bought = [(client, later, old), (client, later, new)]
+    frame = pl.DataFrame(bought, history.events[BUY].schema, orient="row")
+    known = (history.events[BUY][schema.SKU] == old).sum()
+    assert known > 0
+    history.events[BUY] = pl.concat([history.events[BUY], frame])
+    paths = history.write(tmp_path / "data")
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.array([client]))
+    whole = ChallengeData(paths, True)
+    block = fitted(whole.before(later - DAY))
+    table = block.encode(whole, [client, 77_777])
+    assert table.client_ids.tolist() == [client]  # the other has no event
+    column = columns_of(table)
+    assert column["product_buy_count"] == 2
+    assert column["product_buy_sku_popularity"] == pytest.approx((math.log(1 + known) + 0) / 2)
+    assert len(block.encode(whole, [client], as_of=later - DAY)) == 0
+
+
+def test_a_kept_block_encodes_the_same_bits(data, tmp_path):
+    block = fitted(data)
+    save(block, tmp_path / "kept", {})
+    again = load(tmp_path / "kept")
+    for as_of in (None, data.as_of - 9 * DAY, data.as_of + DAY):
+        first, second = block.encode(data, as_of=as_of), again.encode(data, as_of=as_of)
+        assert first.client_ids.tolist() == second.client_ids.tolist()
+        assert first.vectors.tobytes() == second.vectors.tobytes()
+
+
+def test_a_clients_row_does_not_depend_on_the_others(data):
+    block = fitted(data)
+    everybody = block.encode(data)
+    some = everybody.client_ids[::3]
+    assert block.encode(data, some).vectors.tobytes() == everybody.vectors[::3].tobytes()

@@ -1,0 +1,189 @@
+"""Clients' factors of implicit ALS over client × category or client × url, for any client on any day.
+
+What is fitted and kept are the items' factors, alpha and regularization (`ALS.model`). A client's vector is the
+solution of its own least squares against the fitted items: by its weights up to the day, whether or not it was in the
+fit. A client of the fit gets its vector in the same way, so the command's embedding too holds recalculated factors,
+and vectors of different days can be compared. Items that the fit did not know are left out.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.sparse import csr_matrix
+
+from ALS.model import AlsSettings, Strength, client_factors, factorise
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
+from ubp.cli.recipe import Fit, Recipe
+from ubp.data import schema
+from ubp.data.history import ChallengeData, of_clients
+from ubp.data.reading import collect
+from ubp.data.schema import EventType
+from ubp.io.errors import UserError, require
+
+_WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What is factorised.
+
+    Attributes:
+        column: the items: ``category``, ``sku`` or ``url``.
+        weights: event type to the weight of one event; weights of a client and an item add up.
+        relevant_only: fit without the events of clients that need no profile.
+        transform: of the summed weight: ``none`` or ``log1p``.
+    """
+
+    column: str
+    weights: dict[str, float]
+    relevant_only: bool
+    transform: str
+
+    def __post_init__(self) -> None:
+        """Refuse what does not exist.
+
+        Raises:
+            UserError: an unknown event type or transform, no event type, or one that does not have the column.
+        """
+        known = [event_type.value for event_type in EventType]
+        if unknown := [name for name in self.weights if name not in known]:
+            raise UserError(f"interactions.weights.{unknown[0]}: no such event type; known: {', '.join(known)}")
+        require(bool(self.weights), "interactions.weights", "{}", "the weight of one event type at least")
+        require(self.transform in ("none", "log1p"), "interactions.transform", self.transform, "none or log1p")
+        for event_type in map(EventType, self.weights):
+            if self.column != event_type.subject and not (self.in_properties and event_type.has_sku):
+                raise UserError(f"interactions.column={self.column}: events of {event_type} have no such column")
+
+    @property
+    def in_properties(self) -> bool:
+        """Whether the items are told by the skus' properties, not by the events."""
+        return self.column in (schema.CATEGORY, schema.PRICE)
+
+
+def summed_weights(data: ChallengeData, settings: Interactions, clients: Clients | None) -> pl.LazyFrame:
+    """``client_id``, ``item`` and ``weight`` Float32, each pair once; the weights of its events are added up.
+
+    Args:
+        data: the history.
+        settings: which events count, and how much.
+        clients: int64; None for all.
+    """
+    frames = [
+        _items(data, EventType(name), settings).with_columns(pl.lit(weight, pl.Float64).alias(_WEIGHT))
+        for name, weight in settings.weights.items()
+    ]
+    events = pl.concat(frames)
+    if clients is not None:
+        events = of_clients(events, clients)
+    weight = pl.col(_WEIGHT).log1p() if settings.transform == "log1p" else pl.col(_WEIGHT)
+    summed = events.group_by(schema.CLIENT_ID, "item").agg(pl.col(_WEIGHT).sum())
+    return summed.with_columns(weight.cast(pl.Float32))
+
+
+def _items(data: ChallengeData, event_type: EventType, settings: Interactions) -> pl.LazyFrame:
+    events = data.with_properties(event_type) if settings.in_properties else data.events(event_type)
+    return events.select(schema.CLIENT_ID, item=pl.col(settings.column))
+
+
+@dataclass(frozen=True)
+class WeightedInteractions:
+    """A sparse matrix and what its rows and columns are.
+
+    Attributes:
+        matrix: float32 [clients, items].
+        clients: int64 [clients], ascending.
+        items: int64 [items], ascending.
+    """
+
+    matrix: csr_matrix
+    clients: Clients
+    items: npt.NDArray[np.int64]
+
+
+def weighted_interactions(data: ChallengeData, settings: Interactions) -> WeightedInteractions:
+    """The matrix to factorise: of all clients, or of the relevant ones.
+
+    Raises:
+        UserError: there are no events.
+    """
+    relevant = data.relevant_clients if settings.relevant_only else None
+    # Sorted, so that the same history gives the same matrix and the same seed the same factors.
+    summed = collect(summed_weights(data, settings, relevant)).sort(schema.CLIENT_ID, "item")
+    if summed.is_empty():
+        raise UserError(f"{data.folder}: no events of {', '.join(settings.weights)}; this embedding needs some")
+    items, columns = np.unique(summed["item"].to_numpy(), return_inverse=True)
+    clients, matrix = _matrix(summed, columns, len(items))
+    return WeightedInteractions(matrix, clients, items.astype(np.int64))
+
+
+def _matrix(summed: pl.DataFrame, columns: npt.NDArray[np.integer], items: int) -> tuple[Clients, csr_matrix]:
+    """The clients, ascending, and their weights float32 [clients, items]."""
+    clients, rows = np.unique(summed[schema.CLIENT_ID].to_numpy(), return_inverse=True)
+    return clients, csr_matrix((summed[_WEIGHT].to_numpy(), (rows, columns)), (len(clients), items))
+
+
+@dataclass(frozen=True)
+class AlsBlock(FittedBlock):
+    """Fitted items.
+
+    Attributes:
+        interactions: which events count, and how much.
+        items: int64 [items], ascending.
+        factors: float32 [items, factors].
+        strength: that they were fitted with.
+        threads: of the CPU; 0 for all cores.
+    """
+
+    interactions: Interactions
+    items: npt.NDArray[np.int64]
+    factors: npt.NDArray[np.float32]
+    strength: Strength
+    threads: int
+
+    def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
+        """See `ubp.blocks.fitted.FittedBlock.vectors`; a client has a vector if it met an item of the fit."""
+        known = pl.LazyFrame({"item": self.items, "column": np.arange(len(self.items))})
+        summed = collect(summed_weights(history, self.interactions, clients).join(known, on="item")).sort(
+            schema.CLIENT_ID, "column"
+        )
+        found, matrix = _matrix(summed, summed["column"].to_numpy(), len(self.items))
+        return found, client_factors(matrix, self.factors, self.strength, self.threads)
+
+    def state(self) -> State:
+        """See `ubp.blocks.fitted.FittedBlock.state`."""
+        settings = {
+            "interactions": asdict(self.interactions),
+            "strength": asdict(self.strength),
+            "threads": self.threads,
+        }
+        return State(settings, {"factors": self.factors}, {"items": pl.DataFrame({"item": self.items})})
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """See `ubp.blocks.fitted.FittedBlock.from_state`."""
+        return cls(
+            Interactions(**state.settings["interactions"]),
+            state.tables["items"]["item"].to_numpy(),
+            state.arrays["factors"],
+            Strength(**state.settings["strength"]),
+            state.settings["threads"],
+        )
+
+
+@dataclass(frozen=True)
+class AlsRecipe(Recipe):
+    """The settings of both ALS blocks."""
+
+    interactions: Interactions
+    als: AlsSettings
+
+    def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:  # noqa: ARG002 (takes seconds to minutes)
+        """See `ubp.cli.recipe.Recipe.fit`."""
+        found = weighted_interactions(history, self.interactions)
+        factors = factorise(found.matrix, self.als, seed)
+        block = AlsBlock(self.interactions, found.items, factors.items, factors.strength, self.als.threads)
+        return Fit(block, asdict(factors.strength))
