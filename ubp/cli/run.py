@@ -71,7 +71,7 @@ class EmbeddingRun:
             fitted: what learned from the history.
             report: what the run says of its quality, kept in the lineage beside the vectors' health.
         """
-        lineage = self.lineage | {"versions": _versions()}
+        lineage = self.lineage | {"versions": versions()}
         keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
         encoded = fitted.encode(self.data, self.data.relevant_clients)
         health = health_of(encoded.vectors, self.seed)
@@ -150,7 +150,8 @@ def _collapsed(report: Mapping[str, Any]) -> str:
     return f" ({COLLAPSED}: {', '.join(found)})" if found else ""
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the noted libraries that this process uses."""
     used = [name for name in _NOTED_VERSIONS if _MODULES.get(name, name) in sys.modules]
     return {"python": platform.python_version()} | {name: _version(name) for name in used}
 
