@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.probe_agreement import probe
 from scripts.evaluate import choose_device
-from ubp.blocks.merge import Profile, find_blocks, merge
+from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line, show
@@ -25,10 +25,10 @@ from ubp.evaluation.scores import Scores
 from ubp.evaluation.scoring import score
 
 
-def merged_scores(names: list[str], whole: Profile, data: ChallengeData, folder: Path) -> Scores:
+def merged_scores(names: list[str], whole: MergeSettings, data: ChallengeData, folder: Path) -> Scores:
     """The merge of some of the blocks, by the light probe."""
-    part = Profile({name: whole.blocks[name] for name in names}, whole.imputer)
-    vectors = merge(part, find_blocks(part, folder), data.clients)
+    part = MergeSettings({name: whole.blocks[name] for name in names}, whole.imputer)
+    _, vectors = fit_merge(part, find_blocks(part, folder), data.clients)
     device = choose_device("auto")
     return score(Profiles("+".join(names), folder, data.clients, vectors), probe("light"), data.paths, device)
 
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     data, folder = common.data(), common.paths.embeddings(common.submit)
     merge_config = composed(CONFIGS / "merge", config.entry, [f"preset={config.merge_preset}"])
-    whole = parse(Profile, merge_config, ["blocks", "imputer"])
+    whole = parse(MergeSettings, merge_config, ["blocks", "imputer"])
     base, names = list(config.base), list(whole.blocks)
 
     def cell(chosen: list[str]) -> str:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
-from ubp.blocks.merge import Profile, find_blocks, merge
+from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line
@@ -41,14 +41,14 @@ def write_block(path: Path, clients: int, columns: int, missing: float, seed: in
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     require(config.clients >= 1000, "clients", config.clients, "at least 1000")
-    profile = parse(Profile, composed(CONFIGS / "merge", config.entry), ["blocks", "imputer"])
+    settings = parse(MergeSettings, composed(CONFIGS / "merge", config.entry), ["blocks", "imputer"])
     folder = common.paths.cache / "merge_scale"
     try:
-        for number, name in enumerate(profile.blocks):
+        for number, name in enumerate(settings.blocks):
             write_block(folder / f"{name}.parquet", config.clients, config.widths[name], config.missing, number)
         began, busy = time.perf_counter(), time.process_time()
         clients = np.random.default_rng(common.seed).permutation(config.clients).astype(np.int64)
-        profiles = merge(profile, find_blocks(profile, folder), clients)
+        _, profiles = fit_merge(settings, find_blocks(settings, folder), clients)
         merged = time.perf_counter()
         write_entry(folder / "entry", clients, profiles)
         logger.info(

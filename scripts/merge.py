@@ -1,24 +1,36 @@
-"""Merge blocks into one profile a client and write it as an entry.
+"""Merge blocks into one profile per client, write it as an entry, and keep the fitted merge.
 
     python scripts/merge.py --config-name=basics submit=False
         -> embeddings_submit/NAME or embeddings_local/NAME: client_ids.npy, embeddings.npy (float16)
+        -> models/NAME/submit or models/NAME/local: the fitted steps, with which scripts/encode.py makes profiles of
+           any clients on any day
 
 A config names the blocks, in the order of their columns, and for each a processor, a scaler and an imputer
-(any transformer of scikit-learn by ``_target_``); see `ubp.blocks.merge.Block`. With ``submit=True`` every relevant
-client is in the entry, once; with ``submit=False`` those with an event in the history.
+(any transformer of scikit-learn by ``_target_``); see `ubp.blocks.conditioning.BlockSettings`. With ``submit=True``
+every relevant client is in the entry, once; with ``submit=False`` those with an event in the history.
 """
 
+import dataclasses
+import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
+from ubp.blocks import registry
 from ubp.blocks.entry import entry_files, write_entry
-from ubp.blocks.merge import Profile, check_histories, find_blocks, merge
+from ubp.blocks.fitted import save
+from ubp.blocks.merge import FittedMerge, MergeSettings, check_histories, find_blocks, find_sources, fit_merge
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
+from ubp.cli.run import versions
+from ubp.data.history import ChallengeData
+from ubp.io.errors import UserError
 from ubp.io.files import digest_of, fingerprint
 from ubp.io.stage import Stage
+
+logger = logging.getLogger(__name__)
 
 
 def _content(block: Path) -> str:
@@ -26,23 +38,49 @@ def _content(block: Path) -> str:
     return digest_of(*map(fingerprint, entry_files(block))) if block.is_dir() else fingerprint(block)
 
 
+def _require_own_name(name: str, settings: MergeSettings) -> None:
+    """A merge and a block of one name would overwrite one another's fits."""
+    if name in {*settings.blocks, *(block.name for block in registry.blocks())}:
+        raise UserError(f"name={name}: a block has this name; give the merge another")
+
+
+def _keep(name: str, fitted: FittedMerge, settings: MergeSettings, data: ChallengeData, seed: int) -> None:
+    """Keep the fitted merge, and warn of what keeps it from encoding."""
+    if fitted.folder is None:
+        raise ValueError("a merge that is not to be kept")
+    lineage: dict[str, Any] = {
+        "name": name,
+        "config": dataclasses.asdict(settings),
+        "seed": seed,
+        "fingerprint": data.fingerprint,
+        "as_of": data.as_of.isoformat(sep=" "),
+        "versions": versions(),
+    }
+    save(fitted, fitted.folder, lineage)
+    for refusal in fitted.refusals:
+        logger.warning("%s: scripts/encode.py will refuse it: %s", name, refusal)
+
+
 @command("merge", "demo")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
-    profile = parse(Profile, config, ["blocks", "imputer"])
+    settings = parse(MergeSettings, config, ["blocks", "imputer"])
+    _require_own_name(config.name, settings)
     data = common.data()
     clients = data.relevant_clients if common.submit else data.clients
-    paths = find_blocks(profile, common.paths.embeddings(common.submit))
+    paths = find_blocks(settings, common.paths.embeddings(common.submit))
     check_histories(paths, data.fingerprint, data.folder)
-    entry = common.paths.embeddings(common.submit) / config.name
+    entry, model = common.paths.embeddings(common.submit) / config.name, common.paths.model(config.name, common.submit)
 
     def made_from() -> dict[str, str]:
         blocks = {f"block {name}": _content(path) for name, path in paths.items()}
-        return {"settings": digest_of(profile), "history": data.fingerprint, **blocks}
+        fits = {f"fit of {name}": source for name, source in find_sources(paths, model).items()}
+        return {"settings": digest_of(settings), "history": data.fingerprint, **blocks, **fits}
 
-    stage = Stage(config.name, tuple(entry_files(entry)), made_from, of=entry)
+    stage = Stage(config.name, (*entry_files(entry), model), made_from, of=entry)
     with stage.once(common.overwrite, waited=data.require_unchanged):
-        profiles = merge(profile, paths, clients)
+        fitted, profiles = fit_merge(settings, paths, clients, model)
+        _keep(config.name, fitted, settings, data, common.seed)
         write_entry(entry, clients, profiles)
     closing_line(config.name, entry, *profiles.shape)
 

@@ -44,6 +44,7 @@ ALL = {
     "merge": MERGE,
     "validate": ["scripts/validate.py", "entry=x"],
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
+    "encode": ["scripts/encode.py", "name=x"],
     "demo": ["scripts/demo.py"],
     "all_embeddings": ["scripts/all_embeddings.py"],
     **TEXTS,

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ALS.model import AlsSettings
 from ALS.recipe import Interactions
 from scripts.all_embeddings import COMMANDS
-from ubp.blocks.merge import Profile
+from ubp.blocks.merge import MergeSettings
 from ubp.cli.config import Common, parse, resolved
 from ubp.data.paths import CONFIGS
 from ubp.data.targets import TargetRules
@@ -86,7 +86,7 @@ def test_als_configs_fill_their_settings(path):
 
 @named(MERGES)
 def test_every_transformer_of_a_merge_can_be_made(path):
-    profile = parse(Profile, composed(path), ["blocks", "imputer"])
+    profile = parse(MergeSettings, composed(path), ["blocks", "imputer"])
     assert profile.blocks
     transformers = [
         transformer
@@ -124,5 +124,5 @@ def test_every_command_of_an_embedding_is_in_the_script_that_makes_all_and_in_a_
 
 def test_a_config_needs_no_more_than_its_command_line():
     missing = {path.stem: OmegaConf.missing_keys(composed(path)) for path in NAMED}
-    asked = {"evaluate": {"embeddings"}, "linear_reading": {"embeddings"}, "validate": {"entry"}}
+    asked = {"encode": {"name"}, "evaluate": {"embeddings"}, "linear_reading": {"embeddings"}, "validate": {"entry"}}
     assert {stem: keys for stem, keys in missing.items() if keys} == asked

@@ -9,7 +9,7 @@ from tests.test_commands import ALL
 from ubp.data.paths import REPOSITORY
 
 # Each takes from a half to several seconds.
-SLOW = ("implicit", "lightfm", "lightning", "pandas", "sklearn", "torch", "torchmetrics", "transformers")
+SLOW = ("implicit", "lightfm", "lightning", "pandas", "pyarrow", "sklearn", "torch", "torchmetrics", "transformers")
 MODULES = sorted({words[0].removesuffix(".py").replace("/", ".") for words in ALL.values()})
 
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,11 @@ from ubp.data import schema
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 
+if TYPE_CHECKING:  # a third of a second of imports, where something is read or written
+    import pyarrow as pa
+
 _LINEAGE = "lineage"  # key in the parquet's metadata
+_LARGEST_GROUP = 2**31 - 1  # floats in a row group: lists are read with offsets of 32 bits
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,29 @@ class EmbeddingTable:
 
     def write(self, path: Path) -> None:
         """Write the parquet: it appears whole or not at all."""
-        vectors = pl.Series(self.vectors, dtype=pl.Array(pl.Float32, self.columns))
-        table = pl.DataFrame({schema.CLIENT_ID: self.client_ids, schema.EMBEDDING: vectors})
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        flat = pa.array(np.ascontiguousarray(self.vectors).reshape(-1))
+        # Nothing can be null: reading then decodes no levels for it, and takes a third of the time.
+        kind = pa.list_(pa.field("element", pa.float32(), nullable=False), self.columns)
+        fields = {schema.CLIENT_ID: pa.int64(), schema.EMBEDDING: kind}
+        layout = pa.schema(
+            [pa.field(name, dtype, nullable=False) for name, dtype in fields.items()],
+            metadata={_LINEAGE: json.dumps(self.lineage)},
+        )
+        vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind)
+        table = pa.table([pa.array(self.client_ids), vectors], schema=layout)
         with atomic_write(path) as aside:
-            # Floats of neural nets hardly compress; one row group, so that reading makes one array.
-            table.write_parquet(
+            pq.write_table(
+                table,
                 aside,
-                compression="uncompressed",
-                row_group_size=max(len(table), 1),
-                metadata={_LINEAGE: json.dumps(self.lineage)},
+                # Floats of neural nets hardly compress, and hardly repeat.
+                compression="none",
+                use_dictionary=False,
+                write_statistics=[schema.CLIENT_ID],
+                # One row group where it can be, so that reading makes one array.
+                row_group_size=max(min(len(table), _LARGEST_GROUP // self.columns), 1),
             )
 
     @classmethod
@@ -81,19 +99,25 @@ class EmbeddingTable:
         """
         try:
             return cls._from_folder(path) if path.is_dir() else cls._from_parquet(path)
-        except (ValueError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+        except (ValueError, OSError, EOFError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: not a usable embedding: {reason}; make it again") from error
 
     @classmethod
     def _from_parquet(cls, path: Path) -> "EmbeddingTable":
-        table = pl.read_parquet(path, glob=False)
-        if set(table.columns) != {schema.CLIENT_ID, schema.EMBEDDING}:
-            raise ValueError(f"columns {', '.join(table.columns)}, not {schema.CLIENT_ID} and {schema.EMBEDDING}")
-        vectors = table[schema.EMBEDDING]
-        if not isinstance(vectors.dtype, pl.Array) or vectors.dtype.inner != pl.Float32 or vectors.null_count():
-            raise ValueError(f"column {schema.EMBEDDING} is {vectors.dtype}, not a fixed-size list of float32")
-        return cls(table[schema.CLIENT_ID].to_numpy(), vectors.to_numpy(), read_lineage(path))
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(path) as file:
+                _require_layout(file.schema_arrow)
+                groups = [file.read_row_group(number) for number in range(file.num_row_groups)] or [file.read()]
+                lineage = (file.metadata.metadata or {}).get(_LINEAGE.encode(), b"{}")
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+        ids = [_ids(group.column(schema.CLIENT_ID)) for group in groups]
+        vectors = [matrix for group in groups for matrix in _matrices(group.column(schema.EMBEDDING))]
+        return cls(_joined(ids), _joined(vectors), json.loads(lineage))
 
     @classmethod
     def _from_folder(cls, folder: Path) -> "EmbeddingTable":
@@ -117,3 +141,41 @@ def read_lineage(path: Path) -> dict[str, Any]:
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet ({str(error).splitlines()[0]}); make it again") from error
     return lineage
+
+
+def _require_layout(layout: "pa.Schema") -> None:
+    """Refuse a file with other columns.
+
+    Raises:
+        ValueError: which it has.
+    """
+    import pyarrow as pa
+
+    if set(layout.names) != {schema.CLIENT_ID, schema.EMBEDDING}:
+        raise ValueError(f"columns {', '.join(layout.names)}, not {schema.CLIENT_ID} and {schema.EMBEDDING}")
+    kind = layout.field(schema.EMBEDDING).type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise ValueError(f"column {schema.EMBEDDING} is {kind}, not a fixed-size list of float32")
+    if (kind := layout.field(schema.CLIENT_ID).type) != pa.int64():
+        raise ValueError(f"column {schema.CLIENT_ID} is {kind}, not int64")
+
+
+def _ids(column: "pa.ChunkedArray") -> npt.NDArray[np.int64]:
+    if column.null_count:
+        raise ValueError(f"column {schema.CLIENT_ID}: {column.null_count:,} values are null")
+    ids: npt.NDArray[np.int64] = column.to_numpy()
+    return ids
+
+
+def _matrices(column: "pa.ChunkedArray") -> list[npt.NDArray[np.float32]]:
+    """The chunks of a column of vectors, float32 [rows, columns], views of the column's memory."""
+    if column.null_count or any(chunk.values.null_count for chunk in column.chunks):
+        raise ValueError(f"column {schema.EMBEDDING}: some values are null")
+    shape = (-1, column.type.list_size)
+    flat = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks] or [np.zeros(0, np.float32)]
+    return [values.reshape(shape) for values in flat]
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """A single one is left as it is: a block of usual size has one row group."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,97 +1,55 @@
-"""Blocks side by side: aligned by client, scaled, imputed, in one float32 matrix."""
+"""A merge: blocks side by side in one float32 matrix, fitted on the clients of an entry and kept.
 
+With the fitted blocks it gives the profiles of any clients on any day.
+"""
+
+import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-import hydra.utils
 import numpy as np
 import numpy.typing as npt
-import polars as pl
-from hydra.errors import HydraException
 
-from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.conditioning import BlockSettings, FittedSteps
+from ubp.blocks.embeddings import read_lineage
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load
+from ubp.blocks.transformers import Arrays, Matrix
 from ubp.data import schema
+from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some
-
-if TYPE_CHECKING:  # a second of imports; Hydra makes the transformers that a merge names
-    from sklearn.base import TransformerMixin
-
+from ubp.io.files import digest_of, fingerprint
 
 logger = logging.getLogger(__name__)
 
-Matrix = npt.NDArray[np.float32]
-Transformer = dict[str, Any]  # `_target_` and arguments of a scikit-learn transformer
-
-
-class RootMeanSquare:  # a transformer by its methods: scikit-learn's base classes cost a second of imports
-    """A scaler: all vectors by one number, so that the root mean square of their lengths is 1.
-
-    Unlike a scaling to unit length it keeps what a vector's length says: of a sum over a client's events, how much
-    the client did. Vectors of zeros stay so.
-    """
-
-    def fit(self, values: Matrix, _: object = None) -> Self:
-        """Take the length from vectors [clients, columns]."""
-        length = float(np.sqrt(np.square(values, dtype=np.float64).sum() / max(len(values), 1)))
-        self.length_ = length or 1.0
-        return self
-
-    def transform(self, values: Matrix) -> Matrix:
-        """The vectors, scaled: float32 [clients, columns]."""
-        return np.asarray(values / np.float32(self.length_), dtype=np.float32)
-
-    def fit_transform(self, values: Matrix) -> Matrix:
-        """Both."""
-        return self.fit(values).transform(values)
-
 
 @dataclass  # not frozen: OmegaConf cannot fill the mappings of a frozen one
-class Block:
-    """How one embedding enters a profile; each step is fitted on the clients that have the block.
-
-    Attributes:
-        path: a parquet or a folder of ``.npy`` files; None for the embedding of the block's name.
-        drop_zeros: a client whose vector is all zeros counts as one without the block.
-        processor: a transformer of the vectors, such as PCA.
-        scaler: a transformer after it; with ``global: true`` fitted on all values as one column.
-        imputer: fills the rows of clients without the block; None for the profile's own.
-        columns: what the processor makes, where its ``n_components`` does not say.
-    """
-
-    path: str | None = None
-    drop_zeros: bool = False
-    processor: dict[str, Any] | None = None
-    scaler: dict[str, Any] | None = None
-    imputer: dict[str, Any] | None = None
-    columns: int | None = None
-
-
-@dataclass
-class Profile:
+class MergeSettings:
     """A merge: blocks by name, in the order of their columns, and the imputer of blocks that name none."""
 
-    blocks: dict[str, Block] = field(default_factory=dict)
+    blocks: dict[str, BlockSettings] = field(default_factory=dict)
     imputer: dict[str, Any] | None = None
 
 
-def find_blocks(profile: Profile, folder: Path) -> dict[str, Path]:
+def find_blocks(settings: MergeSettings, folder: Path) -> dict[str, Path]:
     """Where each block lies.
 
     Args:
-        profile: the merge.
+        settings: the merge.
         folder: of the embeddings' parquets.
 
     Raises:
         UserError: the merge has no blocks, or a line for each one that does not exist, with those that do.
     """
-    if not profile.blocks:
+    if not settings.blocks:
         raise UserError("blocks: a merge needs at least one")
     there = sorted(path.stem for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    paths = {name: Path(block.path) if block.path else _by_name(name, folder) for name, block in profile.blocks.items()}
+    paths = {
+        name: Path(block.path) if block.path else _by_name(name, folder) for name, block in settings.blocks.items()
+    }
     missing = [
         f"{path}: no such block ({name}); there are: {name_some(there, 50) or 'none'}; make it, or leave it out with "
         f"~blocks.{name}"
@@ -108,8 +66,13 @@ def _by_name(name: str, folder: Path) -> Path:
     return folder / name if (folder / name / schema.ENTRY_EMBEDDINGS).is_file() else folder / f"{name}.parquet"
 
 
-def check_histories(paths: Mapping[str, Path], fingerprint: str, history: Path) -> None:
+def check_histories(paths: Mapping[str, Path], of_history: str, history: Path) -> None:
     """Refuse blocks that were not made from the history as it is now.
+
+    Args:
+        paths: of the blocks, by name.
+        of_history: the history's fingerprint.
+        history: its folder, for the error.
 
     Raises:
         UserError: a line for each such block.
@@ -119,7 +82,7 @@ def check_histories(paths: Mapping[str, Path], fingerprint: str, history: Path) 
         made_from = None if path.is_dir() else read_lineage(path).get("fingerprint")
         if made_from is None:
             logger.warning("%s: no lineage, so nobody knows which history it was made from", path)
-        elif made_from != fingerprint:
+        elif made_from != of_history:
             faults.append(
                 f"{path}: made from another history than {history} as it is now; make {name} again, so that all "
                 "blocks see the same events"
@@ -128,21 +91,234 @@ def check_histories(paths: Mapping[str, Path], fingerprint: str, history: Path) 
         raise UserError(faults)
 
 
-def merge(profile: Profile, paths: Mapping[str, Path], clients: npt.NDArray[np.int64]) -> Matrix:
-    """Fill one matrix block by block.
+# --- the fitted blocks that a merge stands on ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """The fitted block that made a block of a merge, or why there is none.
+
+    Attributes:
+        name: under which it is kept.
+        digest: of its content; None where there is no such fitted block.
+        refusal: a line that says why other days cannot be encoded, and what to do; None where they can.
+    """
+
+    name: str
+    digest: str | None = None
+    refusal: str | None = None
+
+
+def find_sources(paths: Mapping[str, Path], folder: Path) -> dict[str, Source]:
+    """The fitted block of each block.
 
     Args:
-        profile: the merge.
+        paths: of the blocks, by name.
+        folder: of the fitted merge; the fitted blocks lie beside it, ``../../NAME/`` and the folder's own name.
+
+    Raises:
+        UserError: a block's lineage, or a fitted block, cannot be read.
+    """
+    return {name: _source(name, path, folder) for name, path in paths.items()}
+
+
+def _source(name: str, path: Path, folder: Path) -> Source:
+    if path.is_dir():
+        return Source(
+            name,
+            refusal=f"block {name}: {path} is a folder of .npy files, without a fitted block; make the block with a "
+            f"command, or leave it out with ~blocks.{name}",
+        )
+    lineage = read_lineage(path)
+    known_as = str(lineage.get("name", name))
+    model = _model(folder, known_as)
+    if not is_fitted(model):
+        return Source(known_as, refusal=_no_fit(name, model))
+    if _settled(lineage_of(model)) != _settled(lineage):
+        return Source(
+            known_as,
+            refusal=f"block {name}: {path} was not made by the fitted block {model}; make {known_as} again, "
+            "then the merge",
+        )
+    return Source(known_as, _digest(model))
+
+
+def _no_fit(name: str, model: Path) -> str:
+    return f"block {name}: no fitted block {model}; make the block again, then the merge"
+
+
+def _model(folder: Path, name: str) -> Path:
+    """The fitted block of a name that belongs to the fitted merge in a folder."""
+    return folder.parent.parent / name / folder.name
+
+
+def _settled(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """A lineage without the report, which tells how the making went."""
+    return {key: value for key, value in lineage.items() if key != "report"}
+
+
+def _digest(model: Path) -> str:
+    """Tells one content of a fitted block from another: its lineage, and the files of its arrays and tables."""
+    files = sorted(file for file in model.iterdir() if file.suffix != ".json")
+    lineage = json.dumps(_settled(lineage_of(model)), sort_keys=True)
+    return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
+
+
+# --- the fitted merge ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MergedBlock:
+    """A block in a fitted merge.
+
+    Attributes:
+        name: in the merge.
+        columns: that it fills.
+        source: the fitted block that gives its vectors.
+        steps: that it passes; None where they could not be kept: then ``refusal`` says why.
+        refusal: why the merge cannot encode because of this block; None where it can.
+    """
+
+    name: str
+    columns: int
+    source: Source
+    steps: FittedSteps | None
+    refusal: str | None
+
+    def state(self, arrays: Arrays) -> dict[str, Any]:
+        """As JSON; arrays are added to those given."""
+        return {
+            "name": self.name,
+            "columns": self.columns,
+            "source": {"name": self.source.name, "digest": self.source.digest},
+            "steps": self.steps and self.steps.state(self.name, arrays),
+            "refusal": self.refusal,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], arrays: Arrays) -> Self:
+        """The block that gave this state."""
+        source, steps = Source(**state["source"]), state["steps"]
+        kept = steps and FittedSteps.from_state(steps, arrays)
+        return cls(state["name"], state["columns"], source, kept, state["refusal"])
+
+
+@dataclass(frozen=True)
+class FittedMerge(FittedBlock):
+    """A merge that has been fitted: its blocks' steps, and which fitted blocks they stand on.
+
+    Attributes:
+        blocks: in the order of their columns.
+        folder: its own; the fitted blocks lie beside it. None for a merge that is not kept.
+    """
+
+    blocks: tuple[MergedBlock, ...]
+    folder: Path | None
+
+    @property
+    def columns(self) -> int:
+        return sum(block.columns for block in self.blocks)
+
+    @property
+    def refusals(self) -> list[str]:
+        """A line for each block because of which the merge cannot encode; none where it can."""
+        return [block.refusal for block in self.blocks if block.refusal]
+
+    def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
+        """Profiles of the clients with an event of any type: those of the entry before its float16.
+
+        The same clients give the same bits as in the entry. Other clients beside them may change the last bits that
+        a PCA gives: a product of matrices is rounded by its shape.
+
+        Raises:
+            UserError: a line for each block that cannot be encoded: no fitted block, or fitted anew since the merge.
+        """
+        self._require_sources()
+        known = history.seen(clients)
+        matrix = np.empty((len(known), self.columns), np.float32)
+        for block, part in zip(self.blocks, _parts(matrix, [block.columns for block in self.blocks]), strict=True):
+            began = time.perf_counter()
+            with_block = load(self._model(block)).encode(history, known)
+            try:
+                block.steps.fill(part, with_block, known)  # type: ignore[union-attr]
+            except (ValueError, TypeError, AttributeError) as error:
+                # The last: an attribute that another version of scikit-learn expects.
+                raise UserError(f"block {block.name}: {str(error).splitlines()[0]}; merge again") from error
+            logger.info("%s: %d columns · %.1f s", block.name, block.columns, time.perf_counter() - began)
+        return known, matrix
+
+    def _model(self, block: MergedBlock) -> Path:
+        if self.folder is None:
+            raise UserError("the merge was not kept, so it has no fitted blocks beside it; merge with a folder")
+        return _model(self.folder, block.source.name)
+
+    def _require_sources(self) -> None:
+        faults = []
+        for block in self.blocks:
+            if block.refusal:
+                faults.append(block.refusal)
+            elif not is_fitted(self._model(block)):
+                faults.append(_no_fit(block.name, self._model(block)))
+            elif _digest(self._model(block)) != block.source.digest:
+                faults.append(f"block {block.name}: fitted anew since the merge; merge again")
+        if faults:
+            raise UserError(faults)
+
+    def state(self) -> State:
+        """See `ubp.blocks.fitted.FittedBlock.state`."""
+        arrays: Arrays = {}
+        return State({"blocks": [block.state(arrays) for block in self.blocks]}, arrays)
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """See `ubp.blocks.fitted.FittedBlock.from_state`."""
+        blocks = state.settings["blocks"]
+        return cls(tuple(MergedBlock.from_state(block, state.arrays) for block in blocks), state.folder)
+
+
+def fit_merge(
+    settings: MergeSettings, paths: Mapping[str, Path], clients: npt.NDArray[np.int64], folder: Path | None = None
+) -> tuple[FittedMerge, Matrix]:
+    """Fit a merge, and fill one matrix block by block.
+
+    Args:
+        settings: the merge.
         paths: of its blocks, as `find_blocks` gives them.
         clients: int64 [clients], each once: the rows.
+        folder: where the fitted merge will be kept; None for one that is not, and so cannot encode.
 
     Returns:
-        float32 [clients, columns], finite.
+        The fitted merge, and the clients' profiles, float32 [clients, columns], finite.
 
     Raises:
         UserError: more than 2,048 columns, a block that cannot be read, a transformer that does not fit.
     """
-    widths = {name: _width(profile.blocks[name], path) for name, path in paths.items()}
+    widths = {name: settings.blocks[name].width(path) for name, path in paths.items()}
+    _require_room(widths)
+    sources = {name: Source(name) for name in paths} if folder is None else find_sources(paths, folder)
+    matrix = np.empty((len(clients), sum(widths.values())), np.float32)
+    blocks = []
+    for (name, path), part in zip(paths.items(), _parts(matrix, list(widths.values())), strict=True):
+        began = time.perf_counter()
+        try:
+            steps = FittedSteps.fit(settings.blocks[name], settings.imputer, path, clients, part)
+        except (ValueError, TypeError) as error:  # what scikit-learn says of numbers that do not fit
+            raise UserError(f"block {name}: {str(error).splitlines()[0]}") from error
+        blocks.append(_merged_block(name, widths[name], sources[name], steps))
+        logger.info("%s: %d columns · %.1f s", name, widths[name], time.perf_counter() - began)
+    return FittedMerge(tuple(blocks), folder), matrix
+
+
+def _merged_block(name: str, columns: int, source: Source, steps: FittedSteps) -> MergedBlock:
+    try:
+        steps.state(name, {})
+    except UserError as error:
+        refusal = f"block {name}: {error}; choose another transformer and merge again"
+        return MergedBlock(name, columns, source, None, refusal)
+    return MergedBlock(name, columns, source, steps, source.refusal)
+
+
+def _require_room(widths: Mapping[str, int]) -> None:
     total = sum(widths.values())
     if total > schema.MAX_COLUMNS:
         sizes = ", ".join(f"{name} {width:,}" for name, width in widths.items())
@@ -150,121 +326,11 @@ def merge(profile: Profile, paths: Mapping[str, Path], clients: npt.NDArray[np.i
             f"blocks: {total:,} columns ({sizes}); at most {schema.MAX_COLUMNS:,}: leave a block out with "
             "~blocks.NAME or give one a processor such as PCA"
         )
-    matrix = np.empty((len(clients), total), np.float32)
+
+
+def _parts(matrix: Matrix, widths: list[int]) -> Iterator[Matrix]:
+    """The columns of each block, views of the matrix."""
     start = 0
-    for name, path in paths.items():
-        part, began = matrix[:, start : start + widths[name]], time.perf_counter()
-        try:
-            _fill(part, path, clients, profile.blocks[name], profile.imputer)
-        except (ValueError, TypeError) as error:  # what scikit-learn says of numbers that do not fit
-            raise UserError(f"block {name}: {str(error).splitlines()[0]}") from error
-        if not np.isfinite(part.sum(axis=1, dtype=np.float64)).all():
-            raise UserError(f"block {name}: values that are not finite after its scaler; choose another scaler")
-        logger.info("%s: %d columns · %.1f s", name, widths[name], time.perf_counter() - began)
-        start += widths[name]
-    return matrix
-
-
-def align(table: EmbeddingTable, clients: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where the clients stand in a block.
-
-    Args:
-        table: the block.
-        clients: int64 [clients], each once, in any order.
-
-    Returns:
-        Two lists of one length, int64: rows of the block, and the places of the same clients in ``clients``,
-        ascending. Clients without the block and rows of other clients are in neither.
-    """
-    _, rows, places = np.intersect1d(table.client_ids, clients, assume_unique=True, return_indices=True)
-    order = np.argsort(places)
-    return rows[order], places[order]
-
-
-def _width(block: Block, path: Path) -> int:
-    """Columns that the block will have in the matrix, without reading its vectors."""
-    if block.columns is not None:
-        return block.columns
-    if block.processor is not None and isinstance(block.processor.get("n_components"), int):
-        return int(block.processor["n_components"])
-    if path.is_dir():
-        return int(np.load(path / schema.ENTRY_EMBEDDINGS, mmap_mode="r").shape[1])
-    dtype = pl.read_parquet_schema(path).get(schema.EMBEDDING)
-    return dtype.size if isinstance(dtype, pl.Array) else EmbeddingTable.read(path).columns
-
-
-def _fill(part: Matrix, path: Path, clients: npt.NDArray[np.int64], block: Block, imputer: Transformer | None) -> None:
-    values, places = _gathered(path, clients, block.drop_zeros)
-    if len(values) == 0:
-        raise ValueError("it has none of the clients")
-    _require_columns(values.shape[1], block.processor)
-    # Under one name, so that what a step was given is freed before the next one.
-    values = _transformed(values, block.processor)
-    values = _scaled(values, block.scaler)
-    if values.shape[1] != part.shape[1]:
-        raise ValueError(f"it comes to {values.shape[1]} columns, not {part.shape[1]}: say so with columns=")
-    part[places] = values
-    if len(places) == len(clients):
-        return
-    missing = np.ones(len(clients), bool)
-    missing[places] = False
-    chosen = block.imputer or imputer
-    if chosen is None:
-        raise ValueError(f"{missing.sum():,} clients are without it and there is no imputer; name one")
-    part[missing] = _imputed(values, int(missing.sum()), chosen)
-
-
-def _gathered(path: Path, clients: npt.NDArray[np.int64], drop_zeros: bool) -> tuple[Matrix, npt.NDArray[np.int64]]:
-    """The clients' vectors, a copy, and the clients' places; the block itself is freed on return."""
-    table = EmbeddingTable.read(path)
-    rows, places = align(table, clients)
-    if drop_zeros:
-        some = np.asarray(table.vectors.any(axis=1))[rows]
-        rows, places = rows[some], places[some]
-    return table.vectors[rows], places
-
-
-def _require_columns(columns: int, processor: Transformer | None) -> None:
-    wanted = (processor or {}).get("n_components")
-    if isinstance(wanted, int) and wanted > columns:
-        raise ValueError(
-            f"it has {columns} columns and its processor is to make {wanted} of them; make the block wider, or set "
-            f"processor.n_components={columns} or processor=null for it"
-        )
-
-
-def _imputed(values: Matrix, missing: int, imputer: Transformer) -> Matrix:
-    """Rows for the clients without the block, as the imputer fills them that knows those with it.
-
-    Fitted on the clients that have the block and asked once for each row that it lacks: the same as filling the
-    holes of the whole block, without copies of the whole.
-    """
-    fitted = _instance(imputer).fit(values)
-    rows = np.full((missing, values.shape[1]), np.nan, np.float32)
-    return np.asarray(fitted.transform(rows), dtype=np.float32)
-
-
-def _scaled(values: Matrix, scaler: Transformer | None) -> Matrix:
-    if scaler is None or not scaler.get("global", False):
-        return _transformed(values, _without_global(scaler))
-    return _transformed(values.reshape(-1, 1), _without_global(scaler)).reshape(values.shape)
-
-
-def _without_global(scaler: Transformer | None) -> Transformer | None:
-    return None if scaler is None else {key: value for key, value in scaler.items() if key != "global"}
-
-
-def _transformed(values: Matrix, transformer: Transformer | None) -> Matrix:
-    if transformer is None:
-        return values
-    return np.asarray(_instance(transformer).fit_transform(values), dtype=np.float32)
-
-
-def _instance(transformer: Transformer) -> "TransformerMixin":
-    if "_target_" not in transformer:
-        raise UserError(f"{transformer}: a transformer needs its _target_, such as sklearn.preprocessing.Normalizer")
-    try:
-        made: TransformerMixin = hydra.utils.instantiate(transformer)
-        return made
-    except HydraException as error:
-        raise UserError(f"{transformer.get('_target_')}: {' '.join(str(error).split())}") from error
+    for width in widths:
+        yield matrix[:, start : start + width]
+        start += width

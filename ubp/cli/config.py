@@ -60,6 +60,9 @@ class Common:
         if isinstance(devices, ListConfig):  # cuda_visible_devices=[0,1]
             config = config.copy()
             config.cuda_visible_devices = ",".join(map(str, devices))
+        if config.submit is None:  # the command finds out which fit to take; its history is all events
+            config = config.copy()
+            config.submit = True
         return parse(cls, config, _fields(cls))
 
     @property

@@ -65,7 +65,7 @@ class EmbeddingRun:
             fitted: what learned from the history.
             report: what the run says of its quality, kept in the lineage beside the vectors' health.
         """
-        lineage = self.lineage | {"versions": _versions()}
+        lineage = self.lineage | {"versions": versions()}
         keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
         encoded = fitted.encode(self.data, self.data.relevant_clients)
         health = health_of(encoded.vectors, self.seed)
@@ -130,7 +130,7 @@ def _collapsed(report: Mapping[str, Any]) -> str:
     return f" ({COLLAPSED}: {', '.join(found)})" if found else ""
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of Python and of the project's direct dependencies: what else could change a vector."""
     requirements = importlib.metadata.requires(_PACKAGE) or []
     names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]

@@ -1,9 +1,16 @@
 """The block's parquet: written whole, read back as it was, refused where it breaks a rule."""
 
+import json
+
+import duckdb
 import numpy as np
+import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from ubp.blocks import embeddings
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.io.errors import UserError
 
@@ -30,6 +37,61 @@ def test_vectors_are_a_view_of_what_was_read(tmp_path):
     vectors = EmbeddingTable.read(tmp_path / "a.parquet").vectors
     assert not vectors.flags.owndata
     assert vectors.flags.c_contiguous
+
+
+def test_a_view_shares_the_memory_that_arrow_read(tmp_path):
+    EmbeddingTable(IDS, VECTORS, {}).write(tmp_path / "a.parquet")
+    before = pa.total_allocated_bytes()
+    table = EmbeddingTable.read(tmp_path / "a.parquet")
+    assert pa.total_allocated_bytes() > before  # still held: by the vectors
+    del table
+    assert pa.total_allocated_bytes() == before
+
+
+def test_pyarrow_pandas_and_duckdb_open_a_block(tmp_path):
+    path = tmp_path / "a.parquet"
+    EmbeddingTable(IDS, VECTORS, {"name": "a"}).write(path)
+    table = pq.read_table(path)
+    kind = table.schema.field("embedding").type
+    assert table.column_names == ["client_id", "embedding"]
+    assert table.schema.field("client_id").type == pa.int64()
+    assert (kind.list_size, kind.value_type) == (2, pa.float32())
+    assert json.loads(table.schema.metadata[b"lineage"]) == {"name": "a"}
+    frame = pd.read_parquet(path)
+    vectors = np.stack(frame["embedding"])
+    assert frame["client_id"].tolist() == IDS.tolist()
+    assert (vectors == VECTORS).all()
+    assert vectors.dtype == np.float32
+    rows = duckdb.sql(f"select client_id, embedding from '{path}' order by client_id").fetchall()  # noqa: S608
+    assert [(client, list(vector)) for client, vector in rows] == [(3, [2, 3]), (7, [0, 1]), (9, [4, 5])]
+
+
+def test_a_block_that_polars_wrote_is_read(tmp_path):
+    path = tmp_path / "a.parquet"
+    block(IDS, VECTORS, width=2).write_parquet(path, metadata={"lineage": json.dumps({"name": "a"})})
+    found = EmbeddingTable.read(path)
+    assert (found.client_ids == IDS).all()
+    assert (found.vectors == VECTORS).all()
+    assert found.lineage == read_lineage(path) == {"name": "a"}
+
+
+def test_a_block_of_several_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "_LARGEST_GROUP", 4)  # two rows of two columns
+    EmbeddingTable(IDS, VECTORS, {}).write(tmp_path / "a.parquet")
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 2
+    found = EmbeddingTable.read(tmp_path / "a.parquet")
+    assert (found.client_ids == IDS).all()
+    assert (found.vectors == VECTORS).all()
+
+
+def test_vectors_in_any_order_of_memory(tmp_path):
+    EmbeddingTable(IDS, np.asfortranarray(VECTORS), {}).write(tmp_path / "a.parquet")
+    assert (EmbeddingTable.read(tmp_path / "a.parquet").vectors == VECTORS).all()
+
+
+def test_a_block_without_clients(tmp_path):
+    EmbeddingTable(IDS[:0], VECTORS[:0], {}).write(tmp_path / "a.parquet")
+    assert EmbeddingTable.read(tmp_path / "a.parquet").vectors.shape == (0, 2)
 
 
 NO_TABLES = {
@@ -63,6 +125,7 @@ NO_FILES = {
     "float64": block([1], [[1.0]], pl.Float64),
     "null vector": block([1], [None]),
     "null id": block([None, 1], [[1.0], [2.0]]),
+    "int32 ids": block([1], [[1.0]]).cast({"client_id": pl.Int32}),
     "null in a vector": block([1], [[1.0, None]], width=2),
     "a client twice": block([1, 1], [[1.0], [2.0]]),
 }

@@ -8,9 +8,10 @@ from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
+from ubp.blocks.conditioning import BlockSettings, align
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
-from ubp.blocks.merge import Block, Profile, RootMeanSquare, align, check_histories, find_blocks, merge
+from ubp.blocks.merge import MergeSettings, check_histories, find_blocks, fit_merge
 from ubp.cli.config import composed, parse
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
@@ -31,8 +32,8 @@ def draw(ids, columns, seed=0):
 
 
 def merged(folder, blocks, clients=CLIENTS, imputer=None):
-    profile = Profile(blocks, imputer)
-    return merge(profile, find_blocks(profile, folder), clients)
+    chosen = MergeSettings(blocks, imputer)
+    return fit_merge(chosen, find_blocks(chosen, folder), clients)[1]
 
 
 ids_lists = st.lists(st.integers(-3, 30), unique=True)
@@ -65,7 +66,7 @@ def test_every_value_lands_beside_its_own_client(data, tmp_path_factory):
         vector_of = dict(zip(ids, vectors.tolist(), strict=True))
         for row, client in zip(wanted, clients, strict=True):
             row.extend(vector_of.get(client, [-1, -1]))
-        blocks[name] = Block()
+        blocks[name] = BlockSettings()
     found = merged(folder, blocks, np.array(clients), MINUS_ONE)
     assert found.dtype == np.float32
     assert found.tolist() == wanted
@@ -74,22 +75,22 @@ def test_every_value_lands_beside_its_own_client(data, tmp_path_factory):
 def test_a_block_of_all_clients_needs_no_imputer(tmp_path):
     vectors = draw(CLIENTS, 3)
     write(tmp_path / "a.parquet", CLIENTS[::-1], vectors[::-1])
-    assert (merged(tmp_path, {"a": Block()}) == vectors).all()
+    assert (merged(tmp_path, {"a": BlockSettings()}) == vectors).all()
 
 
 def test_missing_rows_without_an_imputer(tmp_path):
     write(tmp_path / "a.parquet", CLIENTS[:4], draw(CLIENTS[:4], 3))
     with pytest.raises(UserError, match="block a: 2 clients are without it and there is no imputer; name one"):
-        merged(tmp_path, {"a": Block()})
+        merged(tmp_path, {"a": BlockSettings()})
 
 
 @pytest.mark.parametrize(("imputer", "fills"), [(MEAN, "mean"), (MINUS_ONE, -1)])
-@pytest.mark.parametrize("own", [True, False], ids=["the block's own", "the profile's"])
+@pytest.mark.parametrize("own", [True, False], ids=["the block's own", "the merge's"])
 def test_imputers_fill_the_missing_rows_only(tmp_path, imputer, fills, own):
     vectors = draw(CLIENTS[:4], 3)
     write(tmp_path / "a.parquet", CLIENTS[:4], vectors)
     other = {"_target_": "sklearn.impute.SimpleImputer", "strategy": "constant", "fill_value": 99.0}
-    block = Block(imputer=imputer) if own else Block()
+    block = BlockSettings(imputer=imputer) if own else BlockSettings()
     found = merged(tmp_path, {"a": block}, imputer=other if own else imputer)
     assert (found[:4] == vectors).all()
     wanted = np.broadcast_to(vectors.mean(axis=0) if fills == "mean" else fills, (2, 3))
@@ -102,21 +103,21 @@ def test_drop_zeros_counts_zero_vectors_as_missing(tmp_path):
     vectors[1, 0] = 0  # a single zero is a value
     write(tmp_path / "a.parquet", CLIENTS, vectors)
     kept = [1, 2, 4, 5]
-    found = merged(tmp_path, {"a": Block(drop_zeros=True, scaler=STANDARD)}, imputer=MINUS_ONE)
+    found = merged(tmp_path, {"a": BlockSettings(drop_zeros=True, scaler=STANDARD)}, imputer=MINUS_ONE)
     assert (found[[0, 3]] == -1).all()
     assert found[kept] == pytest.approx(StandardScaler().fit_transform(vectors[kept]), abs=1e-5)
-    assert (merged(tmp_path, {"a": Block(drop_zeros=False)}) == vectors).all()
+    assert (merged(tmp_path, {"a": BlockSettings(drop_zeros=False)}) == vectors).all()
 
 
 def test_a_scaler_is_of_each_column_or_of_all_values_at_once(tmp_path):
     vectors = draw(CLIENTS, 3) * [1, 10, 100]
     write(tmp_path / "a.parquet", CLIENTS, vectors)
     vectors = vectors.astype(np.float32)
-    columns = merged(tmp_path, {"a": Block(scaler=STANDARD)})
+    columns = merged(tmp_path, {"a": BlockSettings(scaler=STANDARD)})
     assert columns == pytest.approx((vectors - vectors.mean(0)) / vectors.std(0), abs=1e-4)
-    whole = merged(tmp_path, {"a": Block(scaler=STANDARD | {"global": True})})
+    whole = merged(tmp_path, {"a": BlockSettings(scaler=STANDARD | {"global": True})})
     assert whole == pytest.approx((vectors - vectors.mean()) / vectors.std(), abs=1e-4)
-    assert merged(tmp_path, {"a": Block(scaler=STANDARD | {"global": False})}) == pytest.approx(columns)
+    assert merged(tmp_path, {"a": BlockSettings(scaler=STANDARD | {"global": False})}) == pytest.approx(columns)
 
 
 def test_a_scaler_is_fitted_on_the_clients_of_the_entry(tmp_path):
@@ -124,7 +125,7 @@ def test_a_scaler_is_fitted_on_the_clients_of_the_entry(tmp_path):
     vectors = draw(ids, 2)
     vectors[-2:] = 1e6
     write(tmp_path / "a.parquet", ids, vectors)
-    found = merged(tmp_path, {"a": Block(scaler=STANDARD)})
+    found = merged(tmp_path, {"a": BlockSettings(scaler=STANDARD)})
     assert found == pytest.approx(StandardScaler().fit_transform(vectors[:-2]), abs=1e-4)
 
 
@@ -134,7 +135,7 @@ def test_processor_then_scaler_as_plain_sklearn(tmp_path):
     write(tmp_path / "a.parquet", ids, vectors)
     pca = {"_target_": "sklearn.decomposition.PCA", "n_components": 4, "random_state": 0}
     quantile = {"_target_": "sklearn.preprocessing.QuantileTransformer", "n_quantiles": 20, "random_state": 0}
-    found = merged(tmp_path, {"a": Block(processor=pca, scaler=quantile)}, ids)
+    found = merged(tmp_path, {"a": BlockSettings(processor=pca, scaler=quantile)}, ids)
     reduced = PCA(4, random_state=0).fit_transform(vectors)
     wanted = QuantileTransformer(n_quantiles=20, random_state=0).fit_transform(reduced)
     assert found.shape == (40, 4)
@@ -148,25 +149,26 @@ def test_a_processor_that_decides_its_own_width(tmp_path):
     write(tmp_path / "a.parquet", ids, vectors)
     most = {"_target_": "sklearn.decomposition.PCA", "n_components": 0.9}
     with pytest.raises(UserError, match="block a: it comes to 3 columns, not 6: say so with columns="):
-        merged(tmp_path, {"a": Block(processor=most)}, ids)
-    assert merged(tmp_path, {"a": Block(processor=most, columns=3)}, ids).shape == (40, 3)
+        merged(tmp_path, {"a": BlockSettings(processor=most)}, ids)
+    assert merged(tmp_path, {"a": BlockSettings(processor=most, columns=3)}, ids).shape == (40, 3)
 
 
 def test_more_than_2048_columns(tmp_path):
     write(tmp_path / "a.parquet", [1], np.ones((1, 2000)))
     write(tmp_path / "b.parquet", [1], np.ones((1, 49)))
     with pytest.raises(UserError, match=r"2,049 columns \(a 2,000, b 49\); at most 2,048.*~blocks.NAME.*PCA"):
-        merged(tmp_path, {"a": Block(), "b": Block()}, np.array([1]))
+        merged(tmp_path, {"a": BlockSettings(), "b": BlockSettings()}, np.array([1]))
     write(tmp_path / "b.parquet", [1], np.ones((1, 48)))
-    assert merged(tmp_path, {"a": Block(), "b": Block()}, np.array([1])).shape == (1, 2048)
+    assert merged(tmp_path, {"a": BlockSettings(), "b": BlockSettings()}, np.array([1])).shape == (1, 2048)
 
 
 def test_missing_blocks_are_each_named_with_those_that_exist(tmp_path):
     for name in ("there_b", "there_a"):
         write(tmp_path / f"{name}.parquet", [1], [[1.0]])
     (tmp_path / ".123.half.parquet").write_text("half")
+    wanted = {"x": BlockSettings(), "there_a": BlockSettings(), "y": BlockSettings(path=str(tmp_path / "own"))}
     with pytest.raises(UserError) as caught:
-        find_blocks(Profile({"x": Block(), "there_a": Block(), "y": Block(path=str(tmp_path / "own"))}), tmp_path)
+        find_blocks(MergeSettings(wanted), tmp_path)
     first, second = caught.value.messages
     assert f"{tmp_path}/x.parquet: no such block (x); there are: there_a, there_b; make it" in first
     assert "~blocks.x" in first
@@ -175,7 +177,7 @@ def test_missing_blocks_are_each_named_with_those_that_exist(tmp_path):
 
 def test_a_merge_of_nothing(tmp_path):
     with pytest.raises(UserError, match="needs at least one"):
-        find_blocks(Profile(), tmp_path)
+        find_blocks(MergeSettings(), tmp_path)
 
 
 def test_blocks_of_other_histories_are_each_named(tmp_path, caplog):
@@ -202,14 +204,14 @@ def test_a_folder_from_outside_is_a_block(tmp_path):
     np.save(outside / "embeddings.npy", vectors[::-1])
     own = draw(CLIENTS, 2)
     write(tmp_path / "own.parquet", CLIENTS, own)
-    found = merged(tmp_path, {"own": Block(), "theirs": Block(path=str(outside))})
+    found = merged(tmp_path, {"own": BlockSettings(), "theirs": BlockSettings(path=str(outside))})
     assert (found == np.hstack([own, vectors])).all()
 
 
 def test_a_block_of_none_of_the_clients(tmp_path):
     write(tmp_path / "a.parquet", [100, 101], np.ones((2, 3)))
     with pytest.raises(UserError, match="block a: it has none of the clients"):
-        merged(tmp_path, {"a": Block()}, imputer=MEAN)
+        merged(tmp_path, {"a": BlockSettings()}, imputer=MEAN)
 
 
 def test_values_that_a_scaler_makes_infinite(tmp_path):
@@ -217,7 +219,7 @@ def test_values_that_a_scaler_makes_infinite(tmp_path):
     logarithm = {"_target_": "hydra.utils.get_method", "path": "numpy.log"}
     log = {"_target_": "sklearn.preprocessing.FunctionTransformer", "func": logarithm}
     with np.errstate(divide="ignore"), pytest.raises(UserError, match="block a: values that are not finite after"):
-        merged(tmp_path, {"a": Block(scaler=log)})
+        merged(tmp_path, {"a": BlockSettings(scaler=log)})
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_values_that_a_scaler_makes_infinite(tmp_path):
 def test_a_transformer_that_does_not_exist_is_one_line(tmp_path, scaler, says):
     write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 2))
     with pytest.raises(UserError, match=says) as caught:
-        merged(tmp_path, {"a": Block(scaler=scaler)})
+        merged(tmp_path, {"a": BlockSettings(scaler=scaler)})
     (message,) = caught.value.messages
     assert "\n" not in message
 
@@ -239,13 +241,13 @@ def test_a_transformer_that_does_not_fit_is_one_line(tmp_path):
     write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 20))
     pca = {"_target_": "sklearn.decomposition.PCA", "n_components": 15}
     with pytest.raises(UserError, match="block a: n_components=15 must be between") as caught:
-        merged(tmp_path, {"a": Block(processor=pca)})
+        merged(tmp_path, {"a": BlockSettings(processor=pca)})
     assert len(caught.value.messages) == 1
 
 
 def test_a_folder_beside_the_parquets_is_found_by_its_name(tmp_path):
     write_entry(tmp_path / "theirs", np.arange(3), np.ones((3, 2), np.float32))
-    assert find_blocks(Profile({"theirs": Block()}), tmp_path) == {"theirs": tmp_path / "theirs"}
+    assert find_blocks(MergeSettings({"theirs": BlockSettings()}), tmp_path) == {"theirs": tmp_path / "theirs"}
 
 
 # --- the five ensembles ------------------------------------------------------------------------------
@@ -279,7 +281,7 @@ SCALERS = {
 
 
 def ensemble(name):
-    return parse(Profile, composed(CONFIGS / "merge", name, ["data_path=x"]), ["blocks", "imputer"])
+    return parse(MergeSettings, composed(CONFIGS / "merge", name, ["data_path=x"]), ["blocks", "imputer"])
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
@@ -328,7 +330,7 @@ def test_an_ensemble_is_that_of_plain_sklearn(tmp_path, name):
         vectors[:40] = 0
         write(tmp_path / f"{block}.parquet", ids, vectors)
         wanted.append(by_plain_sklearn(ids.tolist(), vectors, clients.tolist(), processor, scaler, fill))
-    found = merge(ensemble(name), find_blocks(ensemble(name), tmp_path), clients)
+    _, found = fit_merge(ensemble(name), find_blocks(ensemble(name), tmp_path), clients)
     assert found.dtype == np.float32
     assert found == pytest.approx(np.hstack(wanted), abs=2e-3)
     assert np.abs(found - np.hstack(wanted)).mean() < 1e-5
@@ -339,7 +341,7 @@ def test_a_block_narrower_than_its_pca(tmp_path):
     wide = {"_target_": "sklearn.decomposition.PCA", "n_components": 64}
     says = r"block a: it has 32 columns and its processor is to make 64 of them; .*processor.n_components=32"
     with pytest.raises(UserError, match=says):
-        merged(tmp_path, {"a": Block(processor=wide)}, np.arange(200))
+        merged(tmp_path, {"a": BlockSettings(processor=wide)}, np.arange(200))
 
 
 def test_a_pca_to_the_blocks_own_width_is_a_rotation(tmp_path):
@@ -347,7 +349,7 @@ def test_a_pca_to_the_blocks_own_width_is_a_rotation(tmp_path):
     vectors = draw(ids, 8)
     write(tmp_path / "a.parquet", ids, vectors)
     same = {"_target_": "sklearn.decomposition.PCA", "n_components": 8, "svd_solver": "covariance_eigh"}
-    found = merged(tmp_path, {"a": Block(processor=same)}, ids)
+    found = merged(tmp_path, {"a": BlockSettings(processor=same)}, ids)
     centred = vectors - vectors.mean(axis=0)
     assert found @ found.T == pytest.approx(centred @ centred.T, abs=0.02)
 
@@ -356,7 +358,7 @@ def test_pca_gives_the_same_bits_again(tmp_path):
     ids = np.arange(500)
     write(tmp_path / "a.parquet", ids, draw(ids, 100))
     pca = ensemble("best_solution").blocks["gru_ae_sku_text"].processor
-    first, again = (merged(tmp_path, {"a": Block(processor=pca)}, ids) for _ in range(2))
+    first, again = (merged(tmp_path, {"a": BlockSettings(processor=pca)}, ids) for _ in range(2))
     assert first.tobytes() == again.tobytes()
 
 
@@ -368,23 +370,12 @@ def test_imputing_is_that_of_sklearn_on_the_whole_block(tmp_path, imputer):
     whole = vectors.copy()
     whole[:10] = np.nan
     wanted = SimpleImputer(**{key: value for key, value in imputer.items() if key != "_target_"}).fit_transform(whole)
-    assert merged(tmp_path, {"a": Block()}, clients, imputer) == pytest.approx(wanted, abs=1e-5)
+    assert merged(tmp_path, {"a": BlockSettings()}, clients, imputer) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_file_is_left_as_it_is(tmp_path):
     path = write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 3))
     before = path.read_bytes()
     in_place = {"_target_": "sklearn.preprocessing.Normalizer", "copy": False}
-    merged(tmp_path, {"a": Block(scaler=in_place)})
+    merged(tmp_path, {"a": BlockSettings(scaler=in_place)})
     assert path.read_bytes() == before
-
-
-def test_vectors_keep_their_relative_lengths_at_a_root_mean_square_of_one():
-    vectors = np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32) * np.arange(1, 51)[:, None]
-    scaled = RootMeanSquare().fit_transform(vectors)
-    assert (scaled**2).sum(axis=1).mean() == pytest.approx(1)
-    lengths = np.linalg.norm(vectors, axis=1), np.linalg.norm(scaled, axis=1)
-    np.testing.assert_allclose(lengths[1] / lengths[0], lengths[1][0] / lengths[0][0], rtol=1e-5)
-    fitted = RootMeanSquare().fit(vectors)
-    np.testing.assert_allclose(fitted.transform(vectors[:3]), scaled[:3])
-    assert not RootMeanSquare().fit_transform(np.zeros((3, 2), np.float32)).any()

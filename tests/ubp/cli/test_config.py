@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ubp.blocks.merge import Profile
+from ubp.blocks.merge import MergeSettings
 from ubp.cli.config import Common, explain, parse
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
@@ -53,7 +53,7 @@ def test_an_unknown_key_far_from_any_other():
 
 
 def test_an_unknown_key_of_a_nested_part_names_the_known_ones():
-    message = refusal(Profile, {"blocks": {"a": {"scalr": None}}})
+    message = refusal(MergeSettings, {"blocks": {"a": {"scalr": None}}})
     assert message.startswith("blocks.a.scalr")
     assert "path, drop_zeros, processor, scaler, imputer, columns" in message
 

@@ -1,0 +1,237 @@
+"""Vectors of any clients on any day, from a fitted block or merge alone: nothing is trained.
+
+    python scripts/encode.py name=basics as_of=2022-11-08 clients=ids.npy out=profiles.parquet
+    python scripts/encode.py name=stat_features     all clients with an event, at the end of the log
+        -> encoded/NAME/AS_OF.parquet below the data path: client_id, embedding (float32)
+
+Reads all events before ``as_of``, whatever the block was fitted on, also events and clients that it has never seen. A
+client without events gets no row; the closing line counts them.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from omegaconf import DictConfig, OmegaConf
+
+from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.fitted import is_fitted, lineage_of, load
+from ubp.cli.command import command
+from ubp.cli.config import Common
+from ubp.cli.output import closing_line
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.paths import LOCAL, SUBMIT, DataPaths
+from ubp.io.errors import UserError, name_some
+from ubp.io.files import digest_of, fingerprint
+from ubp.io.stage import made_once
+
+logger = logging.getLogger(__name__)
+
+Ids = npt.NDArray[np.int64]
+
+
+# --- which fit ----------------------------------------------------------------------------------------
+
+
+def choose_fit(paths: DataPaths, name: str, submit: bool | None) -> Path:
+    """The folder of a fitted block or merge.
+
+    Args:
+        paths: where the data lies.
+        name: of the block or merge.
+        submit: fitted on all events, or on those of local validation; None for the first of the two that is there.
+
+    Raises:
+        UserError: there is none, with the names that there are.
+    """
+    there = {choice: is_fitted(paths.model(name, choice)) for choice in (True, False)}
+    if submit is None and any(there.values()):
+        chosen = paths.model(name, there[True])
+        logger.info("%s: the fit on %s, %s", name, "all events" if there[True] else "the local history", chosen)
+        return chosen
+    if submit is not None and there[submit]:
+        return paths.model(name, submit)
+    if submit is not None and there[not submit]:
+        raise UserError(f"name={name} submit={submit}: not fitted so; there is the fit of submit={not submit}")
+    raise UserError(
+        f"name={name}: neither a fitted block nor a fitted merge; there are: "
+        f"{name_some(fitted_names(paths), 50) or 'none'}; make it with its command"
+    )
+
+
+def fitted_names(paths: DataPaths) -> list[str]:
+    """The names of all fitted blocks and merges."""
+    folder = paths.models("")
+    return sorted({model.parent.parent.name for kind in (SUBMIT, LOCAL) for model in folder.glob(f"*/{kind}/*.json")})
+
+
+# --- which clients ------------------------------------------------------------------------------------
+
+
+def read_clients(file: Path) -> Ids:
+    """Client ids from a file.
+
+    Args:
+        file: a ``.npy`` of int64, or a parquet with ``client_id``.
+
+    Returns:
+        int64, ascending, each once.
+
+    Raises:
+        UserError: it cannot be read, is of another dtype or shape, or has no clients.
+    """
+    if not file.is_file():
+        raise UserError(f"clients={file}: no such file")
+    found = _from_npy(file) if file.suffix == ".npy" else _from_parquet(file)
+    if found.size == 0:
+        raise UserError(f"clients={file}: no clients in it")
+    clients = np.unique(found)
+    if repeated := len(found) - len(clients):
+        logger.info("%s: %s of %s ids occur before: each client once", file, f"{repeated:,}", f"{len(found):,}")
+    return clients
+
+
+def _from_npy(file: Path) -> Ids:
+    try:
+        found: Ids = np.load(file, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"clients={file}: not a readable .npy file ({str(error).splitlines()[0]})") from error
+    if not isinstance(found, np.ndarray) or found.dtype != np.int64 or found.ndim != 1:
+        what = f"{found.dtype} with {found.ndim} dimensions" if isinstance(found, np.ndarray) else "several arrays"
+        raise UserError(
+            f"clients={file}: {what}; must be int64 with one dimension: np.save(file, ids.astype(np.int64))"
+        )
+    return found
+
+
+def _from_parquet(file: Path) -> Ids:
+    try:
+        layout = pl.read_parquet_schema(file)
+        if schema.CLIENT_ID not in layout:
+            raise UserError(f"clients={file}: no column {schema.CLIENT_ID}; it has {name_some(list(layout))}")
+        column = pl.read_parquet(file, columns=[schema.CLIENT_ID], glob=False)[schema.CLIENT_ID]
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(
+            f"clients={file}: neither a .npy file nor a readable parquet ({str(error).splitlines()[0]})"
+        ) from error
+    if column.dtype != pl.Int64:
+        raise UserError(f"clients={file}: column {schema.CLIENT_ID} is {column.dtype}; must be Int64")
+    if column.null_count():
+        raise UserError(
+            f"clients={file}: {column.null_count():,} values of {schema.CLIENT_ID} are null; leave them out"
+        )
+    return column.to_numpy()
+
+
+# --- encoding -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be encoded.
+
+    Attributes:
+        name: of the block or merge.
+        model: the folder of its fit.
+        history: all events before the day.
+        clients: int64, ascending, each once; None for all with an event.
+    """
+
+    name: str
+    model: Path
+    history: ChallengeData
+    clients: Ids | None
+
+    @property
+    def day(self) -> str:
+        """``2022-11-08``, with the time where it is not midnight."""
+        moment = self.history.as_of
+        return moment.isoformat(sep=" ") if moment.time() != time() else moment.date().isoformat()
+
+    def lineage(self) -> dict[str, Any]:
+        """Of the parquet: the day, the history, and the fit that it stands on."""
+        files = sorted(self.model.iterdir())
+        return {
+            "name": self.name,
+            "as_of": self.history.as_of.isoformat(sep=" "),
+            "fingerprint": self.history.fingerprint,
+            "clients": None if self.clients is None else digest_of(self.clients.tobytes()),
+            "fit": lineage_of(self.model),
+            "fit_digest": digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files)),
+        }
+
+    def encoded(self) -> tuple[EmbeddingTable, str]:
+        """The vectors, and what the closing line says of clients without one.
+
+        Raises:
+            UserError: no client has a vector, or the block cannot encode this history.
+        """
+        known = self.history.seen(self.clients)
+        asked = len(known) if self.clients is None else len(self.clients)
+        table = load(self.model).encode(self.history, known)
+        remarks = []
+        if unknown := asked - len(known):
+            remarks.append(f"{unknown:,} of {asked:,} asked clients have no event before {self.day}: no row")
+        if unread := len(known) - len(table):
+            remarks.append(f"{unread:,} of {asked:,} have none that {self.name} reads: no row")
+        if len(table) == 0:
+            raise UserError(f"{self.name}: {'; '.join(remarks)}; nothing is written")
+        return table, "; ".join(remarks)
+
+
+def warn_of_later_events(name: str, fit: dict[str, Any], as_of: datetime) -> None:
+    """Say it where a fit knows events after the day that is asked for."""
+    if "as_of" in fit and (fitted_as_of := datetime.fromisoformat(fit["as_of"])) > as_of:
+        logger.warning(
+            "%s was fitted on events before %s: it has seen later ones than those before %s", name, fitted_as_of, as_of
+        )
+
+
+def _require_room(out: Path, overwrite: bool) -> None:
+    """Replace vectors that were encoded before, but nothing else."""
+    if out.is_dir():
+        raise UserError(f"out={out}: a folder; name a file")
+    if out.exists() and not overwrite and not _is_encoded(out):
+        raise UserError(f"out={out}: another file lies there; choose another name, or replace it with overwrite=True")
+
+
+def _is_encoded(file: Path) -> bool:
+    try:
+        return bool(read_lineage(file))
+    except UserError:  # no parquet
+        return False
+
+
+@command("scripts", "encode")
+def main(config: DictConfig) -> None:
+    common = Common.of(config)
+    if OmegaConf.is_missing(config, "name"):
+        there = name_some(fitted_names(common.paths), 50) or "none"
+        raise UserError(f"name: say which fitted block or merge: name=NAME; there are: {there}")
+    model = choose_fit(common.paths, config.name, None if config.submit is None else common.submit)
+    clients = read_clients(Path(config.clients)) if config.clients else None
+    request = Request(config.name, model, common.data(submit=True), clients)
+    folder, day = common.paths.encoded(config.name), request.day.replace(" ", "T").replace(":", "-")
+    out = Path(config.out) if config.out else folder / f"{day}.parquet"
+    _require_room(out, common.overwrite)
+    lineage = request.lineage()
+
+    def done() -> bool:
+        return _is_encoded(out) and read_lineage(out) == lineage
+
+    lock = common.paths.lock(out)
+    with made_once(config.name, out, lock, done, common.overwrite, request.history.require_unchanged):
+        warn_of_later_events(config.name, lineage["fit"], request.history.as_of)
+        table, remark = request.encoded()
+        EmbeddingTable(table.client_ids, table.vectors, lineage).write(out)
+    closing_line(f"{config.name}{f' ({remark})' if remark else ''}", out, *table.vectors.shape)
+
+
+if __name__ == "__main__":
+    main()
