@@ -159,7 +159,7 @@ def test_the_commands_file_its_skip_and_overwrite(paths, capsys):
 def test_the_files_name_follows_newest(paths):
     make_texts(config(paths, "all_interactions"))
     make_texts(config(paths, "all_interactions", "text.newest=8", "submit=True"))
-    names = {file.name for file in (paths.root / "text").iterdir()}
+    names = {file.name for file in (paths.root / "text").glob("*.parquet")}
     assert names == {"all_interactions_64.parquet", "all_interactions_8.parquet"}
 
 
