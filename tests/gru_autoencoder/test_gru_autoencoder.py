@@ -1,26 +1,27 @@
 import pickle
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
 import torch
 
 from gru_autoencoder.model import GruAutoencoder, Reading
-from gru_autoencoder.recipe import (
+from gru_autoencoder.recipe import AutoencoderNetwork, build_model
+from gru_autoencoder.report import free_running
+from gru_autoencoder.tokens import (
+    AutoencoderSequences,
+    Calendar,
     FeatureSettings,
-    ModelSettings,
-    SequenceSettings,
-    TokenLabel,
+    Tokeniser,
     TokenSource,
-    build_model,
-    free_running,
     select_events,
-    tokenise,
 )
 from ubp.data.history import ChallengeData
 from ubp.data.schema import FIRST_TOKEN, EventType, Token
 from ubp.io.errors import UserError
 from ubp.sequences.batches import gather
+from ubp.training.kernels import limited_threads
 from ubp.training.model import LENGTHS
 from ubp.training.nn import Feature
 
@@ -35,8 +36,7 @@ def source_of(lengths, seed=0):
     columns = {feature.name: rng.integers(FIRST_TOKEN, feature.ids, total) for feature in FEATURES}
     columns["price"][~np.isin(columns["event"], PRICED)] = Token.NONE
     starts = np.cumsum(lengths) - lengths
-    labels = {feature.name: TokenLabel(feature.name) for feature in FEATURES}
-    return TokenSource(np.arange(len(lengths)), starts, lengths, columns, FEATURES, labels, int(lengths.max()))
+    return TokenSource(np.arange(len(lengths)), starts, lengths, columns, int(lengths.max()))
 
 
 def model_of(combine="sum", layers=2, dropout=0.0, hidden=12):
@@ -50,7 +50,7 @@ def source():
 
 
 @pytest.mark.parametrize(("combine", "layers"), [("sum", 1), ("sum", 3), ("concat", 2)])
-def test_a_profile_depends_on_its_own_sequence_alone(source, combine, layers):
+def test_a_vector_depends_on_its_own_sequence_alone(source, combine, layers):
     model = model_of(combine, layers, dropout=0.4)
     together = model.encode(source.batch(np.arange(6)))
     for row in range(6):
@@ -59,7 +59,7 @@ def test_a_profile_depends_on_its_own_sequence_alone(source, combine, layers):
     torch.testing.assert_close(model.encode(source.batch(order)), together[order])
 
 
-def test_padding_changes_neither_profile_nor_loss(source):
+def test_padding_changes_neither_vector_nor_loss(source):
     model, rows = model_of(), np.array([0, 3])
     batch = source.batch(rows)
     columns, full = gather(
@@ -113,13 +113,21 @@ def test_written_events_have_no_values_that_their_type_has_not(source):
     assert (~having).any()
 
 
+@pytest.fixture
+def one_thread():
+    """So small products are shared at a loss (`ubp.training.kernels.threads_for`)."""
+    with limited_threads(1):
+        yield
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_ten_sequences_are_learnt_by_heart():
     """They come back from the state alone, the decoder reading its own words."""
     source = source_of([6, 4, 8, 5, 7, 3, 6, 8, 1, 5], seed=1)
     model = model_of(layers=1, hidden=64).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     batch = source.batch(np.arange(10))
-    for _ in range(250):
+    for _ in range(120):
         optimizer.zero_grad()
         model.loss(batch).backward()
         optimizer.step()
@@ -133,7 +141,7 @@ def test_ten_sequences_are_learnt_by_heart():
 
 def settings(**changes):
     base = {"event_types": None, "clients": "relevant", "distinct": None, "newest": 10}
-    return SequenceSettings(**(base | changes))
+    return AutoencoderSequences(**(base | changes))
 
 
 def test_the_profile_is_the_only_way_from_the_encoder_to_the_decoder(source):
@@ -243,6 +251,11 @@ def test_training_reads_windows_from_anywhere_and_encoding_all_events():
     assert torch.equal(again, drawn[0])
 
 
+ALL_FEATURES = {
+    name: FeatureSettings(4) for name in ("day", "week", "event", "category", "price", "sku", "url", "codes")
+}
+
+
 class TestRecipe:
     @pytest.fixture(scope="class")
     @staticmethod
@@ -256,8 +269,15 @@ class TestRecipe:
         data.paths.relevant_clients.parent.mkdir(parents=True, exist_ok=True)
         np.save(data.paths.relevant_clients, clients[::2])
 
+    @staticmethod
+    def tokenised(data, features, clients=None, **changes):
+        """The tokeniser and what it makes of the events that it learned from."""
+        chosen = select_events(data, settings(**changes), data.relevant_clients if clients is None else clients)
+        tokeniser = Tokeniser.learn(chosen, features, data, settings(**changes).day)
+        return tokeniser, tokeniser.source(chosen, data.as_of, settings(**changes).newest, "gru")
+
     def test_the_newest_events_are_kept(self, data):
-        chosen = select_events(data, settings(newest=3))
+        chosen = select_events(data, settings(newest=3), data.relevant_clients)
         assert chosen.lengths.max() == 3
         times = {}
         for event_type in EventType:
@@ -267,21 +287,71 @@ class TestRecipe:
             assert list(chosen.time[start : start + length]) == sorted(times[client])[-3:]
 
     def test_only_relevant_clients_or_all(self, data):
-        assert set(select_events(data, settings()).clients) <= set(data.relevant_clients)
-        assert len(select_events(data, settings(clients="all")).clients) > len(data.relevant_clients)
+        assert set(select_events(data, settings(), data.relevant_clients).clients) <= set(data.relevant_clients)
+        assert len(select_events(data, settings(), None).clients) > len(data.relevant_clients)
 
     def test_weeks_go_on_over_new_year(self, data):
-        source = tokenise(
-            select_events(data, settings(newest=1000)), {"week": FeatureSettings(4), "day": FeatureSettings(4)}
-        )
+        features = {"week": FeatureSettings(4), "day": FeatureSettings(4)}
+        tokeniser, source = self.tokenised(data, features, newest=1000, day="absolute")
         weeks, days = source.columns["week"].astype(int), source.columns["day"].astype(int)
         np.testing.assert_array_equal(weeks - FIRST_TOKEN, (days - FIRST_TOKEN) // 7)
         assert weeks.max() - FIRST_TOKEN >= 9  # seventy days
+        assert [feature.ids for feature in tokeniser.features] == [FIRST_TOKEN + 10, FIRST_TOKEN + 70]
+
+    def test_ages_are_whole_days_before_the_day_that_is_encoded(self, data):
+        """Against Python's own dates; the moment need not be a midnight."""
+        features = {"week": FeatureSettings(4), "day": FeatureSettings(4)}
+        tokeniser, _ = self.tokenised(data, features, newest=1000)
+        for as_of in (data.as_of, datetime(2023, 1, 20, 13, 30)):
+            known = data.before(as_of)
+            chosen = select_events(known, settings(newest=1000), data.relevant_clients)
+            source = tokeniser.source(chosen, as_of, 1000, "gru")
+            times = [chosen.sequences.start + timedelta(seconds=int(second)) for second in chosen.time]
+            ages = np.array([(as_of - time - timedelta(seconds=1)) // timedelta(days=1) for time in times])
+            np.testing.assert_array_equal(source.columns["day"].astype(int) - FIRST_TOKEN, ages)
+            np.testing.assert_array_equal(source.columns["week"].astype(int) - FIRST_TOKEN, ages // 7)
+            assert ages.min() == 0
+
+    def test_an_age_beyond_those_of_the_fit_is_other(self, data):
+        features, early = {"week": FeatureSettings(4), "day": FeatureSettings(4)}, datetime(2022, 12, 20)
+        tokeniser, before = self.tokenised(data.before(early), features, data.seen(), newest=1000)
+        assert Token.OTHER not in before.columns["day"]
+        chosen = select_events(data, settings(newest=1000), data.seen())
+        source, ages = tokeniser.source(chosen, data.as_of, 1000, "gru"), chosen.ages(data.as_of)
+        assert tokeniser.calendar.days == 19
+        np.testing.assert_array_equal(source.columns["day"] == Token.OTHER, ages >= 19)
+        np.testing.assert_array_equal(source.columns["week"] == Token.OTHER, ages >= 21)
+
+    @pytest.mark.parametrize("feature", ["day", "week"])
+    def test_days_from_the_first_one_have_no_token_for_a_later_day(self, data, feature):
+        early = datetime(2022, 12, 20)
+        tokeniser, _ = self.tokenised(data.before(early), {feature: FeatureSettings(4)}, day="absolute")
+        chosen = select_events(data, settings(), data.relevant_clients)
+        line = r"^gru_x: cannot encode as_of=2023-02-09 00:00:00: .* as_of=2022-12-20 00:00:00; fit it again .*day=age$"
+        with pytest.raises(UserError, match=line):
+            tokeniser.source(chosen, data.as_of, 10, "gru_x")
+        tokeniser.source(chosen, early, 10, "gru_x")
+        tokeniser.source(chosen, early - timedelta(days=3), 10, "gru_x")
+
+    def test_without_days_any_day_is_encoded(self, data):
+        tokeniser, _ = self.tokenised(
+            data.before(datetime(2022, 12, 20)), {"event": FeatureSettings(4)}, day="absolute"
+        )
+        tokeniser.source(select_events(data, settings(), None), data.as_of, 10, "gru")
+
+    def test_absolute_days_are_the_same_in_a_log_that_begins_earlier(self, data):
+        """They count from the fit's first day; what lies before it has no token."""
+        chosen = select_events(data, settings(), None)
+        later = Calendar("absolute", data.start + timedelta(days=10), data.as_of, 60)
+        tokens = later.day_tokens(chosen, data.as_of).astype(int)
+        days = chosen.time // 86_400
+        np.testing.assert_array_equal(tokens, np.where(days < 10, Token.OTHER, days - 10 + FIRST_TOKEN))
 
     def test_a_sku_is_its_sixteen_codes(self, data):
-        chosen = select_events(data, settings(event_types=["product_buy"], distinct="sku"))
-        source = tokenise(chosen, {"codes": FeatureSettings(2)})
-        assert [feature.name for feature in source.features] == [f"code_{n}" for n in range(16)]
+        chosen = select_events(data, settings(event_types=["product_buy"], distinct="sku"), data.relevant_clients)
+        tokeniser = Tokeniser.learn(chosen, {"codes": FeatureSettings(2)}, data, "age")
+        source = tokeniser.source(chosen, data.as_of, 10, "gru")
+        assert [feature.name for feature in tokeniser.features] == [f"code_{n}" for n in range(16)]
         names = dict(data.properties().select("sku", "name").collect().iter_rows())
         skus = chosen.sequences.skus[chosen.references("sku")]
         codes = np.stack([source.columns[f"code_{n}"] for n in range(16)], axis=1) - FIRST_TOKEN
@@ -291,9 +361,12 @@ class TestRecipe:
 
     def test_a_code_is_a_token(self, data):
         """The published form: sixteen tokens a sku, in the order of its codes."""
-        chosen = select_events(data, settings(event_types=["product_buy"], distinct="sku", newest=4))
-        source = tokenise(chosen, {"code": FeatureSettings(8)})
-        assert [feature.name for feature in source.features] == ["code"]
+        chosen = select_events(
+            data, settings(event_types=["product_buy"], distinct="sku", newest=4), data.relevant_clients
+        )
+        tokeniser = Tokeniser.learn(chosen, {"code": FeatureSettings(8)}, data, "age")
+        source = tokeniser.source(chosen, data.as_of, 4, "gru")
+        assert [feature.name for feature in tokeniser.features] == ["code"]
         names = dict(data.properties().select("sku", "name").collect().iter_rows())
         skus = chosen.sequences.skus[chosen.references("sku")]
         wanted = np.concatenate([np.asarray(names[sku]) for sku in skus])
@@ -303,40 +376,44 @@ class TestRecipe:
         start, length = chosen.starts[1], chosen.lengths[1]
         np.testing.assert_array_equal(last, wanted[16 * start : 16 * (start + length)])
         with pytest.raises(UserError, match="code alone"):
-            tokenise(chosen, {"code": FeatureSettings(8), "event": FeatureSettings(8)})
+            Tokeniser.learn(chosen, {"code": FeatureSettings(8), "event": FeatureSettings(8)}, data, "age")
 
     def test_a_source_can_be_sent_to_another_process(self, data):
-        source = tokenise(
-            select_events(data, settings()),
-            {name: FeatureSettings(4) for name in ("day", "week", "event", "category", "price", "sku", "url", "codes")},
-        )
+        _, source = self.tokenised(data, ALL_FEATURES)
         again = pickle.loads(pickle.dumps(source))  # noqa: S301
         rows = np.arange(5)
         for name, tokens in source.batch(rows).items():
             assert torch.equal(again.batch(rows)[name], tokens)
-        assert again.labels["event"].of(FIRST_TOKEN) == "search_query"
-        assert again.labels["category"].of(FIRST_TOKEN).startswith("category 50")
-        assert again.labels["day"].of(FIRST_TOKEN + 3) == "day 3"
-        assert again.labels["day"].of(Token.OTHER) == "other"
+
+    def test_tokens_have_labels(self, data):
+        tokeniser, source = self.tokenised(data, ALL_FEATURES)
+        labels = tokeniser.labels
+        assert labels.keys() >= source.columns.keys()
+        assert labels["event"].of(FIRST_TOKEN) == "search_query"
+        assert labels["category"].of(FIRST_TOKEN).startswith("category 50")
+        assert labels["day"].of(FIRST_TOKEN + 3) == "day 3"
+        assert labels["day"].of(Token.OTHER) == "other"
+        assert labels["code_4"].of(FIRST_TOKEN + 3) == "3"
 
     @pytest.mark.parametrize(
         ("change", "line"),
         [
             ({"event_types": ["buy"]}, "no event type buy; known: product_buy"),
-            ({"clients": "some"}, "clients must be relevant or all"),
-            ({"distinct": "url"}, "distinct sku or null"),
+            ({"clients": "some"}, "clients=some: must be relevant or all"),
+            ({"distinct": "url"}, "distinct=url: must be sku or null"),
+            ({"day": "month"}, "day=month: must be absolute or age"),
+            ({"newest": 0}, "newest=0: must be at least 1"),
         ],
     )
-    def test_wrong_choices_say_what_is_right(self, data, change, line):
+    def test_wrong_choices_say_what_is_right(self, change, line):
         with pytest.raises(UserError, match=line):
-            select_events(data, settings(**change))
+            settings(**change)
 
     def test_wrong_features_say_what_is_right(self, data):
-        chosen = select_events(data, settings())
         with pytest.raises(UserError, match="no such feature; known: day, week"):
-            tokenise(chosen, {"colour": FeatureSettings(4)})
-        source = tokenise(chosen, {"event": FeatureSettings(4), "day": FeatureSettings(5)})
+            self.tokenised(data, {"colour": FeatureSettings(4)})
+        tokeniser, _ = self.tokenised(data, {"event": FeatureSettings(4), "day": FeatureSettings(5)})
         with pytest.raises(UserError, match="one width"):
-            build_model(source, 10, ModelSettings("sum", 4, 1, 0.0, 0.0), seed=0)
+            build_model(tokeniser, settings(), AutoencoderNetwork("sum", 4, 1, 0.0, 0.0))
         with pytest.raises(UserError, match="concat or sum"):
-            build_model(source, 10, ModelSettings("mean", 4, 1, 0.0, 0.0), seed=0)
+            build_model(tokeniser, settings(), AutoencoderNetwork("mean", 4, 1, 0.0, 0.0))

@@ -3,13 +3,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, Losses, NextSku, Usual
+from next_sku.model import CATEGORY, COLUMNS, EVENT, PRICE, LossWeights, NextSku, Usual
 from next_sku.recipe import (
-    LossSettings,
-    ModelSettings,
+    NextSkuNetwork,
     NextSkuRecipe,
+    NextSkuSequences,
     Predictions,
-    SequenceSettings,
     build_model,
     predict,
     price_scores,
@@ -36,7 +35,7 @@ POOLING = Pooling(LAST, 12, None)
 USUAL = Usual(torch.tensor([0] * FIRST_TOKEN + [3, 2, 1]), torch.tensor([0] * FIRST_TOKEN + [3, 5]), 40.0, 20.0)
 
 
-def slices(categories, events, prices, longest=12):
+def windows(categories, events, prices, longest=12):
     """Sequences as lists a client."""
     lengths = np.array([len(sequence) for sequence in categories], np.int64)
     columns = {
@@ -50,7 +49,7 @@ def slices(categories, events, prices, longest=12):
 
 def drawn(lengths, seed=0):
     rng = np.random.default_rng(seed)
-    return slices(
+    return windows(
         [rng.integers(0, 3, length) for length in lengths],
         [rng.integers(0, 2, length) for length in lengths],
         [rng.integers(0, 100, length) for length in lengths],
@@ -59,7 +58,7 @@ def drawn(lengths, seed=0):
 
 def model_of(losses=(1.0, 1.0, 1.0), dropout=0.2, layers=2, training=False, window=12):
     torch.manual_seed(0)
-    return NextSku(USUAL, 12, 3, layers, 4, window, dropout, dropout, Losses(*losses), POOLING).train(training)
+    return NextSku(USUAL, 12, 3, layers, 4, window, dropout, dropout, LossWeights(*losses), POOLING).train(training)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def source():
 
 @pytest.mark.parametrize("window", [12, 5])
 @pytest.mark.parametrize("profile", ["last", "sum"])
-def test_a_profile_depends_on_its_own_sequence_alone(source, profile, window):
+def test_a_vector_depends_on_its_own_sequence_alone(source, profile, window):
     model = model_of(window=window)
     model.pooling = Pooling(profile, 12, None)
     together = model.encode(source.batch(np.arange(6)))
@@ -88,7 +87,7 @@ def test_the_newest_window_is_read_as_if_nothing_were_before_it(source):
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_a_later_event_changes_nothing_said_before(source, column):
+def test_a_later_event_changes_no_prediction_before_it(source, column):
     model = model_of()
     batch = source.batch(np.array([4]))
     before = model.predict(batch)[PRICE]
@@ -109,7 +108,7 @@ def test_the_loss_against_a_loop_over_clients_and_places(source, losses):
     for row in range(6):
         batch = source.batch(np.array([row]))
         time = int(batch[LENGTHS][0])
-        states = model._outputs(batch, time, batch[LENGTHS])[0]
+        states = model.outputs(batch)[0]
         for place in range(time - 1):
             category, event, price = states[place].split([12, 3, 1])
             wanted = {name: batch[name][0, place + 1] for name in COLUMNS}
@@ -127,7 +126,7 @@ def test_the_loss_against_a_loop_over_clients_and_places(source, losses):
     assert model.weight(batch) == len(parts[PRICE]) == 4 + 1 + 8 + 2 + 11 + 1
 
 
-def test_it_begins_by_saying_what_is_usual():
+def test_it_begins_by_predicting_what_is_usual():
     model = model_of()
     shares = torch.softmax(model.category_bias, 0)[FIRST_TOKEN:]
     torch.testing.assert_close(shares / shares.sum(), torch.tensor([4.0, 3.0, 2.0]) / 9)  # each once more
@@ -161,7 +160,7 @@ def test_prices_drown_nothing_beside_them(source):
     assert seen[0][:, :, -1].std() < 2 * seen[0][:, :, :-1].std()
 
 
-def test_a_client_with_one_event_has_a_profile_and_no_part_in_the_loss():
+def test_a_client_with_one_event_has_a_vector_and_no_part_in_the_loss():
     model, source = model_of(), drawn([1, 4])
     alone = source.batch(np.array([0]))
     assert model.weight(alone) == 0
@@ -172,7 +171,7 @@ def test_a_client_with_one_event_has_a_profile_and_no_part_in_the_loss():
 def cycles(clients=40):
     """A → B → C → A …, one event type after the other, the price that of the category."""
     starts = np.arange(clients) % 3
-    return slices(
+    return windows(
         [(start + np.arange(20)) % 3 for start in starts],
         [(start + np.arange(20)) % 2 for start in starts],
         [((start + np.arange(20)) % 3) * 25 for start in starts],
@@ -198,12 +197,12 @@ def test_a_cycle_is_learnt(tmp_path):
     best = torch.load(trained.best_checkpoint, weights_only=False)["state_dict"]
     other = model_of(dropout=0.0, layers=1)
     other.load_state_dict({name.removeprefix("model."): values for name, values in best.items()})
-    vectors = encode(trained, source, tmp_path)
+    vectors = encode(trained.model, source, trained.runtime)
     with torch.inference_mode():
         np.testing.assert_allclose(vectors, other.encode(source.batch(np.arange(40))).numpy(), atol=1e-5)
 
 
-def test_what_was_foretold_belongs_to_what_came(tmp_path):
+def test_predictions_stand_beside_their_targets(tmp_path):
     source = cycles()
     settings = TrainerSettings(max_epochs=1, patience=1, batch_size=4, accelerator="cpu", held_out=0.2)
     trained = fit(model_of(layers=1, training=True), source, settings, tmp_path, seed=0)
@@ -235,16 +234,17 @@ class TestRecipe:
 
     @staticmethod
     def settings(**changes):
-        return SequenceSettings(
-            **(
-                {"shortest": 3, "longest": 6, "newest": 6, "window": None, "clients": "relevant", "min_count": 1}
-                | changes
-            )
-        )
+        base = {"shortest": 3, "longest": 6, "newest": 6, "window": None, "clients": "relevant", "min_count": 1}
+        return NextSkuSequences(**(base | changes))
+
+    @staticmethod
+    def tokenised(data, clients, min_count=1):
+        chosen = select_events(data, clients)
+        categories = chosen.vocabulary(schema.CATEGORY, min_count=min_count)
+        return tokenise(chosen, categories, data.as_of, TestRecipe.settings()), categories.size
 
     def test_a_sequence_is_the_clients_item_events_in_order(self, data):
-        settings = self.settings()
-        source, categories = tokenise(select_events(data, settings), data.as_of, settings)
+        source, categories = self.tokenised(data, data.relevant_clients)
         properties = {row[0]: row[1:] for row in data.properties().select("sku", "category", "price").collect().rows()}
         events = [
             (client, time, -schema.EVENT_ORDER.index(event_type), sku)
@@ -267,8 +267,7 @@ class TestRecipe:
             np.testing.assert_allclose(source.columns[AGE][places], ages, rtol=1e-6, atol=1e-5)
 
     def test_what_is_usual(self, data):
-        settings = self.settings(clients="all")
-        source, categories = tokenise(select_events(data, settings), data.as_of, settings)
+        source, categories = self.tokenised(data, None)
         usual = usual_events(source, categories)
         assert len(usual.categories) == categories
         assert usual.categories.sum() == usual.events.sum() == source.events.sum()
@@ -279,36 +278,41 @@ class TestRecipe:
         source.columns[PRICE][:] = 7
         assert usual_events(source, categories).deviation == 1
 
-    def test_all_clients_train_if_asked(self, data):
-        more = select_events(data, self.settings(clients="all"))
-        assert len(more.clients) > len(select_events(data, self.settings()).clients)
-
-    def test_by_the_config_all_with_two_events_train_and_the_relevant_ones_are_profiled(self, data):
+    def test_by_the_config_all_clients_with_two_events_train_and_the_relevant_ones_are_encoded(self, data):
         config = composed(CONFIGS / "next_sku", "next_sku", ["sequences.longest=32", "sequences.newest=32"])
         prepared = NextSkuRecipe.of(config).prepare(data, seed=0)
-        everyone = select_events(data, self.settings(clients="all"))
-        train_source = everyone.clients[everyone.lengths >= 2]
-        np.testing.assert_array_equal(prepared.train_source.clients, train_source)
-        np.testing.assert_array_equal(
-            prepared.encode_source.clients, np.intersect1d(everyone.clients, data.relevant_clients)
-        )
-        assert not set(train_source.tolist()) <= set(data.relevant_clients.tolist())
+        everyone = select_events(data, None)
+        np.testing.assert_array_equal(prepared.train_source.clients, everyone.clients[everyone.lengths >= 2])
+        assert not set(prepared.train_source.clients.tolist()) <= set(data.relevant_clients.tolist())
+        found = prepared.block.encode(data, data.relevant_clients)
+        np.testing.assert_array_equal(found.client_ids, np.intersect1d(everyone.clients, data.relevant_clients))
+
+    def test_only_the_relevant_ones_train_if_asked(self, data):
+        overrides = ["sequences.longest=32", "sequences.newest=32", "sequences.clients=relevant"]
+        recipe = NextSkuRecipe.of(composed(CONFIGS / "next_sku", "next_sku", overrides))
+        assert set(recipe.prepare(data, seed=0).train_source.clients) <= set(data.relevant_clients)
 
     def test_rare_categories_share_a_token(self, data):
-        settings = self.settings(min_count=10_000)
-        source, categories = tokenise(select_events(data, settings), data.as_of, settings)
+        source, categories = self.tokenised(data, data.relevant_clients, min_count=10_000)
         assert categories == FIRST_TOKEN
         assert set(source.columns[CATEGORY].tolist()) == {schema.Token.OTHER}
 
     def test_wrong_choices_say_what_is_right(self):
         with pytest.raises(UserError, match="relevant or all"):
             self.settings(clients="some")
-        losses = LossSettings(1.0, 1.0, 1.0)
+        right = {
+            "category_width": 12, "event_width": 3, "layers": 1, "heads": 4,
+            "dropout": 0.0, "attention_dropout": 0.0, "profile": "last", "half_life": None,
+        }
         with pytest.raises(UserError, match="last or sum"):
-            ModelSettings(12, 3, 1, 4, 0.0, 0.0, "first", None, losses)
+            NextSkuNetwork(**(right | {"profile": "first"}))
         with pytest.raises(UserError, match=r"model\.dropout=1\.0"):
-            ModelSettings(12, 3, 1, 4, 1.0, 0.0, "last", None, losses)
+            NextSkuNetwork(**(right | {"dropout": 1.0}))
         with pytest.raises(UserError, match=r"model\.attention_dropout=1\.5"):
-            ModelSettings(12, 3, 1, 4, 0.0, 1.5, "last", None, losses)
+            NextSkuNetwork(**(right | {"attention_dropout": 1.5}))
+        with pytest.raises(UserError, match=r"model\.event_width=0: must be at least 1"):
+            NextSkuNetwork(**(right | {"event_width": 0}))
+        with pytest.raises(UserError, match=r"model\.layers=0: must be at least 1"):
+            NextSkuNetwork(**(right | {"layers": 0}))
         with pytest.raises(UserError, match="5 heads do not divide a width of 16; the width is category_width"):
-            build_model(USUAL, self.settings(), ModelSettings(12, 3, 1, 5, 0.0, 0.0, "last", None, losses), seed=0)
+            build_model(USUAL, self.settings(), NextSkuNetwork(**(right | {"heads": 5})))

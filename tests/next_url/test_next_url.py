@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
-from next_url.recipe import ModelSettings, SequenceSettings, build_model, read_visits, report
+from next_url.recipe import NextUrlNetwork, NextUrlSequences, build_model, known_urls, report, select_visits, tokenise
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import FIRST_TOKEN, EventType
@@ -21,7 +21,7 @@ URLS = 9
 POOLING = Pooling(LAST, 12, None)
 
 
-def slices(urls, longest=12):
+def windows(urls, longest=12):
     """Sequences as lists a client."""
     lengths = np.array([len(sequence) for sequence in urls], np.int64)
     columns = {schema.URL: np.concatenate(urls).astype(np.int32) + FIRST_TOKEN}
@@ -33,7 +33,7 @@ def slices(urls, longest=12):
 
 def drawn(lengths, seed=0):
     rng = np.random.default_rng(seed)
-    return slices([rng.integers(0, URLS, length) for length in lengths])
+    return windows([rng.integers(0, URLS, length) for length in lengths])
 
 
 def model_of(sampling, counts=(9, 8, 7, 6, 5, 4, 3, 2, 1), dropout=0.0, training=False, window=12):
@@ -56,7 +56,7 @@ def full_loss(model, batch):
 
 @pytest.mark.parametrize("window", [12, 5])
 @pytest.mark.parametrize("profile", ["last", "sum"])
-def test_a_profile_depends_on_its_own_sequence_alone(source, profile, window):
+def test_a_vector_depends_on_its_own_sequence_alone(source, profile, window):
     model = model_of(FULL, dropout=0.3, window=window)
     model.pooling = Pooling(profile, 12, None)
     together = model.encode(source.batch(np.arange(6)))
@@ -64,7 +64,7 @@ def test_a_profile_depends_on_its_own_sequence_alone(source, profile, window):
         torch.testing.assert_close(model.encode(source.batch(np.array([row])))[0], together[row])
 
 
-def test_a_later_visit_changes_nothing_said_before(source):
+def test_a_later_visit_changes_no_hidden_state_before_it(source):
     model = model_of(FULL)
     batch = source.batch(np.array([4]))
     before = model._hidden(batch)[0]
@@ -193,7 +193,7 @@ def test_a_steps_time_does_not_grow_with_the_table(source):
 
 def cycles(clients=40):
     """A → B → C → A …, and urls that nobody visits."""
-    return slices([(client + np.arange(20)) % 3 for client in range(clients)])
+    return windows([(client + np.arange(20)) % 3 for client in range(clients)])
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_cycle_is_learnt_and_the_best_epoch_encodes(tmp_path, sampling):
     assert not any("cumulative" in name for name in best)
     other = model_of(sampling, counts)
     other.load_state_dict({name.removeprefix("model."): values for name, values in best.items()})
-    vectors = encode(trained, source, tmp_path)
+    vectors = encode(trained.model, source, trained.runtime)
     with torch.inference_mode():
         np.testing.assert_allclose(vectors, other.encode(source.batch(np.arange(40))).numpy(), atol=1e-5)
 
@@ -238,7 +238,9 @@ class TestRecipe:
 
     @pytest.mark.parametrize("min_count", [1, 18])
     def test_visits_to_urls_that_have_enough(self, data, min_count):
-        source, counts = read_visits(data, SequenceSettings(6, 6, 6, None, min_count))
+        chosen = select_visits(data, data.relevant_clients)
+        urls = known_urls(chosen, min_count)
+        source, counts = tokenise(chosen, urls, data, NextUrlSequences(6, 6, 6, None, min_count)), urls.counts
         visits = (
             data.events(EventType.PAGE_VISIT)
             .collect()
@@ -256,7 +258,7 @@ class TestRecipe:
 
     def test_wrong_settings_say_what_is_right(self, data):
         with pytest.raises(UserError, match="min_count=99999: no url has so many visits"):
-            read_visits(data, SequenceSettings(6, 6, 6, None, 99_999))
+            known_urls(select_visits(data, data.relevant_clients), 99_999)
         right = {
             "width": 8,
             "layers": 1,
@@ -270,17 +272,16 @@ class TestRecipe:
             "sampling": "uniform",
         }
         with pytest.raises(UserError, match="uniform or frequency"):
-            ModelSettings(**(right | {"sampling": "popular"}), log_q=True)
+            NextUrlNetwork(**(right | {"sampling": "popular"}), log_q=True)
         with pytest.raises(UserError, match="negatives_for=step: must be batch or client"):
-            ModelSettings(**(right | {"negatives_for": "step"}), log_q=True)
+            NextUrlNetwork(**(right | {"negatives_for": "step"}), log_q=True)
         with pytest.raises(UserError, match="negatives=0: must be at least 1"):
-            ModelSettings(**(right | {"negatives": 0}), log_q=True)
+            NextUrlNetwork(**(right | {"negatives": 0}), log_q=True)
         with pytest.raises(UserError, match=r"model\.attention_dropout=1\.0: must be from 0 to below 1"):
-            ModelSettings(**(right | {"attention_dropout": 1.0}), log_q=True)
+            NextUrlNetwork(**(right | {"attention_dropout": 1.0}), log_q=True)
         with pytest.raises(UserError, match=r"model\.heads: 3 heads do not divide a width of 8"):
             build_model(
                 np.ones(9, np.int64),
-                SequenceSettings(6, 6, 6, None, 1),
-                ModelSettings(**(right | {"heads": 3}), log_q=True),
-                seed=0,
+                NextUrlSequences(6, 6, 6, None, 1),
+                NextUrlNetwork(**(right | {"heads": 3}), log_q=True),
             )
