@@ -29,7 +29,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import LOCAL, SUBMIT, DataPaths
 from ubp.io.errors import UserError, name_some
 from ubp.io.files import digest_of, fingerprint
-from ubp.io.stage import made_once
+from ubp.io.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -221,12 +221,8 @@ def main(config: DictConfig) -> None:
     out = Path(config.out) if config.out else folder / f"{day}.parquet"
     _require_room(out, common.overwrite)
     lineage = request.lineage()
-
-    def done() -> bool:
-        return _is_encoded(out) and read_lineage(out) == lineage
-
-    lock = common.paths.lock(out)
-    with made_once(config.name, out, lock, done, common.overwrite, request.history.require_unchanged):
+    stage = Stage(f"{config.name} as of {request.day}", (out,), lambda: lineage)
+    with stage.once(common.overwrite, waited=request.history.require_unchanged):
         warn_of_later_events(config.name, lineage["fit"], request.history.as_of)
         table, remark = request.encoded()
         EmbeddingTable(table.client_ids, table.vectors, lineage).write(out)

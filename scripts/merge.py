@@ -72,9 +72,9 @@ def main(config: DictConfig) -> None:
     check_histories(paths, data.fingerprint, data.folder)
     entry, model = common.paths.embeddings(common.submit) / config.name, common.paths.model(config.name, common.submit)
 
-    def made_from() -> dict[str, str]:
+    def made_from() -> dict[str, str | None]:
         blocks = {f"block {name}": _content(path) for name, path in paths.items()}
-        fits = {f"fit of {name}": source for name, source in find_sources(paths, model).items()}
+        fits = {f"fit of {name}": source.digest for name, source in find_sources(paths, model).items()}
         return {"settings": digest_of(settings), "history": data.fingerprint, **blocks, **fits}
 
     stage = Stage(config.name, (*entry_files(entry), model), made_from, of=entry)

@@ -301,8 +301,14 @@ class TestRecipe:
         with pytest.raises(UserError, match="relevant or all"):
             self.settings(clients="some")
         right = {
-            "category_width": 12, "event_width": 3, "layers": 1, "heads": 4,
-            "dropout": 0.0, "attention_dropout": 0.0, "profile": "last", "half_life": None,
+            "category_width": 12,
+            "event_width": 3,
+            "layers": 1,
+            "heads": 4,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "profile": "last",
+            "half_life": None,
         }
         with pytest.raises(UserError, match="last or sum"):
             NextSkuNetwork(**(right | {"profile": "first"}))

@@ -24,8 +24,12 @@ TRAINER = TrainerSettings(max_epochs=1, patience=1, batch_size=16, accelerator="
 FIT_DAY = START + timedelta(days=50)
 FEATURES = {name: FeatureSettings(4) for name in ("day", "week", "event", "category", "price", "sku", "url")}
 TRANSFORMER = {
-    "layers": 1, "heads": 2, "dropout": 0.1, "attention_dropout": 0.1,
-    "profile": "sum", "half_life": 7.0,
+    "layers": 1,
+    "heads": 2,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "profile": "sum",
+    "half_life": 7.0,
 }
 
 
