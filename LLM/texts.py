@@ -11,7 +11,7 @@ The number after the event's word is its age: whole days from the event to the h
 history; a date is neither. Numbers are not put into sentences: they are ids, and each token costs time. All 16 codes
 are written, in the order of their code books.
 
-The order of events is that of `ubp.sequences.store`: the oldest first, the newest last. The last token of a causal
+The order of events is that of `ubp.sequences.layout`: the oldest first, the newest last. The last token of a causal
 model is the only one that depends on the whole text. What does not fit into a model's window is cut off on the left,
 at the old end (`LLM.tokens`).
 """
@@ -42,7 +42,8 @@ from ubp.io.files import atomic_write
 from ubp.io.stage import Stage
 from ubp.sequences.arrays import Int64
 from ubp.sequences.build import events_of
-from ubp.sequences.store import Selection, Sequences
+from ubp.sequences.selection import Selection
+from ubp.sequences.store import Sequences
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def save_texts(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".parts") as parts:
         written = 0
-        for number, texts in enumerate(_chunks(history, settings, np.sort(clients))):
+        for number, texts in enumerate(_chunks(history, settings, clients)):
             texts.write_parquet(Path(parts, f"{number:05d}.parquet"), compression="lz4")
             written += texts.height
         if written:
@@ -169,12 +170,12 @@ def save_texts(
 
 
 def _chunks(history: ChallengeData, settings: TextSettings, clients: Int64) -> Iterator[pl.DataFrame]:
-    event_types = None if settings.event_types is None else [EventType(name) for name in settings.event_types]
-    # All that the store holds of a client, later events too: an upper limit of what a chunk needs.
-    _, lengths = events_of(history, clients=clients[:0]).sequences.rows_of(clients)
-    chunks = np.cumsum(lengths) // _EVENTS_PER_CHUNK
-    for chunk in np.split(clients, np.flatnonzero(np.diff(chunks)) + 1):
-        chosen = events_of(history, event_types, chunk)
+    known = events_of(history, clients=clients)
+    chunks = np.cumsum(known.lengths) // _EVENTS_PER_CHUNK
+    for chunk in np.split(known.clients, np.flatnonzero(np.diff(chunks)) + 1):
+        chosen = known.of_clients(chunk)
+        if settings.event_types is not None:
+            chosen = chosen.of_types([EventType(name) for name in settings.event_types])
         if settings.distinct:
             kinds = chosen.subject.astype(np.int64) * len(EventType) + chosen.event
             chosen = chosen.distinct(kinds, keep="last")

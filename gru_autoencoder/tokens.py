@@ -18,7 +18,7 @@ from ubp.io.errors import UserError, require, require_positive
 from ubp.sequences.batches import gather
 from ubp.sequences.build import events_of
 from ubp.sequences.layout import DAY, DAYS_A_WEEK
-from ubp.sequences.store import Selection
+from ubp.sequences.selection import Selection
 from ubp.sequences.vocabulary import EVENT_TOKENS, Vocabulary
 from ubp.training.fitted import table_of, vocabulary_of
 from ubp.training.model import LENGTHS, Batch, Rows

@@ -20,7 +20,7 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, require, require_positive
 from ubp.sequences.build import events_of
-from ubp.sequences.store import Selection
+from ubp.sequences.selection import Selection
 from ubp.sequences.vocabulary import EVENT_TOKENS, Vocabulary
 from ubp.training.encode import Runtime
 from ubp.training.fit import Trained

@@ -19,7 +19,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.schema import FIRST_TOKEN, EventType
 from ubp.io.errors import UserError, require, require_positive
 from ubp.sequences.build import events_of
-from ubp.sequences.store import Selection
+from ubp.sequences.selection import Selection
 from ubp.sequences.vocabulary import Vocabulary
 from ubp.training.encode import Runtime
 from ubp.training.fit import Trained

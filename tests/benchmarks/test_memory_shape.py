@@ -129,7 +129,7 @@ def test_statistics_hold_clients_and_values_not_events(spy, paths):
 
 
 def test_the_store_holds_a_part_at_a_time(spy, paths, monkeypatch):
-    monkeypatch.setattr(building, "_ROWS_A_PART", 10_000)
+    monkeypatch.setattr(building, "_ROWS_PER_PART", 10_000)
     monkeypatch.setattr(building, "_SAMPLE", 5_000)
     store = build_or_open(ChallengeData(paths, submit=False))
     assert len(store.time) > VISITS // 2

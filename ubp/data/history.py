@@ -38,7 +38,7 @@ class ChallengeData:
         paths: where the data lies.
         submit: True reads ``raw/``, False ``raw/input/``.
         unknown_sku: what to do with events whose sku has no properties: stop, or leave them out.
-        as_of: only events before this moment; None for the whole history.
+        as_of: only events before this moment, a whole second; None for the whole history.
 
     Raises:
         UserError: one line for each fault that was found (see `check`).
@@ -56,7 +56,7 @@ class ChallengeData:
         self.paths = paths
         self.submit = submit
         self.unknown_sku = unknown_sku
-        self._as_of = as_of
+        self._as_of = _whole_second(as_of)
         self.folder = paths.history(submit)
         self._summaries = self._checked()
         if as_of is not None and (self.start >= as_of or self.rows(EventType.PRODUCT_BUY) == 0):
@@ -177,8 +177,16 @@ class ChallengeData:
             raise UserError(f"as_of={as_of}: the history was opened as of {self._as_of}; open it as of a later day")
         if self.start >= as_of:
             raise UserError(f"as_of={as_of}: {self.folder} has no event before it; choose a later day")
+        return self._until(as_of)
+
+    @property
+    def whole(self) -> "ChallengeData":
+        """All events of the files, those at or after ``as_of`` too: for what belongs to the files, not to the day."""
+        return self if self._as_of is None else self._until(None)
+
+    def _until(self, as_of: datetime | None) -> "ChallengeData":
         view = copy.copy(self)
-        view._as_of = as_of
+        view._as_of = _whole_second(as_of)
         for name in ("as_of", "clients", "fingerprint"):  # what depends on the day
             view.__dict__.pop(name, None)
         return view
@@ -187,6 +195,11 @@ class ChallengeData:
     def fingerprint(self) -> str:
         """Tells one history from another: files, relevant clients, ``as_of``, ``unknown_sku``."""
         return digest_of(self.files_fingerprint, self.relevant_clients.tobytes(), self._as_of, self.unknown_sku)
+
+    @property
+    def events_fingerprint(self) -> str:
+        """Tells the events of the files from others, whatever the day and the relevant clients."""
+        return digest_of(self.files_fingerprint, self.unknown_sku)
 
     @cached_property
     def files_fingerprint(self) -> str:
@@ -219,6 +232,13 @@ def _present(moment: datetime | None) -> datetime:
     if moment is None:
         raise ValueError("an event type without events has no first or last one")
     return moment
+
+
+def _whole_second(as_of: datetime | None) -> datetime | None:
+    """The moment itself; the sequence store keeps times in whole seconds, so a fraction would cut it elsewhere."""
+    if as_of is not None and as_of.microsecond:
+        raise UserError(f"as_of={as_of}: has a fraction of a second; choose a whole second")
+    return as_of
 
 
 def _midnight(moment: datetime) -> datetime:

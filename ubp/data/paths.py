@@ -52,7 +52,7 @@ class DataPaths:
         return self.target / schema.ACTIVE_CLIENTS
 
     def sequences(self, fingerprint: str) -> Path:
-        """The sequence store of the history with this fingerprint (`ubp.sequences.store`)."""
+        """The sequence store of the files with this ``events_fingerprint`` (`ubp.sequences.layout`)."""
         return self.cache / "sequences" / fingerprint
 
     def history(self, submit: bool) -> Path:

@@ -1,6 +1,8 @@
-"""Building the sequence store: subjects to references, events dealt out by client, each part sorted."""
+"""Building the sequence store: events partitioned by client, each part sorted and appended.
 
-import json
+`events_of` is how models get their sequences; the store is built when it is first asked for.
+"""
+
 import logging
 import shutil
 from collections.abc import Collection, Sequence
@@ -20,34 +22,17 @@ from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, locked
 from ubp.sequences.arrays import Int64, offsets_of
-from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, is_built
-from ubp.sequences.store import Selection, Sequences
+from ubp.sequences.layout import COLUMNS, TABLE_OF, is_built, write_note
+from ubp.sequences.selection import Selection, select
+from ubp.sequences.store import Sequences
 
 logger = logging.getLogger(__name__)
 
 # Sorted at once, 17 M rows took 1.5 GB and 2 s a million (two cores); in parts of this size, 0.6 GB and 0.5 s.
-_ROWS_A_PART = 2_000_000
-_MOST_PARTS = 128  # each is an open file while the events are dealt out
-_SAMPLE = 200_000  # rows a file that the parts' limits are drawn from
+_ROWS_PER_PART = 2_000_000
+_MOST_PARTS = 128  # each is an open file while the events are partitioned
+_SAMPLE = 200_000  # rows per file that the parts' limits are drawn from
 _PART = "part"
-
-
-def build_or_open(data: ChallengeData) -> Sequences:
-    """The sequences of a history, from the cache or built now.
-
-    Processes that ask at the same time wait for the one that builds.
-
-    Raises:
-        UserError: the history is longer than 68 years, or its files changed meanwhile.
-    """
-    folder = data.paths.sequences(data.fingerprint)
-    with locked(folder.with_name(f"{folder.name}.lock"), f"the sequence store of {data.folder}"):
-        if not is_built(folder):
-            _remove_abandoned(folder)
-            with atomic_write(folder) as aside:
-                _build(data, aside)
-                data.require_unchanged()  # or the store would mix two histories, under the first one's name
-    return Sequences.open(folder)
 
 
 def events_of(
@@ -66,7 +51,27 @@ def events_of(
     Raises:
         UserError: see `build_or_open`.
     """
-    return build_or_open(history).select(event_types, clients=clients)
+    chosen = select(build_or_open(history), history.as_of, clients)
+    return chosen if event_types is None else chosen.of_types(event_types).at_least(1)
+
+
+def build_or_open(history: ChallengeData) -> Sequences:
+    """The store of all events in a history's files, whatever its ``as_of``: from the cache, or built now.
+
+    Processes that ask at the same time wait for the one that builds. To read events, use `events_of`: it ends at
+    ``as_of``.
+
+    Raises:
+        UserError: the files' events span more than 68 years, or the files changed meanwhile.
+    """
+    folder = history.paths.sequences(history.events_fingerprint)
+    with locked(folder.with_name(f"{folder.name}.lock"), f"the sequence store of {history.folder}"):
+        if not is_built(folder):
+            _remove_abandoned(folder)
+            with atomic_write(folder) as aside:
+                _build(history.whole, aside)
+                history.require_unchanged()  # or the store would mix two histories, under the first one's name
+    return Sequences.open(folder)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -76,22 +81,22 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _build(data: ChallengeData, folder: Path) -> None:
-    """Write the store: subjects to references, events dealt out by client, each part sorted and appended.
+    """Write the store: subjects to references, events partitioned by client, each part sorted and appended.
 
-    Needs 20 bytes an event on disk besides the store until it is done.
+    Needs 20 bytes per event on disk besides the store until it is done.
     """
     if data.as_of - data.start > timedelta(seconds=2**31 - 1):
         raise UserError(f"{data.folder}: events from {data.start} to {data.as_of}; fix the timestamps")
-    logger.info("%s: putting the events in order (once for this history)", data.folder)
+    logger.info("%s: putting the events in order (once for these files)", data.folder)
     folder.mkdir()
     parts = folder / "parts"
     limits = _part_limits(data)
-    _deal_out(data, schema.ITEM_EVENTS, _write_items(data, folder), limits, parts)
+    _partition(data, schema.ITEM_EVENTS, _write_items(data, folder), limits, parts)
     for event_type in (EventType.PAGE_VISIT, EventType.SEARCH_QUERY):
-        _deal_out(data, [event_type], _write_subjects(data, event_type, folder), limits, parts)
-    _write_events(parts, len(limits) + 1, folder)
+        _partition(data, [event_type], _write_subjects(data, event_type, folder), limits, parts)
+    last = _write_events(parts, len(limits) + 1, folder)
     shutil.rmtree(parts)
-    (folder / NOTE).write_text(json.dumps({"version": VERSION, "start": data.start.isoformat()}))
+    write_note(folder, data.start, last)
 
 
 def _part_limits(data: ChallengeData) -> Int64:
@@ -100,7 +105,7 @@ def _part_limits(data: ChallengeData) -> Int64:
     Drawn from a sample: another cut changes the time and memory that sorting takes, never the result.
     """
     rows = {event_type: data.rows(event_type) for event_type in EventType}
-    parts = min(-(-sum(rows.values()) // _ROWS_A_PART), _MOST_PARTS)
+    parts = min(-(-sum(rows.values()) // _ROWS_PER_PART), _MOST_PARTS)
     ids, weights = [], []
     for event_type, count in rows.items():
         step = max(count // _SAMPLE, 1)
@@ -156,10 +161,10 @@ def _referenced(keys: pl.DataFrame) -> pl.DataFrame:
     return keys.with_columns(subject=pl.int_range(keys.height, dtype=pl.Int32))
 
 
-def _deal_out(
+def _partition(
     data: ChallengeData, event_types: Sequence[EventType], references: pl.DataFrame, limits: Int64, parts: Path
 ) -> None:
-    """Write events of some types about one kind of subject, as narrow as can be, into a folder a part."""
+    """Write events of some types about one kind of subject, in narrow columns, into a folder per part."""
 
     def part_of(clients: pl.Series) -> pl.Series:
         return pl.Series(np.searchsorted(limits, clients.to_numpy(), side="right").astype(np.uint8))
@@ -174,16 +179,18 @@ def _deal_out(
         )
         keys = references.drop("subject").columns
         referenced = events.join(references.lazy(), on=keys, how="left", maintain_order="none").drop(keys)
-        dealt = pl.PartitionBy(parts / event_type.value, key=_PART, include_key=False)
-        referenced.sink_ipc(dealt, compression="uncompressed", maintain_order=False, mkdir=True, engine="streaming")
+        partitioned = pl.PartitionBy(parts / event_type.value, key=_PART, include_key=False)
+        referenced.sink_ipc(
+            partitioned, compression="uncompressed", maintain_order=False, mkdir=True, engine="streaming"
+        )
 
 
-def _write_events(parts: Path, count: int, folder: Path) -> None:
-    """Sort the parts, one after the other, and write columns, clients and offsets."""
+def _write_events(parts: Path, count: int, folder: Path) -> int:
+    """Sort the parts, one after the other, and write columns, clients and offsets; returns the last event's time."""
     files = [sorted(parts.glob(f"*/{_PART}={part}/*.ipc")) for part in range(count)]
     frames = [pl.scan_ipc(part, hive_partitioning=False) for part in files if part]
     rows = sum(int(collect(frame.select(pl.len())).item()) for frame in frames)
-    clients, lengths = [], []
+    clients, lengths, last = [], [], 0
     with ExitStack() as stack:
         columns = {name: stack.enter_context((folder / f"{name}.npy").open("wb", buffering=0)) for name in COLUMNS}
         for name, file in columns.items():
@@ -192,11 +199,13 @@ def _write_events(parts: Path, count: int, folder: Path) -> None:
             events = frame.collect().sort(schema.CLIENT_ID, *COLUMNS)
             for name, file in columns.items():
                 events[name].to_numpy().tofile(file)
+            last = max(last, int(events["time"].to_numpy().max()))
             runs = events[schema.CLIENT_ID].rle()
             clients.append(runs.struct.field("value").to_numpy())
             lengths.append(runs.struct.field("len").to_numpy())
     np.save(folder / "clients.npy", np.concatenate(clients))
     np.save(folder / "offsets.npy", offsets_of(np.concatenate(lengths)))
+    return last
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> None:

@@ -1,6 +1,27 @@
-"""How the sequence store lies on disk."""
+"""How the sequence store lies on disk.
+
+A store is a folder of ``.npy`` files and a note, built once for the event files of a history and memory-mapped. It
+holds every event of every client: neither the day (``as_of``) nor the clients wanted change it, so both are
+selections (`ubp.sequences.selection`). The events of client ``clients[i]`` are the rows
+``offsets[i] : offsets[i + 1]`` of three columns:
+
+- ``time`` int32: seconds since the midnight before the first event;
+- ``event`` uint8: the event type's `ubp.data.schema.EventType.code`;
+- ``subject`` int32: a row of the table of skus, of urls or of queries, whichever the event type is about.
+
+An event is about one thing only, so one reference says it; nine bytes an event, 1.5 GB for the challenge. The
+tables are sorted, so that references compare as what they stand for does: skus and urls by id, queries by their
+codes. The table of skus has columns: ``skus``, ``categories``, ``prices``, ``names``.
+
+Order: by client id, then time, then `ubp.data.schema.EVENT_ORDER`, then subject. Events equal in all of these
+cannot be told apart, so the store does not depend on the order of rows in the files. Times are compared in
+whole seconds, as they are published. Each client's times ascend, so a client's events before a moment are its
+first so many rows.
+"""
 
 import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +31,38 @@ from ubp.data import schema
 DAY = 86_400  # seconds
 DAYS_A_WEEK = 7
 
-VERSION = 1  # of the files' layout; another one makes the store again
-NOTE = "store.json"
+VERSION = 2  # of the files' layout; a store of another one is built again
 COLUMNS = {"time": np.int32, "event": np.uint8, "subject": np.int32}
 TABLE_OF = {schema.SKU: "skus", schema.URL: "urls", schema.QUERY: "queries"}
+_NOTE = "store.json"
 
 
-# Building ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Note:
+    """What is noted of a store.
+
+    Attributes:
+        start: the midnight before the first event, ISO 8601.
+        last: the last event's ``time``.
+        version: of the layout.
+    """
+
+    start: str
+    last: int
+    version: int
+
+
+def write_note(folder: Path, start: datetime, last: int) -> None:
+    """Note that the store in ``folder`` is complete; written last."""
+    (folder / _NOTE).write_text(json.dumps(asdict(Note(start.isoformat(), last, VERSION))))
+
+
+def read_note(folder: Path) -> Note:
+    """The note of a store that is built."""
+    return Note(**json.loads((folder / _NOTE).read_text()))
 
 
 def is_built(folder: Path) -> bool:
-    note = folder / NOTE
+    """Whether a store of this layout lies in ``folder``."""
+    note = folder / _NOTE
     return note.exists() and json.loads(note.read_text())["version"] == VERSION

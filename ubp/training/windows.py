@@ -12,7 +12,7 @@ import torch
 from ubp.io.errors import require, require_positive
 from ubp.sequences.batches import gather
 from ubp.sequences.layout import DAY
-from ubp.sequences.store import Selection
+from ubp.sequences.selection import Selection
 from ubp.training.model import LENGTHS, Batch, Rows
 
 FIRST, AGE = "first", "age"  # keys of a batch

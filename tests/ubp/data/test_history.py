@@ -335,6 +335,37 @@ def test_as_of_before_every_purchase(history):
     assert says(message, "as_of=2022-12-01 00:30:00", "no purchase before it", "later day")
 
 
+def test_as_of_is_a_whole_second(history):
+    moment = datetime(2023, 1, 1, 0, 0, 0, 500_000)
+    assert says(fault(history, as_of=moment), "as_of=2023-01-01 00:00:00.500000", "whole second")
+    with pytest.raises(UserError, match="whole second"):
+        ChallengeData(history, True).before(moment)
+
+
+def test_the_whole_log_has_later_events_too(history):
+    everything = ChallengeData(history, True)
+    cut = ChallengeData(history, True, as_of=datetime(2023, 1, 1))
+    assert cut.rows(VISIT) < cut.whole.rows(VISIT) == everything.rows(VISIT)
+    assert cut.whole.as_of == everything.as_of
+    assert cut.as_of == datetime(2023, 1, 1)
+    assert everything.whole is everything
+
+
+def test_the_events_have_a_fingerprint_of_their_own(make_history, tmp_path):
+    history = make_history()
+    paths = history.write(tmp_path)
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.arange(5))
+    first = ChallengeData(paths, True).events_fingerprint
+    assert ChallengeData(paths, True, as_of=datetime(2023, 1, 1)).events_fingerprint == first
+    np.save(paths.relevant_clients, np.arange(6))
+    assert ChallengeData(paths, True).events_fingerprint == first
+    assert ChallengeData(paths, True, "drop").events_fingerprint != first
+    history.events[VISIT] = history.events[VISIT][1:]
+    history.write(tmp_path)
+    assert ChallengeData(paths, True).events_fingerprint != first
+
+
 def test_clients_are_the_relevant_ones_with_an_event(make_history, tmp_path):
     history = make_history()
     paths = history.write(tmp_path)
