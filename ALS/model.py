@@ -18,7 +18,7 @@ from ubp.io.errors import UserError, require, require_positive
 
 logger = logging.getLogger(__name__)
 
-_TAME = "try a larger regularization or a smaller alpha"
+_ADVICE = "try a larger regularization or a smaller alpha"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
 
     with the Frobenius norm. What stands after ``shrinkage`` is about the largest singular value of a matrix whose
     entries have the mean square of G's, but no structure (σ (√clients + √items); Candès and Plan, "Matrix
-    Completion With Noise", 2010). Without p, a dense log's staples would count as if they said much, and the
+    Completion With Noise", 2010). Without p, a dense log's staples would count as if they were informative, and the
     regularization would take everything else.
 
     Args:
@@ -118,7 +118,7 @@ def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
     confidence = alpha * weights
     total = np.bincount(matrix.indices, confidence, minlength=items)
     never = clients - np.bincount(matrix.indices, minlength=items)
-    # An item that all clients met, each time with a weight of 0, is popular with nobody.
+    # An item that all clients met, each time with a weight of 0, has no popularity.
     popularity = np.divide(total, total + never, out=np.zeros(items), where=total + never > 0)
     squares = ((confidence * (1 - popularity[matrix.indices])) ** 2).sum() + (never * popularity**2).sum()
     by_chance = float(np.sqrt(squares)) * (clients**-0.5 + items**-0.5)
@@ -174,7 +174,7 @@ def factorise(matrix: csr_matrix, settings: AlsSettings, seed: int) -> Factors:
             # float(): numpy's numbers are float64, and would make the matrix so.
             model.fit(float(found.alpha) * matrix)
         except ModelFitError as error:
-            raise UserError(f"als: {error}; {_TAME}") from error
+            raise UserError(f"als: {error}; {_ADVICE}") from error
     if not on_gpu:
         return Factors(_float32(model.user_factors), _float32(model.item_factors), found)
     factors = Factors(_float32(model.user_factors.to_numpy()), _float32(model.item_factors.to_numpy()), found)
@@ -219,11 +219,11 @@ def client_factors(
         try:
             found = model.recalculate_user(np.arange(matrix.shape[0]), float(strength.alpha) * matrix)
         except ModelFitError as error:
-            raise UserError(f"als: {error}; {_TAME}") from error
+            raise UserError(f"als: {error}; {_ADVICE}") from error
     factors = _float32(found)
     if not np.isfinite(factors).all():
         raise UserError(
-            f"als: the factors of {int((~np.isfinite(factors)).any(axis=1).sum()):,} clients are not finite; {_TAME}"
+            f"als: the factors of {int((~np.isfinite(factors)).any(axis=1).sum()):,} clients are not finite; {_ADVICE}"
         )
     return factors
 
@@ -234,7 +234,7 @@ def _float32(factors: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def _log_size(matrix: csr_matrix, found: Strength, fault: str | None) -> None:
     device = "GPU" if fault is None else f"CPU ({fault})"
-    # A driver without what implicit needs: somebody expects the GPU to be used.
+    # A driver without what implicit needs: the user expects the GPU to be used.
     may_surprise = fault is not None and INSTALL in fault
     clients, items = matrix.shape
     logger.log(
@@ -248,7 +248,7 @@ def _require_solved(factors: npt.NDArray[np.float32], met: npt.NDArray[np.bool_]
     """Refuse factors that the GPU left at zero, or not finite, for clients or items that have events."""
     failed = ~np.isfinite(factors).all(axis=1) | ((factors == 0).all(axis=1) & met)
     if failed.any():
-        raise UserError(f"als: the factors of {int(failed.sum()):,} {side} are zero or not finite; {_TAME}")
+        raise UserError(f"als: the factors of {int(failed.sum()):,} {side} are zero or not finite; {_ADVICE}")
 
 
 def _first_factors(shape: tuple[int, int], factors: int, seed: int, on_gpu: bool) -> tuple[Any, Any]:

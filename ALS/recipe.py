@@ -60,7 +60,7 @@ class Interactions:
 
     @property
     def in_properties(self) -> bool:
-        """Whether the items are told by the skus' properties, not by the events."""
+        """Whether the items are found by the skus' properties, not by the events."""
         return self.column in (schema.CATEGORY, schema.PRICE)
 
 

@@ -1,9 +1,9 @@
 """Statistics of a client's history: how much, how often, how lately, of what.
 
 43 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
-days, prices in price buckets, popularities in log(1 + events). Popularities are counted over everybody in the
-history that the block is fitted to and kept: a client's later events are measured by them, and a value that was
-not there then counts as met by nobody.
+days, prices in price buckets, popularities in log(1 + events). Popularities are counted over all clients in the
+history that the block is fitted to and kept: a client's later events are measured by them, and a value that
+was not there then has a popularity of 0.
 
 The first and the last event are dated by their age, the days before ``as_of``. Counted from the history's start, the
 last events of a later day would lie beyond all that a merge's quantiles were fitted to, and look alike.
@@ -116,7 +116,7 @@ def popularities(data: ChallengeData) -> dict[str, pl.DataFrame]:
 def popularity(
     data: ChallengeData, clients: Clients, event_type: EventType, column: str, popular: pl.DataFrame
 ) -> pl.LazyFrame:
-    """``client_id`` and the mean popularity over its events; 0 for a value that nobody had met."""
+    """``client_id`` and the mean popularity over its events; 0 for a value that is not among the popular."""
     own = of_clients(_values(data, event_type, column), clients)
     found = own.join(popular.lazy(), on="value", how="left").with_columns(pl.col("popularity").fill_null(0.0))
     return found.group_by(schema.CLIENT_ID).agg(pl.col("popularity").mean().alias(popularity_name(event_type, column)))

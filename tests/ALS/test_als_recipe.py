@@ -158,8 +158,8 @@ def test_items_that_the_fit_did_not_know_are_left_out(make_history, tmp_path):
     history = make_history()
     visits = history.events[VISIT]
     late = visits["timestamp"].max() + timedelta(days=3)
-    owner, stranger = int(visits["client_id"].mode().min()), 20_000
-    more = pl.DataFrame([(owner, late, 999), (stranger, late, 999)], visits.schema, orient="row")
+    owner, unknown = int(visits["client_id"].mode().min()), 20_000
+    more = pl.DataFrame([(owner, late, 999), (unknown, late, 999)], visits.schema, orient="row")
     history.events[VISIT] = pl.concat([visits, more])
     paths = history.write(tmp_path)
     paths.input.mkdir()
@@ -168,7 +168,7 @@ def test_items_that_the_fit_did_not_know_are_left_out(make_history, tmp_path):
     day_before = late - timedelta(days=1)
     block = fitted(data.before(day_before), VISITS)
     assert 999 not in block.items.tolist()
-    asked = [owner, stranger]
+    asked = [owner, unknown]
     after, before = block.encode(data, asked), block.encode(data, asked, as_of=day_before)
     assert after.client_ids.tolist() == before.client_ids.tolist() == [owner]
     assert after.vectors.tobytes() == before.vectors.tobytes()

@@ -301,10 +301,10 @@ def test_the_log_says_why_there_is_no_gpu(monkeypatch, caplog):
         monkeypatch.setattr(model, "gpu_fault", lambda fault=fault: fault)
         caplog.clear()
         factorise(sparse_log(60, 20, 3), SMALL, seed=0)
-        said = [record for record in caplog.records if "implicit ALS" in record.message]
-        assert [record.levelname for record in said] == [level]
-        assert f"on the CPU ({fault})" in said[0].message
-        assert "alpha 1, regularization 0.1" in said[0].message
+        lines = [record for record in caplog.records if "implicit ALS" in record.message]
+        assert [record.levelname for record in lines] == [level]
+        assert f"on the CPU ({fault})" in lines[0].message
+        assert "alpha 1, regularization 0.1" in lines[0].message
 
 
 @pytest.mark.gpu
