@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # a third of a second of imports, where something is read or 
     import pyarrow as pa
 
 _LINEAGE = "lineage"  # key in the parquet's metadata
-_LARGEST_GROUP = 2**31 - 1  # floats in a row group: lists are read with offsets of 32 bits
+_GROUP = 2**22  # floats in a row group: writing holds as many a second time
+_BATCH = 2**21  # floats decoded at a time, which takes four times their memory: repetition levels, growing buffers
+_BUFFER = 2**20  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class EmbeddingTable:
 
     Attributes:
         client_ids: int64 [clients], each once.
-        vectors: float32 [clients, columns], finite; a view of the file's data after `read`.
+        vectors: float32 [clients, columns], finite.
         lineage: where it comes from: name, resolved config, seed, versions, the history's fingerprint.
             Empty for a folder of ``.npy`` files made by somebody else's code.
     """
@@ -86,13 +88,12 @@ class EmbeddingTable:
                 compression="none",
                 use_dictionary=False,
                 write_statistics=[schema.CLIENT_ID],
-                # One row group where it can be, so that reading makes one array.
-                row_group_size=max(min(len(table), _LARGEST_GROUP // self.columns), 1),
+                row_group_size=max(_GROUP // self.columns, 1),
             )
 
     @classmethod
     def read(cls, path: Path) -> "EmbeddingTable":
-        """Read a block's parquet, without copying its vectors again, or a folder of ``.npy`` files.
+        """Read a block's parquet, its vectors straight into one matrix, or a folder of ``.npy`` files.
 
         Raises:
             UserError: it is no such file, or breaks a rule of `EmbeddingTable`.
@@ -109,15 +110,21 @@ class EmbeddingTable:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(path) as file:
-                _require_layout(file.schema_arrow)
-                groups = [file.read_row_group(number) for number in range(file.num_row_groups)] or [file.read()]
+            # Not the whole file first, and then a list of vectors as Arrow grows it: four times the vectors' memory.
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+                columns = _columns_of(file.schema_arrow)
+                client_ids = np.empty(file.metadata.num_rows, np.int64)
+                vectors = np.empty((len(client_ids), columns), np.float32)
+                start = 0
+                for batch in file.iter_batches(max(_BATCH // columns, 1)):
+                    rows = slice(start, start + len(batch))
+                    client_ids[rows] = _without_nulls(batch, schema.CLIENT_ID)
+                    vectors[rows] = _without_nulls(batch, schema.EMBEDDING).reshape(-1, columns)
+                    start += len(batch)
                 lineage = (file.metadata.metadata or {}).get(_LINEAGE.encode(), b"{}")
         except pa.ArrowException as error:
             raise ValueError(str(error)) from error
-        ids = [_ids(group.column(schema.CLIENT_ID)) for group in groups]
-        vectors = [matrix for group in groups for matrix in _matrices(group.column(schema.EMBEDDING))]
-        return cls(_joined(ids), _joined(vectors), json.loads(lineage))
+        return cls(client_ids, vectors, json.loads(lineage))
 
     @classmethod
     def _from_folder(cls, folder: Path) -> "EmbeddingTable":
@@ -143,11 +150,11 @@ def read_lineage(path: Path) -> dict[str, Any]:
     return lineage
 
 
-def _require_layout(layout: "pa.Schema") -> None:
-    """Refuse a file with other columns.
+def _columns_of(layout: "pa.Schema") -> int:
+    """The width of the vectors in a file.
 
     Raises:
-        ValueError: which it has.
+        ValueError: the file has other columns than a block.
     """
     import pyarrow as pa
 
@@ -156,26 +163,20 @@ def _require_layout(layout: "pa.Schema") -> None:
     kind = layout.field(schema.EMBEDDING).type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise ValueError(f"column {schema.EMBEDDING} is {kind}, not a fixed-size list of float32")
-    if (kind := layout.field(schema.CLIENT_ID).type) != pa.int64():
-        raise ValueError(f"column {schema.CLIENT_ID} is {kind}, not int64")
+    if (of_ids := layout.field(schema.CLIENT_ID).type) != pa.int64():
+        raise ValueError(f"column {schema.CLIENT_ID} is {of_ids}, not int64")
+    return int(kind.list_size)
 
 
-def _ids(column: "pa.ChunkedArray") -> npt.NDArray[np.int64]:
-    if column.null_count:
-        raise ValueError(f"column {schema.CLIENT_ID}: {column.null_count:,} values are null")
-    ids: npt.NDArray[np.int64] = column.to_numpy()
-    return ids
+def _without_nulls(batch: "pa.RecordBatch", name: str) -> npt.NDArray[Any]:
+    """The numbers of a column, of vectors one after the other: a view of the batch.
 
-
-def _matrices(column: "pa.ChunkedArray") -> list[npt.NDArray[np.float32]]:
-    """The chunks of a column of vectors, float32 [rows, columns], views of the column's memory."""
-    if column.null_count or any(chunk.values.null_count for chunk in column.chunks):
-        raise ValueError(f"column {schema.EMBEDDING}: some values are null")
-    shape = (-1, column.type.list_size)
-    flat = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks] or [np.zeros(0, np.float32)]
-    return [values.reshape(shape) for values in flat]
-
-
-def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """A single one is left as it is: a block of usual size has one row group."""
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    Raises:
+        ValueError: some are null.
+    """
+    column = batch.column(name)
+    numbers = column.flatten() if name == schema.EMBEDDING else column
+    if column.null_count or numbers.null_count:
+        raise ValueError(f"column {name}: some values are null")
+    found: npt.NDArray[Any] = numbers.to_numpy(zero_copy_only=True)
+    return found

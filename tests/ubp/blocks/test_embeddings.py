@@ -32,20 +32,21 @@ def test_what_is_written_is_read(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["a.parquet"]
 
 
-def test_vectors_are_a_view_of_what_was_read(tmp_path):
-    EmbeddingTable(IDS, VECTORS, {}).write(tmp_path / "a.parquet")
-    vectors = EmbeddingTable.read(tmp_path / "a.parquet").vectors
-    assert not vectors.flags.owndata
-    assert vectors.flags.c_contiguous
-
-
-def test_a_view_shares_the_memory_that_arrow_read(tmp_path):
-    EmbeddingTable(IDS, VECTORS, {}).write(tmp_path / "a.parquet")
-    before = pa.total_allocated_bytes()
-    table = EmbeddingTable.read(tmp_path / "a.parquet")
-    assert pa.total_allocated_bytes() > before  # still held: by the vectors
-    del table
-    assert pa.total_allocated_bytes() == before
+def test_neither_writing_nor_reading_holds_the_vectors_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "_GROUP", 2**18)
+    monkeypatch.setattr(embeddings, "_BATCH", 2**17)
+    vectors = np.random.default_rng(0).normal(size=(20_000, 256)).astype(np.float32)  # 20 MB
+    usual, watched = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(watched)
+    try:
+        EmbeddingTable(np.arange(20_000), vectors, {}).write(tmp_path / "a.parquet")
+        found = EmbeddingTable.read(tmp_path / "a.parquet")
+    finally:
+        pa.set_memory_pool(usual)
+    assert watched.max_memory() < vectors.nbytes / 3
+    assert watched.bytes_allocated() == 0
+    assert found.vectors.tobytes() == vectors.tobytes()
+    assert found.vectors.flags.c_contiguous
 
 
 def test_pyarrow_pandas_and_duckdb_open_a_block(tmp_path):
@@ -76,7 +77,8 @@ def test_a_block_that_polars_wrote_is_read(tmp_path):
 
 
 def test_a_block_of_several_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings, "_LARGEST_GROUP", 4)  # two rows of two columns
+    monkeypatch.setattr(embeddings, "_GROUP", 4)  # two rows of two columns
+    monkeypatch.setattr(embeddings, "_BATCH", 2)
     EmbeddingTable(IDS, VECTORS, {}).write(tmp_path / "a.parquet")
     assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 2
     found = EmbeddingTable.read(tmp_path / "a.parquet")
