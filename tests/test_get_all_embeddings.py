@@ -135,7 +135,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert tmp_path / "data" in Path(found[1]).parents
     logs = {path.name: path.read_text() for path in Path(found[1]).glob("*.log") if path.name != "all_embeddings.log"}
     assert len(logs) == 14
-    assert logs["next_sku.log"] == f"this is {REPOSITORY}/next_sku/next_sku_embeddings.py\n"
+    assert logs["next_sku_128_4_4.log"] == f"this is {REPOSITORY}/next_sku/next_sku_embeddings.py\n"
 
 
 def test_without_jobs_no_more_commands_at_once_than_cores(recorded):
@@ -183,7 +183,7 @@ def test_an_error_ends_the_neighbours_and_shows_what_the_command_said(recorded, 
         last,
     )
     assert Path(found[1]).read_text().endswith("later\n")
-    assert (Path(found[1]).parent / "next_url.log").read_text().endswith("interrupted\n")
+    assert (Path(found[1]).parent / "next_url_192_6_4.log").read_text().endswith("interrupted\n")
     wait_until(lambda: not alive(tmp_path / "calls.sleeps"))
 
 
