@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from benchmarks.probe_agreement import probe
-from scripts.evaluate import choose_device
 from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line, show
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
+from ubp.evaluation.evaluate import choose_device
 from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.scoring import score

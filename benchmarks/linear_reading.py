@@ -20,9 +20,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import QuantileTransformer
 
-from scripts.evaluate import asked_embeddings
 from ubp.cli.command import command
-from ubp.cli.config import Common
+from ubp.cli.config import Common, one_or_several
 from ubp.cli.output import closing_line, show
 from ubp.data.history import ChallengeData
 from ubp.data.targets import TASKS
@@ -83,7 +82,7 @@ def main(config: DictConfig) -> None:
     beside = [load_profiles(name, folder, data) for name in config.beside]
     names = [task.name.removeprefix("propensity_").replace("_", " ") for task in TASKS]
     table = Table("block", *names, "sum", title="AUROC of a linear reading, higher is better")
-    for name in asked_embeddings(config):
+    for name in one_or_several(config, "embeddings", "a block or an entry, or a path of one"):
         figures = list(read_tasks([*beside, load_profiles(name, folder, data)], data, config.strengths).values())
         table.add_row(name, *(f"{figure:.4f}" for figure in figures), f"{sum(figures):.4f}")
     show(table)

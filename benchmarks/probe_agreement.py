@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from scripts.evaluate import evaluate
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line, show
 from ubp.data.paths import CONFIGS
+from ubp.evaluation.evaluate import evaluate
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import load_profiles
 
