@@ -1,10 +1,10 @@
-"""What each block adds to a merge: the merge without it, by the light probe. Some 20 s a block on two cores.
+"""What each block adds to a merge: the merge without it, by the light probe. Some 20 s per block on two cores.
 
     make demo
     python benchmarks/leave_one_out.py
     python benchmarks/leave_one_out.py entry=score_4_7406 base=[stat_features]
 
-Beside each block the first blocks of the merge (``base``) with only that one added.
+The table has, for each block, the score of a few base blocks (``base``) with it added, and of the merge without it.
 """
 
 from pathlib import Path

@@ -3,12 +3,12 @@
     sh get_all_embeddings.sh submit=False preset=demo       overrides are given to every command
     sh get_all_embeddings.sh submit=False jobs=1            one command after the other, on this terminal
 
-The commands do not need one another, but for the texts that the language model reads. So as many run side by
-side as there are cores and memory for (``jobs``), the longest first, each with its share of the cores: on a CPU
-most of them gain little from a second core. What a command says is then kept in a file of its own beside Hydra's
-output, and the terminal has a line when it begins and one when it is done. Of those that can use a GPU one at a
-time has it (``gpu_jobs``). What is done is skipped by the commands themselves. The first that fails ends the
-others, with its exit code.
+The commands are those of the registry (configs/blocks.yaml). They are independent, except that the language model
+reads texts that two of them make. As many run at once as there are cores and memory for (``jobs``), the longest
+first, each with its share of the cores: on a CPU most of them gain little from a second core. Each then writes to a
+log of its own beside Hydra's output, and the terminal shows when it begins and when it is done. One at a time uses
+the GPU (``gpu_jobs``). Each command skips what is done. Blocks that the log has no events for are left out, with a
+line each. The first command that fails ends the others, with its exit code.
 """
 
 import os
@@ -58,7 +58,7 @@ class Settings:
     """How the commands are run.
 
     Attributes:
-        jobs: commands side by side; None: as many as there are cores and memory for.
+        jobs: commands at once; None: as many as there are cores and memory for.
         gpu_jobs: of those that use a GPU, where there is one.
         grace: seconds that a command has to end itself when another one failed.
     """
@@ -168,7 +168,7 @@ def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> None:
     if logs is not None:
         commands, environment = longest_first(commands), shared_cores(limits.jobs)
         share = environment["OMP_NUM_THREADS"]
-        say(f"{limits.jobs} commands side by side, threads each: {share}; what they say: {logs}")
+        say(f"{limits.jobs} commands at once, threads each: {share}; their logs: {logs}")
     run_jobs(commands, limits, environment, logs, started, done)
 
 

@@ -3,7 +3,7 @@
     make demo                              or: python scripts/demo.py
     python scripts/demo.py overwrite=True  everything again
 
-Each stage is a command of its own and stands in the output as one would type it. What is done is skipped;
+Each stage is a command of its own, printed as one would type it. What is done is skipped;
 the first stage that fails ends the journey with its exit code. Blocks that the log has not the events for, and
 merges of them, are left out, with a line each.
 """

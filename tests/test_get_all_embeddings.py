@@ -1,4 +1,4 @@
-"""The shell script: the published commands, in order or side by side, until one fails; once for real."""
+"""The shell script: the published commands, in order or several at once, until one fails; once for real."""
 
 import os
 import re
@@ -124,7 +124,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert {threads for *_, threads in called} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
 
     first, *stages, last = done.stdout.splitlines()
-    found = re.fullmatch(r"3 commands side by side, threads each: \d+; what they say: (.+)", first)
+    found = re.fullmatch(r"3 commands at once, threads each: \d+; their logs: (.+)", first)
     begun = [line for line in stages if line.endswith(" · begins")]
     assert sorted(begun) == sorted(f"python {line} submit=False · begins" for line in COMMANDS)
     ended = [line for line in stages if line not in begun]
@@ -142,7 +142,7 @@ def test_without_jobs_no_more_commands_at_once_than_cores(recorded):
     done, _ = recorded("submit=False")
     jobs = min(14, len(os.sched_getaffinity(0)))
     assert done.returncode == 0
-    assert f"{jobs} commands side by side" in done.stdout or "side by side" not in done.stdout
+    assert f"{jobs} commands at once" in done.stdout or "at once" not in done.stdout
 
 
 def test_overrides_with_blanks_and_brackets_stay_one_word(tmp_path):

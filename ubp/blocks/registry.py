@@ -103,13 +103,13 @@ def block(name: str) -> Entry:
 
 
 def can_be_made(paths: DataPaths) -> tuple[tuple[Entry, ...], dict[str, str]]:
-    """Which entries a log has the events for, and what is to be said of the others.
+    """Which entries a log has the events for, and why the others are left out.
 
     Args:
         paths: of the log; only the rows of its event files are looked at, not their contents.
 
     Returns:
-        Those that can be made, in the registry's order, and by the name of each of the others one line that says why.
+        Those that can be made, in the registry's order, and by the name of each of the others one line with the reason.
     """
     empty = [event_type for event_type in EventType if not _has_rows(paths.raw / event_type.file_name)]
     made, left_out = [], dict[str, str]()

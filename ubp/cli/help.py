@@ -36,7 +36,7 @@ def help_of(docstring: str, folder: Path, config_name: str | None, overrides: Se
     Args:
         docstring: of the command's module; its first paragraph and its first indented one are taken.
         folder: of the command's configs.
-        config_name: whose settings are told; None: the configs that there are.
+        config_name: whose settings are shown; None: the configs that there are.
         overrides: the settings' values are those with these overrides.
 
     Raises:
@@ -127,7 +127,7 @@ def _notes(mapping: yaml.MappingNode, lines: list[str], parent: str) -> Iterator
             continue
         path = f"{parent}.{key.value}" if parent else str(key.value)
         nested = isinstance(value, yaml.CollectionNode) and not value.flow_style
-        # A block's comment stands on the line of its key, a value's behind the value.
+        # The comment of nested keys is on the line of their parent, that of a value behind the value.
         mark = key.end_mark if nested else value.end_mark
         beside = lines[mark.line][mark.column :].removeprefix(":").strip() if mark.line < len(lines) else ""
         if found := [*_above(lines, key.start_mark.line), *([beside] if beside.startswith("#") else [])]:
@@ -163,7 +163,7 @@ def _settings(values: Mapping[str, Any], notes: Notes, depth: int = 9, parent: s
     Args:
         values: of the settings.
         notes: their comments.
-        depth: so many mappings deep a setting has a line of its own; deeper ones are on their mapping's.
+        depth: settings within so many mappings have lines of their own; deeper ones share their mapping's.
         parent: path of the mapping that ``values`` is.
     """
     plain, lines = list[str](), list[str]()
