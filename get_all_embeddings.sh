@@ -3,11 +3,11 @@
 #
 #     sh get_all_embeddings.sh                                  # overrides are given to every command:
 #     sh get_all_embeddings.sh submit=False preset=demo
-#     sh get_all_embeddings.sh jobs=2                           # so many commands side by side; without it as many
-#                                                               # as cores and memory allow; 1: one after the other
+#     sh get_all_embeddings.sh jobs=2                           # this many commands at once; without it as many
+#                                                               # as cores and memory allow; 1: one after another
 #
 # What is done is skipped by the commands themselves; the first that fails ends it, with its exit code. The commands
-# are in scripts/all_embeddings.py. Works from any folder and changes to none, so a relative CHALLENGE_DATA_PATH means
+# are in configs/blocks.yaml. Works from any folder and changes to none, so a relative CHALLENGE_DATA_PATH means
 # what it means to each command. Runs .venv/bin/python where there is one, else python3 or python; PYTHON=... names
 # another.
 set -eu

@@ -1,6 +1,7 @@
 """Hybrid factorisation of client × sku with WARP; skus described by their names, clients by their searches.
 
-    python LightFM/lightfm_train.py      -> lightfm
+    python LightFM/lightfm_train.py                            -> lightfm
+    python LightFM/lightfm_train.py submit=False model.threads=1    the same bits each time
 
 A client's vector is the sum of its features' vectors (Kula, "Metadata Embeddings for User and Item Cold-start
 Recommendations", 2015): one feature of its own and one for each code in its searches. A sku is the sum of one

@@ -1,10 +1,10 @@
-"""What each block adds to a merge: the merge without it, by the light probe. Some 20 s a block on two cores.
+"""What each block adds to a merge: the merge without it, by the light probe. Some 20 s per block on two cores.
 
     make demo
     python benchmarks/leave_one_out.py
     python benchmarks/leave_one_out.py entry=score_4_7406 base=[stat_features]
 
-Beside each block the first blocks of the merge (``base``) with only that one added.
+The table has, for each block, the score of a few base blocks (``base``) with it added, and of the merge without it.
 """
 
 from pathlib import Path
@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from benchmarks.probe_agreement import probe
-from scripts.evaluate import choose_device
 from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line, show
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
+from ubp.evaluation.evaluate import choose_device
 from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.scoring import score

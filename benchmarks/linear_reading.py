@@ -3,8 +3,8 @@
     python benchmarks/linear_reading.py embeddings=[gru_ae_day_event,basics]
     python benchmarks/linear_reading.py embeddings=gru_ae_day_event beside=[stat_features,als_64_buy_add_categories]
 
-Ridge regression (Hoerl & Kennard, 1970) of the train window's labels on the block's columns, less their means;
-AUROC on the validation window, the mean over the labels that somebody has there, by the best of a few strengths of
+Ridge regression (Hoerl & Kennard, 1970) of the train window's labels on the block's columns, centred;
+AUROC on the validation window, the mean over the labels that some client has there, by the best of a few strengths of
 regularization. It says what is in a block, not what the judge's few steps make of it, and knows neither novelty nor
 diversity. With ``beside`` each block is read together with those, each at the same root mean square length.
 """
@@ -20,9 +20,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import QuantileTransformer
 
-from scripts.evaluate import asked_embeddings
 from ubp.cli.command import command
-from ubp.cli.config import Common
+from ubp.cli.config import Common, one_or_several
 from ubp.cli.output import closing_line, show
 from ubp.data.history import ChallengeData
 from ubp.data.targets import TASKS
@@ -33,7 +32,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 def even(profiles: Profiles) -> Matrix:
-    """Columns without their means, at a root mean square length of 1; statistics by quantiles, as in a merge."""
+    """Columns centred, at a root mean square length of 1; statistics by quantiles, as in a merge."""
     vectors = profiles.vectors.astype(np.float64)
     if profiles.name == "stat_features":
         vectors = QuantileTransformer(random_state=0).fit_transform(vectors)
@@ -47,20 +46,20 @@ def reading(
     """The best mean AUROC over the strengths.
 
     Args:
-        columns: float64 [clients, columns], without their means.
+        columns: float64 [clients, columns], centred.
         train: labels [clients, targets] to learn from.
-        validation: labels to be told apart by; those that all or none have do not count.
+        validation: labels to predict; those that all or no clients have do not count.
         strengths: of the regularization, each times the mean square of the singular values.
     """
-    told = np.ptp(validation, axis=0) > 0
-    if not told.any():
+    varied = np.ptp(validation, axis=0) > 0
+    if not varied.any():
         return float("nan")
     scale = (columns**2).sum() / min(columns.shape)
     best = 0.0
     for strength in strengths:
-        model = Ridge(strength * scale, solver="cholesky").fit(columns, train[:, told])
+        model = Ridge(strength * scale, solver="cholesky").fit(columns, train[:, varied])
         predicted = model.predict(columns).reshape(len(columns), -1)
-        best = max(best, float(roc_auc_score(validation[:, told], predicted, average="macro")))
+        best = max(best, float(roc_auc_score(validation[:, varied], predicted, average="macro")))
     return best
 
 
@@ -83,7 +82,7 @@ def main(config: DictConfig) -> None:
     beside = [load_profiles(name, folder, data) for name in config.beside]
     names = [task.name.removeprefix("propensity_").replace("_", " ") for task in TASKS]
     table = Table("block", *names, "sum", title="AUROC of a linear reading, higher is better")
-    for name in asked_embeddings(config):
+    for name in one_or_several(config, "embeddings", "a block or an entry, or a path of one"):
         figures = list(read_tasks([*beside, load_profiles(name, folder, data)], data, config.strengths).values())
         table.add_row(name, *(f"{figure:.4f}" for figure in figures), f"{sum(figures):.4f}")
     show(table)

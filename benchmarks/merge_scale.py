@@ -19,11 +19,12 @@ from omegaconf import DictConfig
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
 from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
+from ubp.blocks.registry import REGISTRY, block
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line
 from ubp.data.paths import CONFIGS
-from ubp.io.errors import require
+from ubp.io.errors import UserError, require
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,18 @@ def write_block(path: Path, clients: int, columns: int, missing: float, seed: in
     EmbeddingTable(ids, vectors, {}).write(path)
 
 
+def columns_of(name: str) -> int:
+    """The columns of a block as its command writes it.
+
+    Raises:
+        UserError: the registry has no such block, or does not say.
+    """
+    columns = block(name).columns
+    if columns is None:
+        raise UserError(f"{REGISTRY}: {name}: columns: missing")
+    return columns
+
+
 @command("scripts", "merge_scale")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
@@ -45,7 +58,7 @@ def main(config: DictConfig) -> None:
     folder = common.paths.cache / "merge_scale"
     try:
         for number, name in enumerate(settings.blocks):
-            write_block(folder / f"{name}.parquet", config.clients, config.widths[name], config.missing, number)
+            write_block(folder / f"{name}.parquet", config.clients, columns_of(name), config.missing, number)
         began, busy = time.perf_counter(), time.process_time()
         clients = np.random.default_rng(common.seed).permutation(config.clients).astype(np.int64)
         _, profiles = fit_merge(settings, find_blocks(settings, folder), clients)

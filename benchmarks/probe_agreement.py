@@ -1,21 +1,22 @@
-"""How alike do the light probe and the judge rank things? Some three minutes a thing on two cores.
+"""Do the light probe and the judge rank blocks alike? Some three minutes per block on two cores.
 
     make demo
     python benchmarks/probe_agreement.py
+    python benchmarks/probe_agreement.py embeddings=[stat_features,basics]
 
-Scores blocks of the demo and its merge by both probes (what was scored before is not
-scored again) and prints both rankings and their Spearman correlation.
+Scores blocks and merges of the demo by both probes (what was scored before is not scored again) and prints both
+rankings and their Spearman correlation.
 """
 
 from omegaconf import DictConfig
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from scripts.evaluate import evaluate
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line, show
 from ubp.data.paths import CONFIGS
+from ubp.evaluation.evaluate import evaluate
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import load_profiles
 
@@ -31,7 +32,7 @@ def main(config: DictConfig) -> None:
     data, folder = common.data(), common.paths.embeddings(common.submit)
     judge, light = probe("judge"), probe("light")
     rows: list[tuple[str, float, float]] = []
-    for name in config.things:
+    for name in config.embeddings:
         profiles = load_profiles(name, folder, data)
         by_judge, by_light = (evaluate(profiles, by, data, "auto", common.overwrite).total for by in (judge, light))
         rows.append((name, by_judge, by_light))

@@ -1,6 +1,7 @@
 """One thread against several, quiet and beside a busy neighbour: where `trainer.threads` changes from one to all.
 
     python benchmarks/threads.py
+    python benchmarks/threads.py threads=2 "layers=[[recurrent,32,128]]"
 
 Forward and back through a recurrent layer (`gru_autoencoder.gru.StackedGru`, 32 time steps) and through a
 transformer's feed-forward layers, the median of several; each number of threads in turn, so that both meet the

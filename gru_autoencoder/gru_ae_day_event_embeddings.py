@@ -1,6 +1,7 @@
 """GRU autoencoder over day and event type of a client's last events.
 
-    python gru_autoencoder/gru_ae_day_event_embeddings.py      -> gru_ae_day_event
+    python gru_autoencoder/gru_ae_day_event_embeddings.py                            -> gru_ae_day_event
+    python gru_autoencoder/gru_ae_day_event_embeddings.py submit=False preset=demo   in about a minute
 
 A client's vector is the encoder's state after the last event, or with model.profile=sum the states after all
 windows added up. The command ends with how well held-out sequences come back from that state, and keeps the fitted

@@ -3,18 +3,18 @@
     sh get_all_embeddings.sh submit=False preset=demo       overrides are given to every command
     sh get_all_embeddings.sh submit=False jobs=1            one command after the other, on this terminal
 
-The commands do not need one another, but for the texts that the language model reads. So as many run side by
-side as there are cores and memory for (``jobs``), the longest first, each with its share of the cores: on a CPU
-most of them gain little from a second core. What a command says is then kept in a file of its own beside Hydra's
-output, and the terminal has a line when it begins and one when it is done. Of those that can use a GPU one at a
-time has it (``gpu_jobs``). What is done is skipped by the commands themselves. The first that fails ends the
-others, with its exit code.
+The commands are those of the registry (configs/blocks.yaml). They are independent, except that the language model
+reads texts that two of them make. As many run at once as there are cores and memory for (``jobs``), the longest
+first, each with its share of the cores: on a CPU most of them gain little from a second core. Each then writes to a
+log of its own beside Hydra's output, and the terminal shows when it begins and when it is done. One at a time uses
+the GPU (``gpu_jobs``). Each command skips what is done. Blocks that the log has no events for are left out, with a
+line each. The first command that fails ends the others, with its exit code.
 """
 
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from typing import Final
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ubp.blocks.registry import Entry, can_be_made, entries
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.jobs import Job, JobFailed, Limits, longest_first, run_jobs
@@ -31,69 +32,24 @@ from ubp.io.errors import require, require_positive
 from ubp.io.machine import cores, free_memory, has_gpu, threads
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command of the repository.
-
-    Attributes:
-        name: of its log.
-        line: script and arguments.
-        seconds: in the demo, on one core beside another command; only which is longer matters.
-        after: names of the commands whose results it reads.
-        gpu: can use one.
-    """
-
-    name: str
-    line: str
-    seconds: int
-    after: tuple[str, ...] = ()
-    gpu: bool = True
-
-    def job(self, python: str, overrides: Sequence[str]) -> Job:
-        script, *arguments = [*self.line.split(), *overrides]
-        words = [python, str(REPOSITORY / script), *arguments]
-        return Job(self.name, words, " ".join(["python", script, *arguments]), self.seconds, self.after, self.gpu)
-
-
-# In the order of the published document.
-COMMANDS: Final = (
-    Command("stat_features", "stat_features/stat_features.py", 2, gpu=False),
-    Command("als_buy_add_categories", "ALS/als_embeddings.py --config-name=als_buy_add_categories", 3),
-    Command("als_visits_relevant", "ALS/als_embeddings.py --config-name=als_visits_relevant", 1),
-    Command("gru_ae_day_event", "gru_autoencoder/gru_ae_day_event_embeddings.py", 54),
-    Command("gru_ae_sku_text", "gru_autoencoder/gru_ae_sku_text_embeddings.py", 28),
-    Command(
-        "gru_ae_event_cat_price_sku_url",
-        "gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_event_cat_price_sku_url",
-        36,
-    ),
-    Command(
-        "gru_ae_week_event_cat_price_sku_url",
-        "gru_autoencoder/gru_ae_embeddings.py --config-name=gru_ae_week_event_cat_price_sku_url",
-        58,
-    ),
-    Command("next_sku", "next_sku/next_sku_embeddings.py", 57),
-    Command("next_url", "next_url/next_url_embeddings.py", 50),
-    Command("preprocessing_search", "LLM/preprocessing_search.py", 1, gpu=False),
-    Command("convert_to_text", "LLM/convert_to_text.py", 1, gpu=False),
-    Command("search_llm", "LLM/get_embeddings.py", 13, ("preprocessing_search",)),
-    Command(
-        "smollm2_all_interactions",
-        "LLM/get_embeddings.py data_files=all_interactions_64.parquet save_dir_name=smollm2_all_interactions "
-        "n_components=128",
-        54,
-        ("convert_to_text",),
-    ),
-    Command("lightfm", "LightFM/lightfm_train.py", 21, gpu=False),
-)
+def job(entry: Entry, python: str, overrides: Sequence[str]) -> Job:
+    """The command of an entry of the registry, with overrides."""
+    arguments = [*entry.overrides, *overrides]
+    words = [python, str(REPOSITORY / entry.command), *arguments]
+    title = " ".join(["python", entry.command, *arguments])
+    return Job(entry.name, words, title, entry.seconds, entry.after, entry.gpu)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a command holds at the most, in GB (10^9 bytes): by the preset, and for each GB of the events' files."""
+    """What a command is taken to need, in GB (10^9 bytes).
 
-    full: float
-    demo: float
+    Attributes:
+        command: by itself.
+        log: more for each GB of the events' files.
+    """
+
+    command: float
     log: float
 
 
@@ -102,7 +58,7 @@ class Settings:
     """How the commands are run.
 
     Attributes:
-        jobs: commands side by side; None: as many as there are cores and memory for.
+        jobs: commands at once; None: as many as there are cores and memory for.
         gpu_jobs: of those that use a GPU, where there is one.
         grace: seconds that a command has to end itself when another one failed.
     """
@@ -125,11 +81,12 @@ SETTINGS: Final = [field.name for field in fields(Settings)]
 OWN: Final = [*SETTINGS, "memory"]  # keys of the config that are not the commands'
 
 
-def default_jobs(memory: Memory, gpu_jobs: int, preset: str, paths: DataPaths) -> int:
+def default_jobs(memory: Memory, gpu_jobs: int, entries: Collection[Entry], paths: DataPaths) -> int:
     """As many as there are commands that can run at once, cores, and memory for."""
     log = sum(file.stat().st_size for file in paths.raw.glob("*.parquet")) / 1e9
-    needed = (memory.demo if preset == "demo" else memory.full) + memory.log * log
-    at_once = min(gpu_jobs, sum(each.gpu for each in COMMANDS)) + sum(not each.gpu for each in COMMANDS)
+    needed = memory.command + memory.log * log
+    on_gpu = sum(entry.gpu for entry in entries)
+    at_once = min(gpu_jobs, on_gpu) + len(entries) - on_gpu
     return max(1, min(at_once, cores(), int(free_memory() / 1e9 / needed)))
 
 
@@ -152,17 +109,47 @@ def collapses(log: Path) -> list[str]:
     return [line for line in lines if COLLAPSED in line]
 
 
+def without_left_out(todo: Sequence[Entry], paths: DataPaths) -> list[Entry]:
+    """The entries that the log has events for; a line on the terminal for each of the others."""
+    made, left_out = can_be_made(paths)
+    for entry in todo:
+        if entry.name in left_out:
+            say(left_out[entry.name])
+    return [entry for entry in todo if entry in made]
+
+
 @command("scripts", "all_embeddings")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> list[str]:
+    """Run the commands; the names of the registry's entries that were made."""
     common, settings = Common.of(config), parse(Settings, config, SETTINGS)
-    hydra = HydraConfig.get().runtime
-    gpu_jobs = settings.gpu_jobs if has_gpu() else len(COMMANDS)
-    memory = parse(Memory, config, at="memory")
-    jobs = settings.jobs or default_jobs(memory, gpu_jobs, hydra.choices["preset"], common.paths)
-    python = os.environ.get("PYTHON") or sys.executable
-    todo = [each.job(python, passed_on(sys.argv[1:])) for each in COMMANDS]
-    began, finished = time.monotonic(), 0
-    logs = None if jobs == 1 else Path(hydra.output_dir)
+    todo = without_left_out(entries(), common.paths)
+    gpu_jobs = settings.gpu_jobs if has_gpu() else len(todo)
+    jobs = settings.jobs or default_jobs(parse(Memory, config, at="memory"), gpu_jobs, todo, common.paths)
+    logs = None if jobs == 1 else Path(HydraConfig.get().runtime.output_dir)
+    began = time.monotonic()
+    try:
+        run_all(todo, Limits(jobs, gpu_jobs, settings.grace), logs)
+    except JobFailed as failed:
+        where = "see above" if failed.log is None else f"its log: {failed.log}"
+        lines = [*failed.lines(), f"error: {failed}, {where}; fix it and start again: what is done is skipped"]
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        raise SystemExit(failed.code) from failed
+    say(f"all embeddings · {time.monotonic() - began:.0f} s")
+    return [entry.name for entry in todo]
+
+
+def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> None:
+    """Run the entries' commands and say on the terminal how far they are.
+
+    Args:
+        todo: in the order of the published document.
+        limits: with one job at a time they run in that order, otherwise the longest first.
+        logs: folder for what each command says; None: the terminal.
+
+    Raises:
+        JobFailed: the first that did.
+    """
+    finished = 0
 
     def started(job: Job) -> None:
         if logs is not None:
@@ -175,19 +162,14 @@ def main(config: DictConfig) -> None:
         for warning in collapses(logs / f"{job.name}.log") if logs is not None else []:
             say(warning)
 
+    python = os.environ.get("PYTHON") or sys.executable
+    commands = [job(entry, python, passed_on(sys.argv[1:])) for entry in todo]
+    environment = dict(os.environ)
     if logs is not None:
-        todo = longest_first(todo)
-        share = shared_cores(jobs)["OMP_NUM_THREADS"]
-        say(f"{jobs} commands side by side, threads each: {share}; what they say: {logs}")
-    limits = Limits(jobs, gpu_jobs, settings.grace)
-    try:
-        run_jobs(todo, limits, dict(os.environ) if logs is None else shared_cores(jobs), logs, started, done)
-    except JobFailed as failed:
-        where = "see above" if failed.log is None else f"its log: {failed.log}"
-        lines = [*failed.lines(), f"error: {failed}, {where}; fix it and start again: what is done is skipped"]
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
-        raise SystemExit(failed.code) from failed
-    say(f"all embeddings · {time.monotonic() - began:.0f} s")
+        commands, environment = longest_first(commands), shared_cores(limits.jobs)
+        share = environment["OMP_NUM_THREADS"]
+        say(f"{limits.jobs} commands at once, threads each: {share}; their logs: {logs}")
+    run_jobs(commands, limits, environment, logs, started, done)
 
 
 if __name__ == "__main__":

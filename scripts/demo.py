@@ -3,8 +3,9 @@
     make demo                              or: python scripts/demo.py
     python scripts/demo.py overwrite=True  everything again
 
-Each stage is a command of its own and stands in the output as one would type it. What is done is skipped;
-the first stage that fails ends the journey with its exit code.
+Each stage is a command of its own, printed as one would type it. What is done is skipped;
+the first stage that fails ends the journey with its exit code. Blocks that the log has not the events for, and
+merges of them, are left out, with a line each.
 """
 
 import logging
@@ -13,14 +14,17 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ubp.blocks.registry import can_be_made
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed
 from ubp.cli.output import closing_line, say, show
-from ubp.data.paths import CONFIGS, REPOSITORY
+from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
 from ubp.evaluation.scores import Scores, scores_file
 from ubp.evaluation.tables import scores_table
 from ubp.io.errors import UserError
@@ -30,27 +34,62 @@ logger = logging.getLogger(__name__)
 LIGHT, JUDGE = "light", "judge"
 
 
-def stages(config: DictConfig, blocks: list[str], overwrite: bool) -> list[list[str]]:
-    """The command lines of the journey, in order, each as a list of words.
+@dataclass(frozen=True)
+class Plan:
+    """What the demo makes of its log.
+
+    Attributes:
+        blocks: names, in the order of the merges.
+        merges: configs of configs/merge; all their blocks are among ``blocks``.
+        judged: merges that the judge scores too.
+        left_out: a line for each block and merge that the log has not the events for.
+    """
+
+    blocks: list[str]
+    merges: list[str]
+    judged: list[str]
+    left_out: list[str]
+
+
+def plan(merges: Sequence[str], judged: Sequence[str], paths: DataPaths) -> Plan:
+    """The merges whose blocks can all be made of the log, and every block of any."""
+    _, left_out = can_be_made(paths)
+    parts = {merge: [str(name) for name in composed(CONFIGS / "merge", merge).blocks] for merge in merges}
+    blocks = list(dict.fromkeys(name for names in parts.values() for name in names))
+    missing = {merge: [name for name in names if name in left_out] for merge, names in parts.items()}
+    lines = [left_out[name] for name in blocks if name in left_out]
+    lines += [f"merge {merge} is left out: {', '.join(names)}" for merge, names in missing.items() if names]
+    made = [merge for merge in merges if not missing[merge]]
+    return Plan(
+        [name for name in blocks if name not in left_out], made, [merge for merge in judged if merge in made], lines
+    )
+
+
+def log_stages(overwrite: bool) -> list[list[str]]:
+    """The command lines that make and split the log, each as a list of words."""
+    again = ["overwrite=True"] if overwrite else []
+    return [["python", f"scripts/{name}.py", "preset=demo", *again] for name in ("make_demo_data", "split")]
+
+
+def stages(plan: Plan, folder: Path, light_seeds: Sequence[int], overwrite: bool) -> list[list[str]]:
+    """The command lines of the rest of the journey, in order, each as a list of words.
 
     Args:
-        config: of the demo.
-        blocks: that its merges are made of.
+        plan: what is made.
+        folder: of the blocks and entries.
+        light_seeds: of the light probe.
         overwrite: make everything again.
     """
-    folder = Common.of(config).paths.embeddings(submit=False)
-    again = ["overwrite=True"] if overwrite else []
+    again = ["preset=demo", *(["overwrite=True"] if overwrite else [])]
     local = ["submit=False", *again]
-    names = ",".join([*blocks, *config.merges])
-    seeds = ",".join(map(str, config.light_seeds))
+    names = ",".join([*plan.blocks, *plan.merges])
+    seeds = ",".join(map(str, light_seeds))
     return [
-        ["python", "scripts/make_demo_data.py", *again],
-        ["python", "scripts/split.py", *again],
-        ["sh", "get_all_embeddings.sh", "preset=demo", *local],
-        *(["python", "scripts/merge.py", f"--config-name={name}", "preset=demo", *local] for name in config.merges),
-        *(["python", "scripts/validate.py", f"entry={folder / name}"] for name in config.merges),
+        ["sh", "get_all_embeddings.sh", *local],
+        *(["python", "scripts/merge.py", f"--config-name={name}", *local] for name in plan.merges),
+        *(["python", "scripts/validate.py", f"entry={folder / name}", "preset=demo"] for name in plan.merges),
         ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={LIGHT}", f"probe.seeds=[{seeds}]", *again],
-        *(["python", "scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in config.judged),
+        *(["python", "scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in plan.judged),
     ]
 
 
@@ -78,27 +117,29 @@ def run_stage(words: list[str], data_path: str) -> None:
     logger.info("%.1f s", time.perf_counter() - started)
 
 
-def all_scores(config: DictConfig, blocks: list[str], folder: Path) -> list[Scores]:
+def all_scores(plan: Plan, folder: Path) -> list[Scores]:
     """Every block and merge by the light probe, then the judged ones by the judge."""
-    light = [scores_file(folder / f"{name}.parquet", LIGHT) for name in blocks]
-    light += [scores_file(folder / name, LIGHT) for name in config.merges]
-    return [Scores.load(file) for file in [*light, *(scores_file(folder / name, JUDGE) for name in config.judged)]]
+    light = [scores_file(folder / f"{name}.parquet", LIGHT) for name in plan.blocks]
+    light += [scores_file(folder / name, LIGHT) for name in plan.merges]
+    return [Scores.load(file) for file in [*light, *(scores_file(folder / name, JUDGE) for name in plan.judged)]]
 
 
 @command("scripts", "demo")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> list[Scores]:
     common = Common.of(config)
-    blocks = list(dict.fromkeys(name for merge in config.merges for name in composed(CONFIGS / "merge", merge).blocks))
-    for words in stages(config, blocks, common.overwrite):
-        run_stage(words, common.data_path)
     folder = common.paths.embeddings(submit=False)
+    for words in log_stages(common.overwrite):
+        run_stage(words, common.data_path)
+    planned = plan(config.merges, config.judged, common.paths)
+    for line in planned.left_out:
+        say(line)
+    for words in stages(planned, folder, config.light_seeds, common.overwrite):
+        run_stage(words, common.data_path)
     say("")
-    show(
-        scores_table(
-            all_scores(config, blocks, folder), "the demo's blocks alone and merged: local validation, higher is better"
-        )
-    )
+    scores = all_scores(planned, folder)
+    show(scores_table(scores, "the demo's blocks alone and merged: local validation, higher is better"))
     closing_line("demo", folder)
+    return scores
 
 
 if __name__ == "__main__":

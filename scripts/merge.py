@@ -1,13 +1,14 @@
 """Merge blocks into one profile per client, write it as an entry, and keep the fitted merge.
 
-    python scripts/merge.py --config-name=basics submit=False
-        -> embeddings_submit/NAME or embeddings_local/NAME: client_ids.npy, embeddings.npy (float16)
-        -> models/NAME/submit or models/NAME/local: the fitted steps, with which scripts/encode.py makes profiles of
-           any clients on any day
+    python scripts/merge.py --config-name=basics submit=False            -> embeddings_local/basics
+    python scripts/merge.py --config-name=best_solution                  -> embeddings_submit/best_solution
+    python scripts/merge.py --config-name=best_solution submit=False preset=demo   of blocks made with preset=demo
 
 A config names the blocks, in the order of their columns, and for each a processor, a scaler and an imputer
 (any transformer of scikit-learn by ``_target_``); see `ubp.blocks.conditioning.BlockSettings`. With ``submit=True``
-every relevant client is in the entry, once; with ``submit=False`` those with an event in the history.
+every relevant client is in the entry, once; with ``submit=False`` those with an event in the history. An entry is a
+folder with ``client_ids.npy`` and ``embeddings.npy`` (float16). The fitted steps are kept in ``models/NAME/submit`` or
+``models/NAME/local``; with them scripts/encode.py makes profiles of any clients on any day.
 """
 
 import dataclasses
@@ -61,7 +62,7 @@ def _keep(name: str, fitted: FittedMerge, settings: MergeSettings, data: Challen
         logger.warning("%s: scripts/encode.py will refuse it: %s", name, refusal)
 
 
-@command("merge", "demo")
+@command("merge")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     settings = parse(MergeSettings, config, ["blocks", "imputer"])

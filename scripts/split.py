@@ -1,6 +1,7 @@
 """Split the events by date into a history and two target windows, for local validation (submit=False).
 
     python scripts/split.py
+    python scripts/split.py targets.per_task=50 overwrite=True
         -> raw/input/<event>.parquet, raw/target/train_target.parquet, raw/target/validation_target.parquet
 
 With E the day of the last purchase, the train window starts 27 days before E at 00:00:00, the validation

@@ -1,6 +1,7 @@
 """Check an entry against every rule of the format; all violations are listed, exit code 1 if there are any.
 
     python scripts/validate.py entry=data/embeddings_submit/best_solution
+    python scripts/validate.py entry=/some/where/my_entry local=True
 
 An entry in ``embeddings_local`` may leave out relevant clients; ``local=True`` or ``local=False`` says so of
 any other.

@@ -1,4 +1,4 @@
-"""The shell script: the published commands, in order or side by side, until one fails; once for real."""
+"""The shell script: the published commands, in order or several at once, until one fails; once for real."""
 
 import os
 import re
@@ -124,7 +124,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert {threads for *_, threads in called} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
 
     first, *stages, last = done.stdout.splitlines()
-    found = re.fullmatch(r"3 commands side by side, threads each: \d+; what they say: (.+)", first)
+    found = re.fullmatch(r"3 commands at once, threads each: \d+; their logs: (.+)", first)
     begun = [line for line in stages if line.endswith(" · begins")]
     assert sorted(begun) == sorted(f"python {line} submit=False · begins" for line in COMMANDS)
     ended = [line for line in stages if line not in begun]
@@ -135,14 +135,14 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert tmp_path / "data" in Path(found[1]).parents
     logs = {path.name: path.read_text() for path in Path(found[1]).glob("*.log") if path.name != "all_embeddings.log"}
     assert len(logs) == 14
-    assert logs["next_sku.log"] == f"this is {REPOSITORY}/next_sku/next_sku_embeddings.py\n"
+    assert logs["next_sku_128_4_4.log"] == f"this is {REPOSITORY}/next_sku/next_sku_embeddings.py\n"
 
 
 def test_without_jobs_no_more_commands_at_once_than_cores(recorded):
     done, _ = recorded("submit=False")
     jobs = min(14, len(os.sched_getaffinity(0)))
     assert done.returncode == 0
-    assert f"{jobs} commands side by side" in done.stdout or "side by side" not in done.stdout
+    assert f"{jobs} commands at once" in done.stdout or "at once" not in done.stdout
 
 
 def test_overrides_with_blanks_and_brackets_stay_one_word(tmp_path):
@@ -183,7 +183,7 @@ def test_an_error_ends_the_neighbours_and_shows_what_the_command_said(recorded, 
         last,
     )
     assert Path(found[1]).read_text().endswith("later\n")
-    assert (Path(found[1]).parent / "next_url.log").read_text().endswith("interrupted\n")
+    assert (Path(found[1]).parent / "next_url_192_6_4.log").read_text().endswith("interrupted\n")
     wait_until(lambda: not alive(tmp_path / "calls.sleeps"))
 
 

@@ -5,10 +5,12 @@ import os
 import pytest
 
 from scripts import all_embeddings
-from scripts.all_embeddings import COMMANDS, Memory, collapses, default_jobs, passed_on, shared_cores
+from scripts.all_embeddings import Memory, collapses, default_jobs, job, passed_on, shared_cores, without_left_out
+from ubp.blocks.registry import entries
 from ubp.cli.jobs import longest_first
+from ubp.data.schema import EventType
 
-MEMORY = Memory(full=3.2, demo=1.0, log=1.0)
+MEMORY = {"full": Memory(command=3.2, log=1.0), "demo": Memory(command=1.0, log=1.0)}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ MEMORY = Memory(full=3.2, demo=1.0, log=1.0)
 def test_as_many_as_commands_cores_and_memory_allow(history, monkeypatch, cores, gigabytes, gpu_jobs, preset, jobs):
     monkeypatch.setattr(all_embeddings, "cores", lambda: cores)
     monkeypatch.setattr(all_embeddings, "free_memory", lambda: int(gigabytes * 1e9))
-    assert default_jobs(MEMORY, gpu_jobs, preset, history) == jobs
+    assert default_jobs(MEMORY[preset], gpu_jobs, entries(), history) == jobs
 
 
 def test_a_large_log_takes_memory(history, monkeypatch):
@@ -36,7 +38,7 @@ def test_a_large_log_takes_memory(history, monkeypatch):
     monkeypatch.setattr(all_embeddings, "free_memory", lambda: int(12e9))
     with (history.raw / "page_visit.parquet").open("r+b") as file:
         file.truncate(2_000_000_000)  # takes no disk: the rest is a hole
-    assert default_jobs(MEMORY, 14, "full", history) == 2
+    assert default_jobs(MEMORY["full"], 14, entries(), history) == 2
 
 
 def test_each_has_its_share_of_the_cores_and_no_more_threads_than_were_asked_for(monkeypatch):
@@ -61,7 +63,7 @@ def test_its_own_settings_are_not_passed_on():
     words = [
         "jobs=2",
         "submit=False",
-        "memory.demo=2",
+        "memory.command=2",
         "+gpu_jobs=2",
         "grace=1",
         "preset=demo",
@@ -71,10 +73,10 @@ def test_its_own_settings_are_not_passed_on():
 
 
 def test_texts_begin_before_what_reads_them_and_the_short_ones_last():
-    names = [job.name for job in longest_first(each.job("python", []) for each in COMMANDS)]
-    assert names[:2] == [each.name for each in sorted(COMMANDS, key=lambda each: -each.seconds)][:2]
+    names = [job.name for job in longest_first(job(each, "python", []) for each in entries())]
+    assert names[:2] == [each.name for each in sorted(entries(), key=lambda each: -each.seconds)][:2]
     assert names.index("convert_to_text") < names.index("smollm2_all_interactions")
-    assert names[-1] in ("stat_features", "als_visits_relevant")
+    assert names[-1] in ("stat_features", "als_64_visits_relevant")
 
 
 def test_a_collapsed_block_is_named_on_the_terminal(tmp_path):
@@ -86,3 +88,25 @@ def test_a_collapsed_block_is_named_on_the_terminal(tmp_path):
     assert collapses(log) == []
     log.write_text("")
     assert collapses(log) == []
+
+
+def test_an_entry_as_a_job():
+    found = job(next(entry for entry in entries() if entry.name == "als_64_visits_relevant"), "/a/python", ["seed=1"])
+    assert found.title == "python ALS/als_embeddings.py --config-name=als_visits_relevant seed=1"
+    assert found.words[0] == "/a/python"
+    assert found.words[1].endswith("/ALS/als_embeddings.py")
+    assert list(found.words[2:]) == ["--config-name=als_visits_relevant", "seed=1"]
+    assert found.gpu
+
+
+def test_what_the_log_has_no_events_for_is_left_out_with_one_line_each(make_history, tmp_path, capsys):
+    paths = make_history(empty=[EventType.SEARCH_QUERY]).write(tmp_path)
+    todo = without_left_out(entries(), paths)
+    assert {entry.name for entry in entries()} - {entry.name for entry in todo} == {
+        "preprocessing_search",
+        "search_llm",
+    }
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name} is left out: {paths.raw} has no events of search_query"
+        for name in ("preprocessing_search", "search_llm")
+    ]

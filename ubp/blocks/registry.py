@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
+import polars as pl
 from omegaconf import OmegaConf
 
-from ubp.data.paths import CONFIGS
+from ubp.data.paths import CONFIGS, DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, name_some
 
@@ -25,7 +27,7 @@ class Entry:
         overrides: arguments that belong to the command line.
         recipe: ``module:class`` that fits it; empty for a stage that is no block.
         columns: at full size; None where there are none.
-        needs: event types of which one at least must have events.
+        needs: event types of which one at least must have events; none: it takes what there is.
         after: names of the entries whose results it reads.
         seconds: in the demo, on one core beside another command; only which is longer matters.
         gpu: can use one.
@@ -98,6 +100,38 @@ def block(name: str) -> Entry:
     if name not in known:
         raise UserError(f"{name}: no such block; known: {name_some(list(known), 50)}")
     return known[name]
+
+
+def can_be_made(paths: DataPaths) -> tuple[tuple[Entry, ...], dict[str, str]]:
+    """Which entries a log has the events for, and why the others are left out.
+
+    Args:
+        paths: of the log; only the rows of its event files are looked at, not their contents.
+
+    Returns:
+        Those that can be made, in the registry's order, and by the name of each of the others one line with the reason.
+    """
+    empty = [event_type for event_type in EventType if not _has_rows(paths.raw / event_type.file_name)]
+    made, left_out = [], dict[str, str]()
+    for entry in entries():
+        if entry.needs and set(entry.needs) <= set(empty):
+            left_out[entry.name] = f"{entry.name} is left out: {paths.raw} has no events of {' or '.join(entry.needs)}"
+        else:
+            made.append(entry)
+    while waiting := [entry for entry in made if left_out.keys() & set(entry.after)]:
+        for entry in waiting:
+            made.remove(entry)
+            missing = next(name for name in entry.after if name in left_out)
+            left_out[entry.name] = f"{entry.name} is left out: {missing} is"
+    return tuple(made), left_out
+
+
+def _has_rows(file: Path) -> bool:
+    """Whether a parquet has rows; one that cannot be read may have some, and whoever reads it says what is wrong."""
+    try:
+        return bool(pl.scan_parquet(file).select(pl.len()).collect().item())
+    except (OSError, pl.exceptions.PolarsError):
+        return True
 
 
 def _entry(name: str, values: dict[str, Any]) -> Entry:

@@ -1,60 +1,131 @@
 """A function of a config as a command: errors to lines and exit codes, Hydra's among them."""
 
 import functools
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import Generic, TypeVar, overload
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ubp.cli.config import Common, explain
+from ubp.cli.config import Common, config_names, explain, hydra_put_back
+from ubp.cli.help import help_of
 from ubp.cli.output import say
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
 from ubp.io.stage import AlreadyDone
 
+Made = TypeVar("Made")
 
-def command(folder: str, config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Turn a function of a config into a command.
+_CONFIG_NAME = ("--config-name", "-cn")
 
-    A `UserError` becomes its lines on stderr and exit code 1; `AlreadyDone` a line and exit code 0; what
-    Hydra refuses one line that names what is known.
 
-    Args:
-        folder: of the command's configs, below ``configs/``.
-        config_name: the config without ``--config-name``.
+class Command(Generic[Made]):
+    """A function of a config, and the command made of it.
+
+    Called with a config it is that function: what the function returns is returned, and its errors are raised. Called
+    without one it takes its config from the command line: a `UserError` becomes its lines on stderr and exit code 1;
+    `AlreadyDone` a line and exit code 0; what Hydra refuses one line that names what is known. ``--help`` prints what
+    `ubp.cli.help` makes of the docstring and the config.
     """
 
-    def decorate(body: Callable[[DictConfig], None]) -> Callable[[], None]:
-        @functools.wraps(body)
-        def run_body(config: DictConfig) -> None:
-            try:
-                _choose_gpus(Common.of(config))
-                body(config)
-            except AlreadyDone as done:
-                say(str(done))
-            except UserError as error:
-                _fail(error.messages)
+    __wrapped__: Callable[[DictConfig], Made]
 
-        @functools.wraps(body)
-        def main() -> None:
+    def __init__(self, body: Callable[[DictConfig], Made], folder: str, config_name: str | None) -> None:
+        self.folder, self.config_name = CONFIGS / folder, config_name
+        functools.update_wrapper(self, body)
+
+    @overload
+    def __call__(self, config: DictConfig) -> Made: ...
+
+    @overload
+    def __call__(self) -> None: ...
+
+    def __call__(self, config: DictConfig | None = None) -> Made | None:
+        if config is not None:
+            return self.__wrapped__(config)
+        if self.__module__ == "__main__":
             _leave_out_script_folder()
+        config_name = _asked_config(sys.argv[1:]) or self.config_name
+        with _process_put_back("HYDRA_FULL_ERROR", "CUDA_VISIBLE_DEVICES"), hydra_put_back():
             # Hydra then raises what it would otherwise print in its own words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                hydra.main(version_base=None, config_path=str(CONFIGS / folder), config_name=config_name)(run_body)()
+                self._run(config_name)
             except (HydraException, OmegaConfBaseException) as error:
-                _fail([explain(error, CONFIGS / folder, _asked_config(config_name)) or str(error)])
+                _fail([explain(error, self.folder, config_name or "") or str(error)])
             except KeyboardInterrupt:
                 _fail(["interrupted; what was finished before is kept"], code=130)
+        return None
 
-        return main
+    def _run(self, config_name: str | None) -> None:
+        """What the command line asks for: help or a run."""
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            text = sys.modules[self.__module__].__doc__ or ""
+            say(help_of(text, self.folder, config_name, _overrides(sys.argv[1:])))
+        elif config_name is None and not {"--hydra-help", "--version"} & set(sys.argv[1:]):
+            script = f"{Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"
+            names = ", ".join(config_names(self.folder))
+            _fail([f"which one? python {script} --config-name=NAME, with one of these as NAME: {names}"])
+        else:
+            decorated = hydra.main(version_base=None, config_path=str(self.folder), config_name=config_name)
+            decorated(_reporting(self.__wrapped__))()
+
+
+def command(folder: str, config_name: str | None = None) -> Callable[[Callable[[DictConfig], Made]], Command[Made]]:
+    """Turn a function of a config into a `Command`.
+
+    Args:
+        folder: of the command's configs, below ``configs/``.
+        config_name: the config without ``--config-name``; None: one must be named.
+    """
+
+    def decorate(body: Callable[[DictConfig], Made]) -> Command[Made]:
+        return Command(body, folder, config_name)
 
     return decorate
+
+
+def _reporting(body: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
+    """The body with its errors as lines and exit codes."""
+
+    @functools.wraps(body)
+    def run(config: DictConfig) -> None:
+        try:
+            _choose_gpus(Common.of(config))
+            body(config)
+        except AlreadyDone as done:
+            say(str(done))
+        except UserError as error:
+            _fail(error.messages)
+
+    return run
+
+
+@contextmanager
+def _process_put_back(*names: str) -> Iterator[None]:
+    """Leave these variables of the environment, and the log's handlers, as they were."""
+    root, before = logging.getLogger(), {name: os.environ.get(name) for name in names}
+    handlers, level = [*root.handlers], root.level
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in root.handlers if handler not in handlers]:
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _leave_out_script_folder() -> None:
@@ -76,15 +147,19 @@ def _choose_gpus(common: Common) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = common.cuda_visible_devices
 
 
-def _asked_config(default: str) -> str:
+def _asked_config(words: list[str]) -> str | None:
     """The config name on the command line."""
-    arguments = sys.argv[1:]
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--config-name="):
-            return argument.partition("=")[2].removesuffix(".yaml")
-        if argument in ("--config-name", "-cn") and position + 1 < len(arguments):
-            return arguments[position + 1].removesuffix(".yaml")
-    return default
+    for word, following in pairwise([*words, ""]):
+        if word.startswith("--config-name="):
+            return word.partition("=")[2].removesuffix(".yaml")
+        if word in _CONFIG_NAME and following:
+            return following.removesuffix(".yaml")
+    return None
+
+
+def _overrides(words: list[str]) -> list[str]:
+    """The overrides on the command line."""
+    return [word for before, word in pairwise(["", *words]) if not word.startswith("-") and before not in _CONFIG_NAME]
 
 
 def _fail(messages: list[str], code: int = 1) -> None:

@@ -3,7 +3,8 @@
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +12,17 @@ from typing import Any, TypeVar, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.version import VersionBase
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from ubp.blocks.registry import Entry
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
 from ubp.io.errors import UserError
@@ -25,16 +31,26 @@ Settings = TypeVar("Settings")
 
 
 class _OneTree(SearchPathPlugin):
-    """Lets a config of a package's folder stand on ``configs/base.yaml`` and ``configs/preset/``.
-
-    A package's own ``preset/`` comes first in the search, so that it can give its own numbers.
-    """
+    """Lets a config of a package's folder stand on ``configs/base.yaml``."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("ubp", f"file://{CONFIGS}")
 
 
 Plugins.instance().register(_OneTree)
+
+
+def presets() -> list[str]:
+    """The known presets: ``full``, what configs say by themselves, and those that some config has an overlay for.
+
+    An overlay is ``FOLDER/preset/CONFIG/PRESET.yaml`` below ``configs/``: what changes, and nothing else.
+    """
+    return sorted({"full", *(path.stem for path in CONFIGS.glob("**/preset/*/*.yaml"))})
+
+
+# So each is known to every command, and an unknown one refused, also where a config has no overlay of that name.
+for _name in presets():
+    ConfigStore.instance().store(_name, {}, group="preset", package="_global_")
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,23 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
 
+def one_or_several(config: DictConfig, key: str, what: str) -> list[str]:
+    """The names or paths that a setting holds, one or a list.
+
+    Args:
+        config: of the command.
+        key: the setting.
+        what: is to be named there.
+
+    Raises:
+        UserError: there are none.
+    """
+    asked = None if OmegaConf.is_missing(config, key) else config[key]
+    if not asked:
+        raise UserError(f"{key}: name {what}: {key}=NAME_OR_PATH")
+    return list(map(str, asked)) if isinstance(asked, ListConfig) else [str(asked)]
+
+
 def composed(folder: Path, config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """A config as its command would see it.
 
@@ -146,9 +179,37 @@ def composed(folder: Path, config_name: str, overrides: Sequence[str] = ()) -> D
         config_name: the config.
         overrides: as on the command line.
     """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder), version_base=None):
+    with hydra_put_back(), initialize_config_dir(str(folder), version_base=None):
         return compose(config_name, list(overrides))
+
+
+def config_of(entry: Entry, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of an entry of the registry.
+
+    Args:
+        entry: its own overrides come first.
+        overrides: as on the command line.
+    """
+    return composed(CONFIGS / entry.folder, entry.config_name, [*entry.settings, *overrides])
+
+
+@contextmanager
+def hydra_put_back() -> Iterator[None]:
+    """Let Hydra be used inside, whoever used it in this process before, and leave its global state as it was."""
+    hydra, version, config = GlobalHydra.instance(), VersionBase.instance(), HydraConfig.instance()
+    before = hydra.hydra, version.version_base, config.cfg
+    hydra.clear()
+    try:
+        yield
+    finally:
+        # `initialize_config_dir` may have put another instance into the place of the first.
+        hydra = GlobalHydra.instance()
+        hydra.hydra, version.version_base, config.cfg = before
+
+
+def config_names(folder: Path) -> list[str]:
+    """The configs of a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def explain(error: Exception, folder: Path, config_name: str) -> str | None:
@@ -159,11 +220,15 @@ def explain(error: Exception, folder: Path, config_name: str) -> str | None:
         folder: of the command's configs.
         config_name: the config that was asked for.
     """
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = config_names(folder)
     if config_name not in names:
         return (
             f"--config-name={config_name}: no such config{_did_you_mean(config_name, names)}; known: {', '.join(names)}"
         )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        known = sorted(error.options)
+        return f"{group}={option}: no such {group}{_did_you_mean(option, known)}; known: {', '.join(known)}"
     lines = str(error).splitlines() or [type(error).__name__]
     if not lines[0].startswith("Could not override"):
         # What follows the search path's heading is a list of folders that says nothing to a user.

@@ -64,7 +64,7 @@ class JobFailed(Exception):
         super().__init__(f"{job.title}: failed with exit code {code}")
 
     def lines(self) -> list[str]:
-        """What the job said of its failure: its lines that begin with ``error:``, or else its last ones."""
+        """What the job printed about its failure: its lines that begin with ``error:``, or else its last ones."""
         if self.log is None:
             return []
         lines = self.log.read_text(errors="replace").splitlines()
@@ -91,14 +91,14 @@ def run_jobs(
 ) -> None:
     """Run each job once what it waits for is done, the first ones first.
 
-    When one fails, or this process is told to end (SIGINT, SIGTERM, SIGHUP), those that run are interrupted, as by
+    When one fails, or this process gets SIGINT, SIGTERM or SIGHUP, those that run are interrupted, as by
     Ctrl-C, and waited for; no other begins.
 
     Args:
         jobs: in the order of preference.
-        limits: how many at once.
+        limits: how many run at once.
         environment: of the jobs.
-        logs: folder for what each job says; None: where this process says it, and in its process group.
+        logs: folder for the jobs' logs; None: they write to this process' terminal, in its process group.
         started: called when a job begins.
         done: called when it has ended well, with its seconds.
 
@@ -107,13 +107,13 @@ def run_jobs(
         ValueError: jobs wait for one another, or for one that is not there.
     """
     running: list[_Running] = []
-    with _told_to_end():
+    with _ended_by_signals():
         try:
             _run(list(jobs), limits, environment, logs, started, done, running)
         except BaseException as error:
             # Without groups of their own, Ctrl-C has reached the jobs already.
-            told = logs is None and isinstance(error, KeyboardInterrupt)
-            _end([each.process for each in running], limits.grace, groups=logs is not None, told=told)
+            interrupted = logs is None and isinstance(error, KeyboardInterrupt)
+            _end([each.process for each in running], limits.grace, groups=logs is not None, interrupted=interrupted)
             raise
 
 
@@ -133,7 +133,9 @@ def _run(
             started(job)
             running.append(_start(job, environment, logs))
         if not running:
-            raise ValueError(f"these wait for what never comes: {', '.join(job.name for job in waiting)}")
+            raise ValueError(
+                f"these wait for one another, or for what is not there: {', '.join(job.name for job in waiting)}"
+            )
         # Looked at from time to time by the only thread: threads that wait for them would take the signals from it.
         time.sleep(_LOOK)
         for over in [each for each in running if each.process.poll() is not None]:
@@ -174,7 +176,7 @@ def _start(job: Job, environment: Mapping[str, str], logs: Path | None) -> _Runn
     return _Running(job, process, log, since)
 
 
-def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: bool, told: bool) -> None:
+def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: bool, interrupted: bool) -> None:
     """Interrupt processes and wait for them; kill what is left when the time is up, or at a second Ctrl-C."""
 
     def signal_all(number: int, to: Iterable["subprocess.Popen[bytes]"]) -> None:
@@ -185,7 +187,7 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: b
     def alive() -> list["subprocess.Popen[bytes]"]:
         return [process for process in processes if process.poll() is None]
 
-    if not told:
+    if not interrupted:
         signal_all(signal.SIGINT, alive())
     deadline = time.monotonic() + grace
     with suppress(subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
@@ -196,7 +198,7 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: b
 
 
 @contextmanager
-def _told_to_end() -> Iterator[None]:
+def _ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP leave the block by `SystemExit`, and the processes begun in it heed SIGINT."""
 
     def end(number: int, _: FrameType | None) -> None:

@@ -22,7 +22,7 @@ class Fit:
 
     Attributes:
         block: that has learned.
-        report: what is to be said of its quality; JSON. It is kept in the lineage.
+        report: figures on its quality; JSON. It is kept in the lineage.
         disposable: the folder of the fit is of no use once the block is kept; it is then removed.
     """
 

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Settings that change where or how a command runs, never what comes out.
 _NOT_IN_LINEAGE = (
-    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report", "demo"),
+    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
 _PACKAGE = "universal-behavioral-profiles"

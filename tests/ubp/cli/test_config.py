@@ -5,10 +5,14 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ubp.blocks.merge import MergeSettings
-from ubp.cli.config import Common, explain, parse
+from ubp.cli.config import Common, composed, explain, one_or_several, parse
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
 
@@ -106,3 +110,48 @@ def test_an_unknown_config_names_the_known_ones():
         "--config-name=als_visit_relevant: no such config (did you mean als_visits_relevant?); known: "
         "als_buy_add_categories, als_visits_relevant"
     )
+
+
+def test_an_unknown_choice_names_the_known_ones():
+    with pytest.raises(HydraException) as refused:
+        composed(CONFIGS / "scripts", "evaluate", ["probe=lite"])
+    line = explain(refused.value, CONFIGS / "scripts", "evaluate")
+    assert line == "probe=lite: no such probe (did you mean light?); known: judge, light"
+
+
+@pytest.fixture
+def others_hydra():
+    """Hydra as somebody else in this process has set it up."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS / "ALS"), version_base="1.3"):
+        yield GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize("overrides", [["seed=3"], ["sede=3"]])
+def test_composing_leaves_hydra_as_it_was(others_hydra, overrides):
+    before = HydraConfig.instance().cfg
+    try:
+        assert composed(CONFIGS / "scripts", "split", overrides).seed == 3
+    except HydraException:
+        assert overrides == ["sede=3"]
+    assert GlobalHydra.instance().hydra is others_hydra
+    assert HydraConfig.instance().cfg is before
+    assert compose("als_visits_relevant").name == "als_64_visits_relevant"
+
+
+def test_composing_leaves_hydra_unused_where_nobody_uses_it():
+    GlobalHydra.instance().clear()
+    composed(CONFIGS / "scripts", "split")
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_one_name_or_several():
+    def asked(value):
+        return one_or_several(OmegaConf.create({"embeddings": value}), "embeddings", "a block")
+
+    assert asked("a") == ["a"]
+    assert asked(["a", 1]) == ["a", "1"]
+    for nothing in ("???", None, "", []):
+        with pytest.raises(UserError, match=r"^embeddings: name a block: embeddings=NAME_OR_PATH$"):
+            asked(nothing)

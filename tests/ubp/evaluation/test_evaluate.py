@@ -1,14 +1,14 @@
-"""The evaluate command's own parts: what it is asked for, what it has done before."""
+"""Evaluating: what was scored before is not scored again; torch is left as it was."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+import torch
 
-from scripts import evaluate as command
 from ubp.data.history import ChallengeData
 from ubp.data.targets import TASKS
+from ubp.evaluation import evaluate as evaluation
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
@@ -29,13 +29,13 @@ def scored(history, monkeypatch):
         calls.append(probe)
         return Scores(profiles.name, 2, probe.name, {task.name: 0.5 for task in TASKS}, 3.0, 0.0, {})
 
-    monkeypatch.setattr(command, "score_anew", score)
+    monkeypatch.setattr(evaluation, "score_anew", score)
     profiles = Profiles("a", history.root / "a.parquet", np.arange(3), np.ones((3, 2), np.float32))
     return profiles, data, calls
 
 
 def evaluate(profiles, data, probe=PROBE, overwrite=False) -> Scores:
-    return command.evaluate(profiles, probe, data, "cpu", overwrite)
+    return evaluation.evaluate(profiles, probe, data, "cpu", overwrite)
 
 
 def test_the_same_is_scored_once(scored):
@@ -64,16 +64,21 @@ def test_anything_else_is_scored_again(scored, change):
 
 
 def test_a_device_that_is_not_there_is_one_line():
-    assert command.choose_device("cpu").type == "cpu"
-    assert command.choose_device("auto").type in ("cpu", "cuda")
+    assert evaluation.choose_device("cpu").type == "cpu"
+    assert evaluation.choose_device("auto").type in ("cpu", "cuda")
     for name in ("gpu", "meta:x"):
         with pytest.raises(UserError, match=f"device={name}: .*try device=cpu"):
-            command.choose_device(name)
+            evaluation.choose_device(name)
 
 
-def test_what_is_asked_for():
-    assert command.asked_embeddings(OmegaConf.create({"embeddings": "a"})) == ["a"]
-    assert command.asked_embeddings(OmegaConf.create({"embeddings": ["a", 1]})) == ["a", "1"]
-    for nothing in ("???", None, "", []):
-        with pytest.raises(UserError, match="embeddings=NAME_OR_PATH"):
-            command.asked_embeddings(OmegaConf.create({"embeddings": nothing}))
+@pytest.mark.parametrize("before", [(False, False), (True, True), (True, False)])
+def test_torchs_choice_of_algorithms_is_left_as_it_was(before):
+    enabled, warn_only = before
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    try:
+        with evaluation.deterministic(not enabled):
+            assert torch.are_deterministic_algorithms_enabled() is not enabled
+        now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        assert now == before
+    finally:
+        torch.use_deterministic_algorithms(False)
