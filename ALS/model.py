@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ALS.implicit_gpu import INSTALL, gpu_fault
 from ubp.io.errors import UserError, require, require_positive
+from ubp.io.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,13 @@ def factorise(matrix: csr_matrix, settings: AlsSettings, seed: int) -> Factors:
         model.user_factors, model.item_factors = _first_factors(matrix.shape, settings.factors, seed, on_gpu)
         try:
             # float(): numpy's numbers are float64, and would make the matrix so.
-            model.fit(float(found.alpha) * matrix)
+            with progress_bar() as progress:
+                task = progress.add_task("ALS", total=settings.iterations)
+                model.fit(
+                    float(found.alpha) * matrix,
+                    show_progress=False,
+                    callback=lambda *_: progress.advance(task),
+                )
         except ModelFitError as error:
             raise UserError(f"als: {error}; {_ADVICE}") from error
     if not on_gpu:

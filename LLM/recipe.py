@@ -18,7 +18,6 @@ from LLM.models import find_model, weights_fingerprint
 from LLM.pca import Pca, fit_pca
 from LLM.reading import read_texts
 from LLM.settings import LanguageModelSettings
-from LLM.shards import keep_only_of
 from LLM.texts import TextSettings, find_texts, require_same_history, save_texts
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.config import Common
@@ -178,8 +177,8 @@ class LanguageModelRecipe(Recipe):
         lineage = require_same_history(texts, history, self.as_of)
         weights = find_model(settings.model, settings.models)
         fingerprint = weights_fingerprint(weights)
-        keep_only_of(folder, fingerprint)
-        reading = read_texts(settings, weights, texts, folder)
+        # Other weights read anew: what a killed run has read with these lies in a folder of their name.
+        reading = read_texts(settings, weights, texts, folder / fingerprint)
         report: dict[str, Any] = {"weights": fingerprint, **reading.report}
         pca, vectors = None, reading.vectors
         if settings.n_components is not None:

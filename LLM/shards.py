@@ -7,10 +7,8 @@ vectors however often the run was killed.
 """
 
 import logging
-import shutil
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -136,19 +134,3 @@ def _concatenated(shards: list[Path], order: npt.NDArray[np.int64]) -> Vectors:
     for shard, part in zip(shards, parts, strict=True):
         vectors[order[_end(shard) - len(part) : _end(shard)]] = part
     return vectors
-
-
-def keep_only_of(folder: Path, model: str) -> None:
-    """Remove what a killed run left in the folder if it used another model.
-
-    Args:
-        folder: of the run.
-        model: fingerprint of the model's weights.
-    """
-    note = folder / "model"
-    with suppress(FileNotFoundError):
-        if note.read_text() != model:
-            logger.info("%s was begun with other weights: starting from the beginning", folder)
-            shutil.rmtree(folder)
-    with atomic_write(note) as aside:
-        aside.write_text(model)

@@ -161,17 +161,6 @@ def test_a_run_goes_on_with_other_sizes(texts, tiny_llama, tmp_path):
     np.testing.assert_allclose(rest, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_other_weights_begin_anew(tmp_path):
-    folder = tmp_path / "run"
-    shards.keep_only_of(folder, "one")
-    (folder / "shards").mkdir()
-    shards.keep_only_of(folder, "one")
-    assert (folder / "shards").exists()
-    shards.keep_only_of(folder, "two")
-    assert not (folder / "shards").exists()
-    assert (folder / "model").read_text() == "two"
-
-
 def test_numbers_that_are_not_finite_are_refused(texts, tiny_llama, tmp_path):
     found = tokenised(texts, tmp_path / "tokens", tiny_llama)
     model = load_model(tiny_llama, torch.float32)

@@ -107,7 +107,7 @@ class FittedBlock(ABC):
         return EmbeddingTable(ids, vectors, lineage)
 
 
-def save(fitted: FittedBlock, folder: Path, lineage: Mapping[str, Any]) -> None:
+def save(fitted: FittedBlock, folder: str | Path, lineage: Mapping[str, Any]) -> None:
     """Keep a fitted block; a folder that is there is replaced when the new one is whole.
 
     Args:
@@ -126,7 +126,7 @@ def save(fitted: FittedBlock, folder: Path, lineage: Mapping[str, Any]) -> None:
         "tables": sorted(state.tables),
         "lineage": dict(lineage),
     }
-    with atomic_write(folder) as aside:
+    with atomic_write(Path(folder)) as aside:
         aside.mkdir()
         if state.arrays:
             save_file({name: np.ascontiguousarray(array) for name, array in state.arrays.items()}, aside / _WEIGHTS)
@@ -135,7 +135,7 @@ def save(fitted: FittedBlock, folder: Path, lineage: Mapping[str, Any]) -> None:
         (aside / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
 
 
-def load(folder: Path) -> FittedBlock:
+def load(folder: str | Path) -> FittedBlock:
     """A block that `save` kept.
 
     Raises:
@@ -143,6 +143,7 @@ def load(folder: Path) -> FittedBlock:
     """
     from safetensors.numpy import load_file
 
+    folder = Path(folder)
     note = _note(folder)
     try:
         weights = folder / _WEIGHTS

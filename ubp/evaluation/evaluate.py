@@ -13,6 +13,7 @@ from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores, scores_file
 from ubp.io.errors import UserError
 from ubp.io.files import digest_of, fingerprint
+from ubp.io.stage import AlreadyDone, Stage
 
 if TYPE_CHECKING:  # seconds of imports, for what is not scored yet
     import torch
@@ -34,20 +35,22 @@ def evaluate(profiles: Profiles, probe: Probe, data: ChallengeData, device: str,
         UserError: see `choose_device` and `ubp.evaluation.scoring.score`.
     """
     made_from, file = what_counts(profiles, probe, data.paths), scores_file(profiles.path, probe.name)
-    before = None if overwrite else Scores.read(file, made_from)
-    if before is not None:
-        logger.info("%s: scored before (overwrite=True scores it again)", profiles.name)
-        return before
-    scores = score_anew(profiles, probe, data.paths, device)
-    scores.write(file, made_from)
-    return scores
+    stage = Stage(f"{profiles.name} scored by the {probe.name} probe", (file,), lambda: made_from)
+    try:
+        with stage.once(overwrite):
+            scores = score_anew(profiles, probe, data.paths, device)
+            scores.write(file)
+            return scores
+    except AlreadyDone as done:
+        logger.info("%s", done)
+        return Scores.load(file)
 
 
-def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> str:
+def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> dict[str, str]:
     """Tells one evaluation from another: vectors, clients, labels, probe."""
     targets = [fingerprint(file) for file in sorted(paths.target.glob("*")) if not file.name.startswith(".")]
     ids, vectors = (hashlib.blake2b(array.data).hexdigest() for array in (profiles.client_ids, profiles.vectors))
-    return digest_of(ids, vectors, probe, *targets)
+    return {"clients": ids, "vectors": vectors, "probe": digest_of(probe), "labels": digest_of(*targets)}
 
 
 def score_anew(profiles: Profiles, probe: Probe, paths: DataPaths, device: str) -> Scores:

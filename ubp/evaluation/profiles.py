@@ -60,12 +60,24 @@ def load_profiles(name_or_path: str, folder: Path, data: ChallengeData) -> Profi
             "%s: made from another history than %s: if it saw the target windows, its scores mean nothing",
             path, data.folder,
         )  # fmt: skip
+    return profiles_of(path.stem, table, data, path)
+
+
+def profiles_of(name: str, table: EmbeddingTable, data: ChallengeData, path: Path | None = None) -> Profiles:
+    """A block's vectors of the relevant clients with an event in the history, those without one as zeros.
+
+    Args:
+        name: of the block.
+        table: its vectors.
+        data: the history.
+        path: where it lies; None for one that lies nowhere.
+    """
     vectors = np.zeros((len(data.clients), table.columns), np.float32)
     rows, places = align(table, data.clients)
     vectors[places] = table.vectors[rows]
     if absent := len(data.clients) - len(places):
-        logger.info("%s: %s of %s clients are without it: zeros", path.stem, f"{absent:,}", f"{len(data.clients):,}")
-    return Profiles(path.stem, path, data.clients, vectors)
+        logger.info("%s: %s of %s clients are without it: zeros", name, f"{absent:,}", f"{len(data.clients):,}")
+    return Profiles(name, path or Path(name), data.clients, vectors)
 
 
 def _find(name_or_path: str, folder: Path) -> Path:

@@ -40,18 +40,12 @@ class Scores:
     spread: float
     details: dict[str, list[dict[str, Any]]]
 
-    def write(self, path: Path, made_from: str) -> None:
-        """Write ``scores.json``: a key a task as the organisers', then sum, spread, probe and details."""
+    def write(self, path: Path) -> None:
+        """Write ``scores.json``: a key per task as the organisers', then sum, spread, probe and details."""
         figures = self.tasks | {"sum": self.total, "spread": self.spread, "probe": self.probe}
-        rest = {"name": self.name, "columns": self.columns, "made_from": made_from, "details": self.details}
+        rest = {"name": self.name, "columns": self.columns, "details": self.details}
         with atomic_write(path) as aside:
             aside.write_text(json.dumps(figures | rest, indent=2) + "\n")
-
-    @classmethod
-    def read(cls, path: Path, made_from: str) -> "Scores | None":
-        """Scores made before from the same things; None where there are none."""
-        made = path.exists() and json.loads(path.read_text()).get("made_from") == made_from
-        return cls.load(path) if made else None
 
     @classmethod
     def load(cls, path: Path) -> "Scores":

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ubp.data import schema
 from ubp.data.paths import DataPaths
@@ -25,6 +23,7 @@ from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.tasks import labels, load_targets, load_window
 from ubp.io.errors import UserError
+from ubp.io.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def score(profiles: Profiles, probe: Probe, paths: DataPaths, device: torch.devi
         For each task the best epoch's score, the mean over the probe's seeds.
     """
     details: dict[str, list[dict[str, Any]]] = {}
-    with _progress() as progress, warnings.catch_warnings():
+    with progress_bar() as progress, warnings.catch_warnings():
         # A label that nobody bought counts as torchmetrics counts it; a line for each would bury the table.
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
         epochs = progress.add_task(profiles.name, total=len(TASKS) * len(probe.seeds) * probe.epochs)
@@ -118,9 +117,3 @@ def _runs(data: TaskData, probe: Probe, after_epoch: Callable[[], None]) -> list
 def _best(epochs: list[TaskScore], seed: int) -> dict[str, Any]:
     number, best = max(enumerate(epochs), key=lambda item: item[1].score)
     return {"seed": seed, "epoch": number + 1, "score": best.score} | asdict(best)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -6,7 +6,7 @@
 import logging
 import shutil
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +20,10 @@ from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write, locked
+from ubp.io.files import atomic_write
+from ubp.io.stage import AlreadyDone, Stage
 from ubp.sequences.arrays import Int64, offsets_of
-from ubp.sequences.layout import COLUMNS, TABLE_OF, is_built, write_note
+from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, write_note
 from ubp.sequences.selection import Selection, select
 from ubp.sequences.store import Sequences
 
@@ -65,12 +66,13 @@ def build_or_open(history: ChallengeData) -> Sequences:
         UserError: the files' events span more than 68 years, or the files changed meanwhile.
     """
     folder = history.paths.sequences(history.events_fingerprint)
-    with locked(folder.with_name(f"{folder.name}.lock"), f"the sequence store of {history.folder}"):
-        if not is_built(folder):
-            _remove_abandoned(folder)
-            with atomic_write(folder) as aside:
-                _build(history.whole, aside)
-                history.require_unchanged()  # or the store would mix two histories, under the first one's name
+    made_from = {"events": history.events_fingerprint, "version": VERSION}
+    stage = Stage(f"the sequence store of {history.folder}", (folder / NOTE,), lambda: made_from, of=folder)
+    with suppress(AlreadyDone), stage.once(overwrite=False):
+        _remove_abandoned(folder)
+        with atomic_write(folder) as aside:
+            _build(history.whole, aside)
+            history.require_unchanged()  # or the store would mix two histories, under the first one's name
     return Sequences.open(folder)
 
 

@@ -34,7 +34,7 @@ DAYS_A_WEEK = 7
 VERSION = 2  # of the files' layout; a store of another one is built again
 COLUMNS = {"time": np.int32, "event": np.uint8, "subject": np.int32}
 TABLE_OF = {schema.SKU: "skus", schema.URL: "urls", schema.QUERY: "queries"}
-_NOTE = "store.json"
+NOTE = "store.json"
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,9 @@ class Note:
 
 def write_note(folder: Path, start: datetime, last: int) -> None:
     """Note that the store in ``folder`` is complete; written last."""
-    (folder / _NOTE).write_text(json.dumps(asdict(Note(start.isoformat(), last, VERSION))))
+    (folder / NOTE).write_text(json.dumps(asdict(Note(start.isoformat(), last, VERSION))))
 
 
 def read_note(folder: Path) -> Note:
     """The note of a store that is built."""
-    return Note(**json.loads((folder / _NOTE).read_text()))
-
-
-def is_built(folder: Path) -> bool:
-    """Whether a store of this layout lies in ``folder``."""
-    note = folder / _NOTE
-    return note.exists() and json.loads(note.read_text())["version"] == VERSION
+    return Note(**json.loads((folder / NOTE).read_text()))

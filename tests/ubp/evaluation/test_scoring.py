@@ -1,6 +1,7 @@
 """What is scored: a block or an entry, by name or path, over the right clients; what is written and shown."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from ubp.blocks.entry import write_entry
 from ubp.data.history import ChallengeData
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, make_targets
+from ubp.evaluation import evaluate as evaluating
 from ubp.evaluation import scoring
+from ubp.evaluation.evaluate import evaluate
 from ubp.evaluation.judge import judge
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import load_profiles
@@ -105,15 +108,27 @@ def test_a_task_without_targets(local, folder):
         task_data(OF["propensity_sku"], profiles, local.paths, "cpu")
 
 
-def test_scores_are_read_only_if_made_from_the_same(tmp_path):
+def test_scores_are_taken_only_if_made_from_the_same(local, folder, monkeypatch):
+    times = []
+    scores = Scores("block", 3, "tiny", {task.name: 0.5 for task in TASKS}, 3.0, 0.1, {"churn": []})
+    monkeypatch.setattr(evaluating, "score_anew", lambda *_: times.append(1) or scores)
+    profiles, probe = load_profiles("block", folder, local), Probe("tiny", 4, 4, epochs=1)
+    for _ in range(2):
+        assert evaluate(profiles, probe, local, "cpu", overwrite=False) == scores
+    assert len(times) == 1
+    evaluate(profiles, probe, local, "cpu", overwrite=True)
+    evaluate(profiles, replace(probe, epochs=2), local, "cpu", overwrite=False)
+    evaluate(replace(profiles, vectors=profiles.vectors + 1), probe, local, "cpu", overwrite=False)
+    assert len(times) == 4
+
+
+def test_scores_are_written_and_read(tmp_path):
     tasks = {task.name: 0.5 for task in TASKS}
     scores = Scores("a", 3, "light", tasks, 3.0, 0.1, {"churn": []})
     file = scores_file(tmp_path / "a.parquet", "light")
     assert file == tmp_path / "a.scores_light.json"
-    assert Scores.read(file, "key") is None
-    scores.write(file, "key")
-    assert Scores.read(file, "key") == scores
-    assert Scores.read(file, "other key") is None
+    scores.write(file)
+    assert Scores.load(file) == scores
     written = json.loads(file.read_text())
     assert {task.name: written[task.name] for task in TASKS} == tasks
     assert written["sum"] == 3.0

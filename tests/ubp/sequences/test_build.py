@@ -87,7 +87,7 @@ class TestBuilding:
         left.mkdir(parents=True)
         (left / "time.npy").write_text("half")
         build_or_open(data)
-        assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
+        assert sorted(path.name for path in folder.parent.iterdir()) == [".done", folder.name]
         assert not (folder / "parts").exists()
 
     def test_built_once(self, tmp_path, monkeypatch):
