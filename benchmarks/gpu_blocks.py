@@ -308,15 +308,15 @@ def driver_version() -> str:
         return "unknown"
     asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()  # noqa: S603
+        found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return told[0] if told else "unknown"
+    return found[0] if found else "unknown"
 
 
-def driver_in(told: str) -> str | None:
-    """The driver's version in what the kernel tells of it: the first word like 580.65.06."""
-    return next((word for word in told.split() if word[0].isdigit() and "." in word), None)
+def driver_in(text: str) -> str | None:
+    """The driver's version in the kernel's line on it: the first word like 580.65.06."""
+    return next((word for word in text.split() if word[0].isdigit() and "." in word), None)
 
 
 class UsedMemory:
@@ -497,7 +497,7 @@ def kept_models() -> Iterator[list[Any]]:
 
 
 def predicted_scores(models: Sequence[Any], matrix: csr_matrix) -> Vectors:
-    """What the factorisation says of pairs that occur, drawn at random: float64 [pairs].
+    """The predicted scores of pairs that occur, drawn at random: float64 [pairs].
 
     Raises:
         UserError: there was none, or more than one.
@@ -590,7 +590,7 @@ def language_model(task: Task) -> Iterator[Figures]:
 
 
 def _nothing(_: int) -> None:
-    """Nobody is told how far the reading is."""
+    """Nothing is shown of how far the reading is."""
 
 
 def some_texts(task: Task, file: Path) -> Path:
