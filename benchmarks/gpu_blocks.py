@@ -308,10 +308,10 @@ def driver_version() -> str:
         return "unknown"
     asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()  # noqa: S603
+        words = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return found[0] if found else "unknown"
+    return words[0] if words else "unknown"
 
 
 def driver_in(text: str) -> str | None:
