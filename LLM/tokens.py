@@ -23,7 +23,7 @@ from ubp.data import schema
 from ubp.data.reading import collect
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
-from ubp.sequences.batches import Batch, gather
+from ubp.sequences.batches import PaddedBatch, gather
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Tokens:
         """One text's ids."""
         return self.ids[self.offsets[text] : self.offsets[text + 1]]
 
-    def batch(self, texts: npt.NDArray[np.int64]) -> Batch:
+    def batch(self, texts: npt.NDArray[np.int64]) -> PaddedBatch:
         """A batch of texts, padded on the right: column ``ids``."""
         return gather({IDS: self.ids}, self.offsets[texts], self.lengths[texts])
 

@@ -7,8 +7,8 @@
 
 Installs nothing and needs nothing but the machine: the log is made up (scripts/make_synthetic_data.py, below
 ``$CHALLENGE_DATA_PATH/scale/SCALE``, as benchmarks/scale.py does), the language model's weights come with the
-requirements. Each block runs in a process of its own with a time limit, so what fails costs one row, which says
-why; what the process said lies in ``logs/`` beside the data. A sequence model is prepared by its own recipe and
+requirements. Each block runs in a process of its own with a time limit, so what fails costs one row, which shows
+why; the output of the process lies in ``logs/`` beside the data. A sequence model is prepared by its own recipe and
 trained for a share of an epoch with the trainer's loader settings. Nothing waits for the GPU within the timed steps:
 *waiting* is the time that CUDA's own events show between the end of a step and the begin of the next.
 
@@ -59,7 +59,7 @@ def note(file: Path, figures: object) -> None:
 
 
 def take_step(task: Task) -> None:
-    """What a process of its own does: tell about the device, make what a block is compared with, or measure it."""
+    """What a process of its own does: describe the device, make what a block is compared with, or measure it."""
     if task.name == ABOUT:
         note(figures_file(task.folder, ABOUT), gpu_blocks.about_device(task))
     elif task.name.endswith(REFERENCE):
@@ -156,7 +156,7 @@ class Runner:
 
 
 def short(error: UserError, width: int = 100) -> str:
-    """The part of a failed process' line that says why, for a cell of a table."""
+    """The part of a failed process' line that gives the reason, for a cell of a table."""
     text = str(error)
     if "took longer than" in text:
         return f"took {text.partition('took ')[2].partition(';')[0]}"
@@ -176,17 +176,17 @@ HEADINGS = (
 def table_row(name: str, figures: Figures, rate: float) -> list[str]:
     """A block's line of the table."""
 
-    def said(value: float | None, form: str) -> str:
+    def cell(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
     costs = [
-        said(figures.speed, ",.0f"),
-        said(figures.epoch, ",.1f"),
-        said(figures.waiting, ".0%"),
-        said(figures.operations and figures.operations / 1e12, ",.2f"),
-        said(figures.operations and figures.operations / rate, ".1%"),
-        said(figures.device_megabytes, ",.0f"),
-        said(figures.host_megabytes, ",.0f"),
+        cell(figures.speed, ",.0f"),
+        cell(figures.epoch, ",.1f"),
+        cell(figures.waiting, ".0%"),
+        cell(figures.operations and figures.operations / 1e12, ",.2f"),
+        cell(figures.operations and figures.operations / rate, ".1%"),
+        cell(figures.device_megabytes, ",.0f"),
+        cell(figures.host_megabytes, ",.0f"),
     ]
     apart = [
         ", ".join(f"{check.apart:.2%}" for check in figures.checks if check.name.startswith(what))

@@ -308,15 +308,15 @@ def driver_version() -> str:
         return "unknown"
     asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()  # noqa: S603
+        words = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return told[0] if told else "unknown"
+    return words[0] if words else "unknown"
 
 
-def driver_in(told: str) -> str | None:
-    """The driver's version in what the kernel tells of it: the first word like 580.65.06."""
-    return next((word for word in told.split() if word[0].isdigit() and "." in word), None)
+def driver_in(text: str) -> str | None:
+    """The driver's version in the kernel's line on it: the first word like 580.65.06."""
+    return next((word for word in text.split() if word[0].isdigit() and "." in word), None)
 
 
 class UsedMemory:
@@ -375,7 +375,7 @@ def sequence_model(task: Task) -> Iterator[Figures]:
 
     device, s = torch.device("cuda" if task.cuda else "cpu"), task.settings
     prepared, trainer = load(task.name, task.common.data(), [f"preset={s.sizes}"])
-    found = pace(prepared.model, prepared.train_source, trainer, device, s.share, s.least_steps, s.warm_steps)
+    found = pace(prepared.block.model, prepared.train_source, trainer, device, s.share, s.least_steps, s.warm_steps)
     speed = found.events / found.seconds
     figures = Figures(
         speed=speed,
@@ -393,30 +393,28 @@ def sequence_model(task: Task) -> Iterator[Figures]:
 
 
 def training_checks(task: Task) -> Iterator[Check]:
-    """Losses and profiles of short trainings on the device, each beside the CPU's in float32."""
+    """Losses and vectors of short trainings on the device, each beside the CPU's in float32."""
     from benchmarks.steps import SomeRows, load, trained
     from ubp.training.encode import encode
 
-    bands, s = task.settings.agreement, task.settings
-    prepared, trainer = load(task.name, task.common.data(), [f"preset={s.sizes}"], dropout=False)
-    train_source, encode_source = (
-        SomeRows(source, _drawn(len(source.lengths), bands.clients))
-        for source in (prepared.train_source, prepared.encode_source)
-    )
+    bands, s, data = task.settings.agreement, task.settings, task.common.data()
+    prepared, trainer = load(task.name, data, [f"preset={s.sizes}"], dropout=False)
+    whole = prepared.train_source, prepared.block.source(data, np.sort(data.relevant_clients))
+    train_source, encode_source = (SomeRows(source, _drawn(len(source.lengths), bands.clients)) for source in whole)
     # As one micro-batch on both: each draws what it needs for itself.
     few = {"max_epochs": bands.epochs, "patience": bands.epochs, "batch_size": bands.batch_size}
     few |= {"micro_batch": 2 * bands.batch_size}
     short = replace(trainer, **few)  # type: ignore[arg-type]
     folder = task.folder / plain(task.name)
-    right, wanted = trained(prepared.model, train_source, short, folder / "cpu", "cpu", SINGLE)
-    profiles = encode(right, encode_source, folder)
+    right, wanted = trained(prepared.block.model, train_source, short, folder / "cpu", "cpu", SINGLE)
+    right_vectors = encode(right.model, encode_source, right.runtime)
     for precision, allowed in bands.loss.items():
         accelerator = "gpu" if task.cuda else "cpu"
-        own, curve = trained(prepared.model, train_source, short, folder / precision, accelerator, precision)
+        own, curve = trained(prepared.block.model, train_source, short, folder / precision, accelerator, precision)
         yield Check(f"loss {precision}", curves_apart(curve.points, wanted.points), allowed)
         # The same weights: what the two trainings made different is not to count twice.
-        vectors = encode(replace(own, model=right.model), encode_source, folder)
-        yield Check(f"profiles {precision}", vectors_apart(vectors, profiles), bands.profiles[precision])
+        vectors = encode(right.model, encode_source, own.runtime)
+        yield Check(f"profiles {precision}", vectors_apart(vectors, right_vectors), bands.profiles[precision])
     shutil.rmtree(folder)
 
 
@@ -499,7 +497,7 @@ def kept_models() -> Iterator[list[Any]]:
 
 
 def predicted_scores(models: Sequence[Any], matrix: csr_matrix) -> Vectors:
-    """What the factorisation says of pairs that occur, drawn at random: float64 [pairs].
+    """The predicted scores of pairs that occur, drawn at random: float64 [pairs].
 
     Raises:
         UserError: there was none, or more than one.
@@ -592,7 +590,7 @@ def language_model(task: Task) -> Iterator[Figures]:
 
 
 def _nothing(_: int) -> None:
-    """Nobody is told how far the reading is."""
+    """Nothing is shown of how far the reading is."""
 
 
 def some_texts(task: Task, file: Path) -> Path:

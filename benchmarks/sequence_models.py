@@ -37,7 +37,7 @@ from ubp.training.model import LENGTHS, in_micro_batches
 def measure(config: DictConfig) -> dict[str, float]:
     """Seconds, events and operations of an epoch, and the process's or the GPU's peak memory in MB."""
     prepared, trainer = load(config.model, Common.of(config).data(), [f"preset={config.sizes}"])
-    model, source = prepared.model, prepared.train_source
+    model, source = prepared.block.model, prepared.train_source
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     model.to(device).train()

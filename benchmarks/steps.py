@@ -3,7 +3,7 @@
 import copy
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from numpy.random import default_rng
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 from torch import nn
 from torch._ops import OpOverloadPacket
 from torch.optim import Optimizer
@@ -23,26 +23,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from gru_autoencoder.recipe import AutoencoderRecipe
-from next_sku.recipe import NextSkuRecipe
-from next_url.recipe import NextUrlRecipe
-from ubp.cli.config import composed, parse
-from ubp.cli.recipe import Prepared, Recipe
+from ubp.blocks.fitted import imported
+from ubp.blocks.registry import blocks
+from ubp.cli.config import composed
+from ubp.cli.neural import NeuralRecipe, Prepared
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
+from ubp.io.errors import UserError
 from ubp.sequences.batches import length_buckets
 from ubp.training.encode import to_device
 from ubp.training.fit import Trained, fit
-from ubp.training.kernels import choose_kernels
+from ubp.training.kernels import kernels, random_numbers
 from ubp.training.loader import BatchRequest, make_loader
 from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, Rows, SequenceModel, Source, losses_of
 from ubp.training.settings import TrainerSettings
-
-RECIPES: Mapping[str, Callable[[DictConfig], Recipe[Any]]] = {
-    "gru_autoencoder": AutoencoderRecipe.of,
-    "next_sku": NextSkuRecipe.of,
-    "next_url": NextUrlRecipe.of,
-}
 
 # Operations --------------------------------------------------------------------------------------------------
 
@@ -100,24 +94,36 @@ def operations_counter() -> FlopCounterMode:
 # Models and batches ------------------------------------------------------------------------------------------
 
 
-def load(
-    model: str, data: ChallengeData, overrides: Sequence[str] = (), dropout: bool = True
-) -> tuple[Prepared[Any], TrainerSettings]:
-    """A model with its sequences, and how it is trained.
+def recipe_of(model: str, overrides: Sequence[str] = (), dropout: bool = True) -> NeuralRecipe[Any]:
+    """A model's recipe, without loggers.
 
     Args:
-        model: its config, ``folder/name``.
-        data: the history.
-        overrides: of its config, as on the command line.
+        model: its config in the registry, ``folder/name``.
+        overrides: of the config, as on the command line.
         dropout: False: every share of the model's config that is dropped is 0.
+
+    Raises:
+        UserError: no such block is a model of sequences.
     """
-    folder, name = model.split("/")
+    folder, _, name = model.partition("/")
+    kinds = {block.config: block.recipe for block in blocks()}
+    kind = imported(kinds[model]) if kinds.get(model) else None
+    if not (isinstance(kind, type) and issubclass(kind, NeuralRecipe)):
+        raise UserError(f"model={model}: no block that is a model of sequences has this config")
     own = composed(CONFIGS / folder, name, list(overrides))
     with open_dict(own):
         own.logger = {}
     for key in [key for key in own.model if "dropout" in key and not dropout]:
         own.model[key] = 0.0
-    return RECIPES[folder](own).prepare(data, seed=0), parse(TrainerSettings, own, at="trainer")
+    return kind.of(own)
+
+
+def load(
+    model: str, data: ChallengeData, overrides: Sequence[str] = (), dropout: bool = True
+) -> tuple[Prepared[Any], TrainerSettings]:
+    """A model with its sequences, and how it is trained; see `recipe_of`."""
+    recipe = recipe_of(model, overrides, dropout)
+    return recipe.prepare(data, seed=0), recipe.trainer
 
 
 def spread(batches: Sequence[Rows], count: int) -> list[Rows]:
@@ -248,7 +254,15 @@ def pace(
     longest = length_buckets(source.lengths, trainer.batch_size, shuffle=False)[:1]
     untimed = [*longest, *spread(order, warm - 1)]
     timed = [order[number % len(order)] for number in range(max(least, round(share * len(order))))]
-    choose_kernels(device)
+    with kernels(device), random_numbers():
+        return _pace(model, source, trainer, device, untimed, timed, len(order))
+
+
+def _pace(
+    model: SequenceModel, source: Source, trainer: TrainerSettings, device: torch.device, untimed: Sequence[Rows],
+    timed: Sequence[Rows], steps: int,
+) -> Pace:  # fmt: skip
+    """By steps that are not timed, steps that are, and how many an epoch has."""
     model.to(device).train()
     optimizers = model.optimizers(trainer.learning_rate)
     clock, marks = Clock(device), []
@@ -271,7 +285,7 @@ def pace(
     marks = marks[len(untimed) - 1 :]
     idle = sum(clock.between(end, begin) for (_, end), (begin, _) in pairwise(marks))
     seconds = clock.between(marks[0][1], marks[-1][1])
-    whole = events / len(timed) * len(order)
+    whole = events / len(timed) * steps
     return Pace(events, seconds, idle / seconds, operations / seen, whole)
 
 

@@ -89,11 +89,11 @@ class StackedGru(nn.Module):
     """Recurrent layers over padded sequences that gives every layer's output, not only the last one's.
 
     A recurrent layer that runs forward sees no padding before a sequence's end, so the state at the last real
-    step is that of the sequence alone. nn.GRU on packed sequences says the same, but on a CPU its backward
+    step is that of the sequence alone. nn.GRU on packed sequences gives the same, but on a CPU its backward
     step fills a tensor of the whole batch for each time step: 20 s a batch instead of one (docs/performance.md).
 
-    The recurrence is computed in float32 whatever autocast says. On CUDA, autocast runs cuDNN's recurrent layers in
-    float16 even where it is told bfloat16, and without a loss scaler gradients below 6e-8 would become zero; over a
+    The recurrence is computed in float32, autocast or not. On CUDA, autocast runs cuDNN's recurrent layers in
+    float16 even where bfloat16 is set, and without a loss scaler gradients below 6e-8 would become zero; over a
     hundred time steps most are. cuDNN may use TF32 for it (`torch.backends.cudnn.allow_tf32`, on by default).
 
     Args:

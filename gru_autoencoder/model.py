@@ -23,13 +23,13 @@ FREE_RUNNING_LOSS = "validation_free_running_loss"
 
 @dataclass(frozen=True)
 class Reading:
-    """How a sequence becomes a profile.
+    """How a sequence becomes a vector.
 
     Attributes:
         window: events that the encoder reads at a time.
         newest: events of a sequence, at the most.
         profile: ``last``: the state after the newest window. ``sum``: those after all windows, each weighing its
-            events, over ``newest``. It is after a whole window that a state has been trained to tell of it.
+            events, over ``newest``. A state has been trained to stand for a window after the whole of it.
     """
 
     window: int
@@ -91,8 +91,8 @@ class GruAutoencoder(SequenceModel):
 
     A batch holds, for each feature, int64 [rows, 1 + time + 1]: the start token, the events, the end token at
     the place after the last event, padding behind it; and ``lengths``, the number of events. The encoder
-    reads the events alone; the profile is its last layer's state after a client's true last event, whatever the
-    padding. The profile is added to every token that the decoder reads, and the decoder's layers start from it:
+    reads the events alone; the vector is its last layer's state after a client's true last event, whatever the
+    padding. The vector is added to every token that the decoder reads, and the decoder's layers start from it:
     there is no other way for information from the encoder to the decoder (the published model lets every
     decoder layer start from its own encoder layer: ``initial_states=layers``). In training the decoder sees the
     start token and the true events (teacher forcing), and is to predict the events and the end token. What an
@@ -102,14 +102,14 @@ class GruAutoencoder(SequenceModel):
     Args:
         features: what a token is made of; each has a softmax of its own.
         combine: whether their embeddings are concatenated or summed.
-        hidden: units of each recurrent layer; the last layer's state is the profile.
+        hidden: units of each recurrent layer; the last layer's state is the vector.
         layers: recurrent layers, in the encoder as in the decoder.
         dropout: between layers.
         word_dropout: share of the tokens that are hidden from the decoder in training (Bowman et al., "Generating
-            Sentences from a Continuous Space", 2016): what it cannot see before it, it must get from the profile.
-        initial_states: of the decoder's layers: ``profile``, or ``layers``, each encoder layer's last state.
+            Sentences from a Continuous Space", 2016): what it cannot see before it, it must get from the vector.
+        initial_states: of the decoder's layers: ``profile``, the vector, or ``layers``, each encoder layer's own.
         monitor: what early stopping and the best epoch go by: the validation loss by ``teacher_forced`` decoding,
-            or by ``free_running``, where the decoder reads its own predictions and only the profile tells it
+            or by ``free_running``, where the decoder reads its own predictions and only the vector tells it
             which client's events to write.
         reading: how long sequences are encoded; None: whole, to the state after the last event.
     """
@@ -179,9 +179,9 @@ class GruAutoencoder(SequenceModel):
     def _begin(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """What is added to the decoder's tokens, float [rows, width], and its layers' first states."""
         states = self.states(batch)
-        profile = states[-1]
-        first = states if self.initial_states == LAYERS else [profile] * len(states)
-        return self.to_tokens(profile), first
+        vector = states[-1]
+        first = states if self.initial_states == LAYERS else [vector] * len(states)
+        return self.to_tokens(vector), first
 
     def decoded(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The decoder's outputs at the real positions by teacher forcing, and the tokens to predict there.
@@ -190,9 +190,9 @@ class GruAutoencoder(SequenceModel):
             float [positions, hidden] and for each feature int64 [positions].
         """
         time = batch[self.features[0].name].shape[1]
-        profile, first = self._begin(batch)
+        added, first = self._begin(batch)
         tokens = self._embedded(self._with_gaps(batch), 0, time - 1)
-        return self._at_real_positions(self.decoder(tokens + profile, first)[-1], batch)
+        return self._at_real_positions(self.decoder(tokens + added, first)[-1], batch)
 
     def _at_real_positions(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Outputs [time, rows, hidden] and the tokens that follow, at the events and the end token."""
@@ -266,10 +266,10 @@ class GruAutoencoder(SequenceModel):
         return cast("list[_Head]", list(self.heads))
 
     def write(self, batch: Batch, steps: int) -> dict[str, Tensor]:
-        """Write sequences from their profiles alone, the argmax token at each step, read at the next.
+        """Write sequences from their vectors alone, the argmax token at each step, read at the next.
 
         Args:
-            batch: its profiles and start tokens are used.
+            batch: its vectors and start tokens are used.
             steps: how many tokens to write.
 
         Returns:
@@ -279,12 +279,12 @@ class GruAutoencoder(SequenceModel):
 
     def _free_running(self, batch: Batch, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The decoder's outputs, float [steps, rows, hidden], and its tokens, for each feature int64 [rows, steps]."""
-        profile, states = self._begin(batch)
+        added, states = self._begin(batch)
         predicted = {feature.name: batch[feature.name][:, 0] for feature in self.features}
         written: dict[str, list[Tensor]] = {feature.name: [] for feature in self.features}
         held = []
         for _ in range(steps):
-            outputs = self.decoder((self.embedding(predicted) + profile)[None], states)
+            outputs = self.decoder((self.embedding(predicted) + added)[None], states)
             states = [output[0] for output in outputs]
             held.append(states[-1])
             predicted = self._predict(states[-1])

@@ -267,7 +267,7 @@ class Tokeniser:
             return [Feature(name, FIRST_TOKEN + count, width)]
         if name == CODE:
             return [Feature(name, FIRST_TOKEN + schema.CODE_BOOK, width)]
-        # Where the event type is predicted, it says which other features there are.
+        # Where the event type is predicted, the other features follow from it.
         events = _having(schema.URL if name == schema.URL else schema.SKU) if EVENT in self.settings else None
         if name == CODES:
             ids = FIRST_TOKEN + schema.CODE_BOOK
@@ -283,13 +283,13 @@ class Tokeniser:
         return {**labels, **codes, EVENT: TokenLabel("", schema.EVENT_ORDER)}
 
     def source(self, chosen: Selection, as_of: datetime, longest: int, name: str) -> TokenSource:
-        """The events' tokens, all of a client's in one sequence.
+        """The events' tokens, one sequence per client.
 
         Args:
             chosen: the events.
             as_of: the moment that ages are counted to.
             longest: events of a sequence that are read.
-            name: of the block, for what it says to the user.
+            name: of the block, for messages.
 
         Raises:
             UserError: see `Calendar.require_known`.

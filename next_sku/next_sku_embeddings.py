@@ -3,10 +3,10 @@
     python next_sku/next_sku_embeddings.py                            -> next_sku_128_4_4
     python next_sku/next_sku_embeddings.py submit=False preset=demo   in under a minute and a half
 
-It learns to say the next event's category, type and price. The profile is the hidden state after the newest
+It learns to predict the next event's category, type and price. A client's vector is the hidden state after the newest
 event, or with model.profile=sum those of all the newest events added up, recent ones with more weight where
 model.half_life is set. Events are read in windows of the trained length. The command ends with how well it
-predicts held-out clients' events, beside two baselines.
+predicts held-out clients' events, beside two baselines, and keeps the fitted block.
 """
 
 from omegaconf import DictConfig

@@ -101,7 +101,7 @@ def usual_events(source: Windows, categories: int) -> Usual:
     )
     prices = source.columns[PRICE]
     median = float(np.median(prices))
-    # 1 where all prices are the same: they say nothing, but must not be divided by 0.
+    # 1 where all prices are the same: there is nothing to learn from them, but they must not be divided by 0.
     return Usual(category, event, price=median, deviation=float(np.abs(prices - median).mean()) or 1.0)
 
 
@@ -195,7 +195,7 @@ def price_scores(predicted: Predictions, usual: float) -> RankingScores:
     return {"price MAE, buckets": errors, "price Spearman": orders}
 
 
-_TOKENS = "{}_tokens"  # name of the table that says how often each token of a column occurs
+_TOKENS = "{}_tokens"  # name of the table with how often each token of a column occurs
 _COUNT = "count"  # its column
 
 

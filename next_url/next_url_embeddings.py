@@ -3,11 +3,11 @@
     python next_url/next_url_embeddings.py                            -> next_url_192_6_4
     python next_url/next_url_embeddings.py submit=False preset=demo   in under a minute and a half
 
-It learns to say the next url out of all that are visited often enough; visits to others are left out, and
-clients without any other have no profile here. The profile is the hidden state after the newest visit, or
+It learns to predict the next url out of all that are visited often enough; visits to others are left out, and
+clients without any other are not in the block. A client's vector is the hidden state after the newest visit, or
 with model.profile=sum those of all the newest visits added up, recent ones with more weight where
 model.half_life is set. Visits are read in windows of the trained length. The command ends with how well it
-predicts held-out clients' visits, beside two baselines.
+predicts held-out clients' visits, beside two baselines, and keeps the fitted block.
 """
 
 from omegaconf import DictConfig

@@ -255,7 +255,7 @@ def test_the_model_to_train_stays_as_it_is(tmp_path):
 
 
 class EarlyState(GruAutoencoder):
-    """A fault: the profile is read one event early."""
+    """A fault: the state is read one event early."""
 
     def encode(self, batch):
         return super().encode(dict(batch) | {LENGTHS: (batch[LENGTHS] - 1).clamp(min=1)})
@@ -268,25 +268,26 @@ def test_faults_of_a_real_model_lie_outside_the_bands(history, tmp_path, setting
     make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)
     local = ChallengeData(history, submit=False)
     prepared, trainer = load("gru_autoencoder/gru_ae_day_event", local, ["preset=demo"], dropout=False)
-    assert (prepared.model.encoder.dropout.p, prepared.model.word_dropout) == (0.0, 0.0)
+    model = prepared.block.model
+    assert (model.encoder.dropout.p, model.word_dropout) == (0.0, 0.0)
+    source = prepared.block.source(local, local.clients)
     few = replace(trainer, max_epochs=5, patience=5, batch_size=16, learning_rate=0.01)
 
     def run(**changes):
         changed, folder = replace(few, **changes), tmp_path / "run"
-        own, curve = trained(
-            prepared.model, prepared.train_source, changed, folder, "cpu", changes.get("precision", SINGLE)
-        )
+        precision = changes.get("precision", SINGLE)
+        own, curve = trained(model, prepared.train_source, changed, folder, "cpu", precision)
         return own, curve.points
 
     right, wanted = run()
-    profiles = encode(right, prepared.encode_source, tmp_path)
+    vectors = encode(right.model, source, right.runtime)
     assert curves_apart(run(learning_rate=0.011)[1], wanted) > bands.loss[SINGLE]
     early = copy.deepcopy(right.model)
     early.__class__ = EarlyState
-    assert vectors_apart(encode(replace(right, model=early), prepared.encode_source, tmp_path), profiles) > 0.1
+    assert vectors_apart(encode(early, source, right.runtime), vectors) > 0.1
     low, _ = run(precision="bf16-mixed", max_epochs=1)
-    rounded = encode(replace(low, model=right.model), prepared.encode_source, tmp_path)
-    assert vectors_apart(rounded, profiles) == 0.0  # the encoder computes in float32 whatever the precision
+    rounded = encode(right.model, source, low.runtime)
+    assert vectors_apart(rounded, vectors) == 0.0  # the encoder computes in float32 whatever the precision
 
 
 def test_curves_that_cannot_be_compared_do_not_agree():

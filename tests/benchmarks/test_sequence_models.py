@@ -5,13 +5,14 @@ import torch
 from torch import nn
 
 from benchmarks.sequence_models import measure
-from benchmarks.steps import RECIPES, load, operations_counter, take_step
+from benchmarks.steps import load, operations_counter, recipe_of, take_step
 from gru_autoencoder.gru import StackedGru
 from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TargetRules, make_targets
+from ubp.io.errors import UserError
 from ubp.training.model import LENGTHS, SequenceModel, in_micro_batches
 from ubp.training.nn import linear_cross_entropy
 from ubp.training.settings import TrainerSettings
@@ -26,9 +27,13 @@ def config_of(model: str, root):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_is_known(model):
-    folder, name = model.split("/")
-    assert folder in RECIPES
-    assert (CONFIGS / folder / f"{name}.yaml").exists()
+    assert recipe_of(model, ["preset=demo"]).logger == {}
+
+
+@pytest.mark.parametrize("model", ["stat_features/stat_features", "next_sku/next_skus"])
+def test_what_is_no_model_of_sequences_is_refused(model):
+    with pytest.raises(UserError, match=f"^model={model}: no block that is a model of sequences"):
+        recipe_of(model)
 
 
 def test_an_epoch_is_all_clients(history):

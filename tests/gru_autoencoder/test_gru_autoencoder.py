@@ -144,7 +144,7 @@ def settings(**changes):
     return AutoencoderSequences(**(base | changes))
 
 
-def test_the_profile_is_the_only_way_from_the_encoder_to_the_decoder(source):
+def test_the_vector_is_the_only_way_from_the_encoder_to_the_decoder(source):
     """What the decoder predicts is a function of the last layer's state; with the published start it is not."""
     batch = source.batch(np.arange(6))
     for initial_states, same in (("profile", True), ("layers", False)):
@@ -156,27 +156,27 @@ def test_the_profile_is_the_only_way_from_the_encoder_to_the_decoder(source):
         assert torch.equal(model.decoded(batch)[0], hidden) == same
 
 
-def test_the_decoder_reads_the_profile_at_each_token(source):
+def test_the_decoder_reads_the_vector_at_each_token(source):
     """Not only at its start: whatever its layers forget, it can read again."""
     model, batch = model_of(layers=1), source.batch(np.array([0]))
     hidden, _ = model.decoded(batch)
-    profile = model.encode(batch)
+    vector = model.encode(batch)
     tokens = model.embedding({feature.name: batch[feature.name][:, :-1].t() for feature in FEATURES})
-    output, _ = model.decoder.layers[0](tokens + model.to_tokens(profile), profile[None])
+    output, _ = model.decoder.layers[0](tokens + model.to_tokens(vector), vector[None])
     torch.testing.assert_close(hidden, output[:, 0])
 
 
 def test_the_free_running_loss_is_that_of_a_decoder_that_reads_its_own_predictions(source):
-    """Against a loop over clients: the true tokens only say where a sequence ends and what was to be predicted."""
+    """Against a loop over clients: the true tokens only show where a sequence ends and what was to be predicted."""
     model, rows = model_of(), np.arange(6)
     total, positions = 0.0, 0
     for row in rows:
         batch = source.batch(np.array([row]))
-        profile = model.to_tokens(model.encode(batch))
+        added = model.to_tokens(model.encode(batch))
         states = [model.encode(batch)] * 2
         token = {feature.name: batch[feature.name][:, 0] for feature in FEATURES}
         for step in range(int(source.lengths[row]) + 1):
-            outputs = model.decoder((model.embedding(token) + profile)[None], states)
+            outputs = model.decoder((model.embedding(token) + added)[None], states)
             states = [output[0] for output in outputs]
             token = model._predict(states[-1])
             for head, feature in zip(model.heads, FEATURES, strict=True):
@@ -207,7 +207,7 @@ def test_positions_that_are_found_before_the_step_are_those_of_the_step(source):
 
 
 @pytest.mark.parametrize("window", [1, 4, 9, 20])
-def test_a_profile_of_windows_is_the_sum_of_states_of_each_window_alone(source, window):
+def test_a_vector_of_windows_is_the_sum_of_states_of_each_window_alone(source, window):
     """Against a loop over clients and windows, cut from the newest event backwards."""
     model = model_of(layers=2)
     model.reading = Reading(window, 9, "sum")

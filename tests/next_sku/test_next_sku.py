@@ -36,7 +36,7 @@ USUAL = Usual(torch.tensor([0] * FIRST_TOKEN + [3, 2, 1]), torch.tensor([0] * FI
 
 
 def windows(categories, events, prices, longest=12):
-    """Sequences as lists a client."""
+    """Sequences as one list per client."""
     lengths = np.array([len(sequence) for sequence in categories], np.int64)
     columns = {
         CATEGORY: np.concatenate(categories).astype(np.uint16) + FIRST_TOKEN,
@@ -189,7 +189,7 @@ def test_a_cycle_is_learnt(tmp_path):
     assert scores["event hit_rate@1"][MODEL] > 0.99
     assert scores["price MAE, buckets"][MODEL] < 5
     assert scores["price Spearman"][MODEL] > 0.85
-    # Of three categories the one that follows came before the two others.
+    # Of three categories the next one is the one that was met longest ago.
     assert scores["category mrr@10"][REPEATED] < 0.4
     assert scores["category mrr@10"][POPULAR] < 0.8
     assert POPULAR not in scores["price Spearman"]
@@ -219,7 +219,7 @@ def test_price_scores_by_hand():
     assert errors[MODEL] == pytest.approx(30)
     assert errors[POPULAR] == pytest.approx(100 / 3)
     assert errors[REPEATED] == pytest.approx(130 / 3)
-    assert scores["price Spearman"] == {MODEL: pytest.approx(0.5)}  # nobody else tells two events apart
+    assert scores["price Spearman"] == {MODEL: pytest.approx(0.5)}  # the others predict the same everywhere
 
 
 class TestRecipe:

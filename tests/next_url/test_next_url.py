@@ -22,7 +22,7 @@ POOLING = Pooling(LAST, 12, None)
 
 
 def windows(urls, longest=12):
-    """Sequences as lists a client."""
+    """Sequences as one list per client."""
     lengths = np.array([len(sequence) for sequence in urls], np.int64)
     columns = {schema.URL: np.concatenate(urls).astype(np.int32) + FIRST_TOKEN}
     clients = np.arange(len(lengths), dtype=np.int64)

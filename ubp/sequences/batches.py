@@ -14,7 +14,7 @@ from ubp.sequences.arrays import Array, Int64, Mask, ranges
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedBatch:
     """Sequences side by side, filled up to the longest.
 
     Attributes:
@@ -47,7 +47,7 @@ def gather(
     start: bool = False,
     end: bool = False,
     pad_to: int = 0,
-) -> Batch:
+) -> PaddedBatch:
     """A batch out of flat columns, by array operations alone; the columns stay as they are.
 
     Args:
@@ -73,7 +73,7 @@ def gather(
         if end and tokens:
             flat[firsts + full - 1] = Token.END
         filled[name] = flat.reshape(len(starts), time, *column.shape[1:])
-    return Batch(filled, full)
+    return PaddedBatch(filled, full)
 
 
 def length_buckets(

@@ -111,7 +111,7 @@ def fit(
     Raises:
         UserError: too few sequences, the loss is no number, or sparse gradients on several devices.
     """
-    # Imported here: they take seconds, which a command spends when its data is read and its first lines are said.
+    # Imported here: they take seconds, which a command spends when its data is read and its first lines are written.
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
     from lightning.pytorch.strategies import ParallelStrategy
 
@@ -119,7 +119,7 @@ def fit(
 
     parts = split_rows(len(source.lengths), settings, seed)
     settings = replace(settings, threads=threads_for(model, source, settings))
-    # Both after validation and early stopping have had their say on the epoch.
+    # Both after validation and early stopping of the epoch.
     monitor, mode = model.monitor
     keep = partial(ModelCheckpoint, folder, save_on_train_epoch_end=True, enable_version_counter=False)
     best, last = keep(BEST, monitor, mode=mode), keep(LAST)

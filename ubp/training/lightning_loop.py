@@ -1,4 +1,4 @@
-"""What `ubp.training.fit` says to Lightning: a step, the loaders, checkpoints, a line an epoch.
+"""What `ubp.training.fit` gives Lightning: a step, the loaders, checkpoints, a line per epoch.
 
 A module of its own because Lightning takes seconds to import: `fit` imports it, when the data has been read.
 """
@@ -32,7 +32,7 @@ from ubp.training.settings import TrainerSettings
 
 logger = logging.getLogger(__name__)
 
-# Lightning says much that is no news: which devices there are not, what else one could subscribe to.
+# Lightning's messages of which devices there are not, and what else one could subscribe to.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -27,7 +27,7 @@ class BatchRequest:
 class BucketSampler(Sampler[BatchRequest]):
     """Batches of rows of similar length for one rank.
 
-    Lightning tells it each further epoch, but begins to read the first one of a resumed run before it does so.
+    Lightning sets each further epoch, but begins to read the first one of a resumed run before it does so.
     """
 
     def __init__(

@@ -28,13 +28,13 @@ class Source(Protocol):
 
         Args:
             rows: which.
-            generator: in training, for what is drawn anew each time (random slices); None asks for the
+            generator: in training, for what is drawn anew each time (random windows); None asks for the
                 sequences as they are encoded.
         """
 
 
 class ClientSource(Source, Protocol):
-    """A source with a client to each row."""
+    """A source whose rows belong to clients."""
 
     @property
     def clients(self) -> Rows:

@@ -25,8 +25,8 @@ def ranks_of(hidden: Tensor, weight: Tensor, wanted: Tensor, bias: Tensor | None
         bias: float [classes]; None for none.
 
     Returns:
-        int64 [positions], 1 for the largest logit. Equal logits count as larger: what tells nothing apart
-        shall not look good.
+        int64 [positions], 1 for the largest logit. Equal logits count as larger: a model that gives
+        all the same shall not look good.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         parts = [

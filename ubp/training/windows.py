@@ -16,7 +16,7 @@ from ubp.sequences.selection import Selection
 from ubp.training.model import LENGTHS, Batch, Rows
 
 FIRST, AGE = "first", "age"  # keys of a batch
-LAST, SUM = "last", "sum"  # kinds of profiles
+LAST, SUM = "last", "sum"  # how outputs become one vector
 
 
 @dataclass
@@ -24,9 +24,9 @@ class WindowSettings:
     """How many events a model reads.
 
     Attributes:
-        shortest: of a slice in training, at the least.
+        shortest: of a window in training, at the least.
         longest: and at the most.
-        newest: of those that make the profile, at the most.
+        newest: of those that are encoded, at the most.
         window: of those that the model reads at a time when it encodes, see `read_in_windows`; None: ``longest``,
             so that it attends over no more events than it was trained on.
     """
@@ -56,25 +56,25 @@ class WindowSettings:
 
 @dataclass(frozen=True)
 class Windows:
-    """Clients' events, a slice of each gathered at a time.
+    """Clients' events, a window of each gathered at a time.
 
     A batch holds each column as [rows, time], padding behind the end, and
 
-    - ``lengths`` int64 [rows], the events of each slice;
-    - ``first`` int64 [rows], the position that a model gives to a slice's first event;
+    - ``lengths`` int64 [rows], the events of each window;
+    - ``first`` int64 [rows], the position that a model gives to a window's first event;
     - ``age`` float [rows, time], days from each event to the end of the history.
 
     In training a length is drawn for the batch, so that little of it is padding, and for each client where its
-    slice begins. Such a slice holds one event more than it is long: the last target. The
-    position of its first event is drawn too, so that all positions of a window are trained alike: without that,
-    the last ones, where profiles are read, hardly ever were.
+    window begins. Such a window holds one event more than it is long: the last target. The
+    position of its first event is drawn too, so that all positions are trained alike: without that,
+    the last ones, where vectors are read, hardly ever were.
 
     Attributes:
         clients: int64 [rows], ascending.
         starts: int64 [rows], each client's first event in the columns.
         events: int64 [rows], how many it has.
         columns: by name, [events]; integers are tokens, floats are numbers.
-        settings: how long the slices are.
+        settings: how long the windows are.
     """
 
     clients: npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ class Windows:
     def of(
         cls, chosen: Selection, columns: Mapping[str, npt.NDArray[Any]], as_of: datetime, settings: WindowSettings
     ) -> "Windows":
-        """The slices of all clients of a selection; the columns are those of its events, their ages are added."""
+        """The windows of all clients of a selection; the columns are those of its events, their ages are added."""
         seconds = (as_of - chosen.sequences.start).total_seconds() - chosen.time
         ages = {AGE: (seconds / DAY).astype(np.float32)}
         return cls(chosen.clients, chosen.starts, chosen.lengths, {**columns, **ages}, settings)
@@ -187,8 +187,8 @@ class Pooling:
     """How the outputs at a client's events become one vector.
 
     Attributes:
-        profile: ``last``: the output at the last event. ``sum``: those of all events added up: its length tells
-            how many there were.
+        profile: ``last``: the output at the last event. ``sum``: those of all events added up: its length grows with
+            their number.
         newest: the most events of a sequence; a sum without a half-life is divided by it.
         half_life: in days; an event so long before the end of the history weighs half in the sum, which is
             divided by the half-life: what a client did a day, of late. None: all weigh the same.
@@ -220,7 +220,7 @@ class Pooling:
 
 
 def require_pooling(profile: str, half_life: float | None) -> None:
-    """Refuse an unknown kind of profile and a half-life that means nothing.
+    """Refuse an unknown way to pool and a half-life that means nothing.
 
     Raises:
         UserError: one of them is wrong.

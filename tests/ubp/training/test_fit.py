@@ -237,7 +237,7 @@ def test_workers_are_two_for_a_gpu_unless_their_number_is_said():
     assert (settings(workers=0).workers_on("cuda"), settings(workers=5).workers_on("cpu")) == (0, 5)
 
 
-class Told(Copier):
+class Remembering(Copier):
     """Remembers the loss and the rows of each step."""
 
     steps_seen: list[list[tuple[float, int]]]
@@ -253,16 +253,16 @@ class Told(Copier):
         return loss
 
 
-def test_an_epochs_line_says_the_mean_loss_of_the_epoch(tmp_path, caplog):
-    model = Told()
+def test_an_epochs_line_has_the_mean_loss_of_the_epoch(tmp_path, caplog):
+    model = Remembering()
     with caplog.at_level("INFO", logger="ubp.training.lightning_loop"):
         fit(model, Numbers(), settings(max_epochs=2, learning_rate=0.05), tmp_path, seed=1)
-    said = [float(loss) for loss in re.findall(r"train_loss ([\d.]+)", caplog.text)]
+    logged = [float(loss) for loss in re.findall(r"train_loss ([\d.]+)", caplog.text)]
     epochs = np.array_split(np.array(model.steps_seen), 2)
     assert len({rows for _, rows in model.steps_seen}) > 1  # the last batch is smaller, and weighs less
     wanted = [np.average(steps[:, 0], weights=steps[:, 1]) for steps in epochs]
-    assert said == pytest.approx(wanted, abs=6e-5)
-    assert abs(said[0] - model.steps_seen[len(epochs[0]) - 1][0]) > 1e-3  # not the last batch's
+    assert logged == pytest.approx(wanted, abs=6e-5)
+    assert abs(logged[0] - model.steps_seen[len(epochs[0]) - 1][0]) > 1e-3  # not the last batch's
 
 
 class Threaded(Copier):

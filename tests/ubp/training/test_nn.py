@@ -229,8 +229,8 @@ class TestCausalTransformer:
         vectors, first = torch.randn(2, 10, 12), torch.tensor([0, 3])
         drawn = [model.train()(vectors, first) for _ in range(2)]
         assert (drawn[0] - drawn[1]).abs().max() > 1e-3
-        told = [model.eval()(vectors, first) for _ in range(2)]
-        assert torch.equal(*told)
+        outputs = [model.eval()(vectors, first) for _ in range(2)]
+        assert torch.equal(*outputs)
 
     def test_every_weight_gets_a_gradient(self, transformer):
         """One without stops training on several devices."""

@@ -23,7 +23,7 @@ from ubp.training.windows import (
 )
 
 
-def slices(lengths, shortest=3, longest=6, newest=6, window=None):
+def windows(lengths, shortest=3, longest=6, newest=6, window=None):
     """Client i's events are i·100, i·100 + 1, …; some events of nobody lie between."""
     lengths = np.asarray(lengths, np.int64)
     starts = np.cumsum(lengths + 2) - lengths
@@ -36,7 +36,7 @@ def slices(lengths, shortest=3, longest=6, newest=6, window=None):
 
 
 def test_without_a_generator_the_newest_events_are_given():
-    source = slices([2, 20, 6])
+    source = windows([2, 20, 6])
     batch = source.batch(np.array([1, 0, 2]))
     assert batch["sku"].tolist() == [[214, 215, 216, 217, 218, 219], [100, 101, 0, 0, 0, 0], [*range(300, 306)]]
     assert batch["price"].dtype.is_floating_point
@@ -46,10 +46,10 @@ def test_without_a_generator_the_newest_events_are_given():
 
 
 def test_real_places_are_those_of_the_mask_and_read_nothing_on_the_device():
-    batch = slices([2, 20, 9]).batch(np.arange(3), np.random.default_rng(1))
+    batch = windows([2, 20, 9]).batch(np.arange(3), np.random.default_rng(1))
     micro_batch = {name: values[:1] for name, values in batch.items()}
-    told = with_targets(micro_batch)
-    assert told["sku"].shape == (1, 2)  # cut to what the micro-batch needs
+    placed = with_targets(micro_batch)
+    assert placed["sku"].shape == (1, 2)  # cut to what the micro-batch needs
     batch = with_targets(batch)
     wanted = batch["sku"][:, 1:][real_targets(batch)]
     with host_reads() as reads:
@@ -59,8 +59,8 @@ def test_real_places_are_those_of_the_mask_and_read_nothing_on_the_device():
     assert reads == []
 
 
-def test_in_training_slices_are_random_and_hold_the_event_that_follows():
-    source = slices([2, 20, 9])
+def test_in_training_windows_are_random_and_hold_the_event_that_follows():
+    source = windows([2, 20, 9])
     rows = np.arange(3)
     drawn = [source.batch(rows, np.random.default_rng(seed)) for seed in range(300)]
     lengths = {int(batch["sku"].shape[1]) for batch in drawn}
@@ -78,7 +78,7 @@ def test_in_training_slices_are_random_and_hold_the_event_that_follows():
 
 @pytest.mark.parametrize(("window", "last"), [(None, 6), (9, 9)])
 def test_every_position_is_trained_and_none_beyond_the_windows_last(window, last):
-    source = slices([20, 20], newest=12, window=window)
+    source = windows([20, 20], newest=12, window=window)
     firsts, ends = set(), set()
     for seed in range(200):
         batch = source.batch(np.arange(2), np.random.default_rng(seed))
@@ -89,14 +89,14 @@ def test_every_position_is_trained_and_none_beyond_the_windows_last(window, last
     assert ends == set(range(3, last + 1))
 
 
-def test_the_same_generator_gives_the_same_slices():
-    source = slices([20, 20])
+def test_the_same_generator_gives_the_same_windows():
+    source = windows([20, 20])
     one, other = (source.batch(np.arange(2), np.random.default_rng(4)) for _ in range(2))
     assert all((one[name] == other[name]).all() for name in one)
 
 
 def test_some_clients_alone():
-    source = slices([2, 20, 1, 6])
+    source = windows([2, 20, 1, 6])
     assert source.at_least(2).clients.tolist() == [10, 20, 40]
     chosen = source.of_clients(np.array([40, 20, 999]))
     assert chosen.clients.tolist() == [20, 40]
@@ -104,7 +104,7 @@ def test_some_clients_alone():
 
 
 def test_the_events_of_some_clients():
-    source = slices([2, 4, 1])
+    source = windows([2, 4, 1])
     inside = source.events_of(np.array([0, 2]))
     assert source.columns["sku"][inside].tolist() == [100, 101, 300]
     touching = Windows(np.arange(3), np.array([0, 2, 5]), np.array([2, 3, 1]), {"a": np.arange(6)}, source.settings)
@@ -113,7 +113,7 @@ def test_the_events_of_some_clients():
 
 
 def test_targets_are_where_an_event_follows_whatever_the_padding():
-    batch = slices([2, 4, 1]).batch(np.arange(3))
+    batch = windows([2, 4, 1]).batch(np.arange(3))
     assert real_targets(batch).tolist() == [[True, False, False], [True, True, True], [False, False, False]]
     part = {name: values[[0, 2]] for name, values in batch.items()}
     short = trimmed(part)
@@ -121,8 +121,8 @@ def test_targets_are_where_an_event_follows_whatever_the_padding():
     assert real_targets(short).tolist() == [[True], [False]]
 
 
-def test_more_events_may_be_encoded_than_a_slice_has():
-    source = slices([20, 5], newest=9)
+def test_more_events_may_be_encoded_than_a_window_has():
+    source = windows([20, 5], newest=9)
     assert source.lengths.tolist() == [9, 5]
     assert source.batch(np.arange(2))["sku"][0].tolist() == list(range(111, 120))
     drawn = [source.batch(np.array([0]), np.random.default_rng(seed)) for seed in range(200)]
@@ -182,7 +182,7 @@ def test_what_fits_into_a_window_begins_at_its_own_position():
     assert (outputs == running(vectors, first)).all()
 
 
-def test_profiles_against_a_loop():
+def test_pooled_vectors_against_a_loop():
     torch.manual_seed(0)
     outputs, lengths, ages = torch.randn(4, 5, 3), torch.tensor([5, 1, 3, 2]), torch.rand(4, 5) * 30
     batch = {LENGTHS: lengths, AGE: ages}
