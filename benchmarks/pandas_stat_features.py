@@ -67,8 +67,8 @@ def timing(events: Frame, start: Frame, end: Frame) -> Frame:
     ):
         step = (age == 0).astype("int64") - (age == 1).astype("int64")
         table[name] = step.groupby(owner).sum()
-    table["first_age"] = (end - table["first"]) / day
-    table["last_age"] = (end - table["last"]) / day
+    table["first_day"] = (table["first"] - end) / day
+    table["last_day"] = (table["last"] - end) / day
     return table[list(TIMING)]
 
 

@@ -5,7 +5,7 @@ days, prices in price buckets, popularities in log(1 + events). Popularities are
 history that the block is fitted to and kept: a client's later events are measured by them, and a value that
 was not there then has a popularity of 0.
 
-The first and the last event are dated by their age, the days before ``as_of``. Counted from the history's start, the
+The first and the last event are dated in days from ``as_of``, so below 0. Counted from the history's start, the
 last events of a later day would lie beyond all that a merge's quantiles were fitted to, and look alike.
 """
 
@@ -26,7 +26,7 @@ from ubp.data.reading import collect
 from ubp.data.schema import EventType
 
 # Of each event type: see `timing`.
-TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_age", "last_age")
+TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
 # Of which event types' events the mean popularity is taken, by which value; it is counted among the same events.
 POPULARITIES: Final = (
     *((event_type, column) for event_type in schema.ITEM_EVENTS for column in (schema.SKU, schema.CATEGORY)),
@@ -53,7 +53,7 @@ def timing(data: ChallengeData, clients: Clients, event_type: EventType, start: 
     - mean_interval: days between neighbouring events; the history's length where there is only one;
     - week_change: the events in the last 7 days before ``as_of`` less those in the 7 days before;
     - month_change: the events in the last calendar month, as far as it goes, less those in the month before;
-    - first_age, last_age: days from the first and the last event to ``as_of``.
+    - first_day, last_day: of the first and the last event, in days from ``as_of``: -1.5 is a day and a half before.
     """
     time = pl.col(schema.TIMESTAMP)
     events = of_clients(data.events(event_type), clients)
@@ -70,8 +70,8 @@ def timing(data: ChallengeData, clients: Clients, event_type: EventType, start: 
         mean_interval=gaps.otherwise((data.as_of - start) / _DAY),
         week_change=pl.col("this_week") - pl.col("week_before"),
         month_change=pl.col("this_month") - pl.col("month_before"),
-        first_age=_days(data.as_of - pl.col("first")),
-        last_age=_days(data.as_of - pl.col("last")),
+        first_day=_days(pl.col("first") - data.as_of),
+        last_day=_days(pl.col("last") - data.as_of),
     )
 
 
@@ -209,8 +209,8 @@ def absent_value(column: str, days: float) -> float:
     """What stands in a column where a client has no such event; the history has so many days."""
     if column.endswith("_mean_interval"):
         return days
-    if column.endswith(("_first_age", "_last_age")):
-        return days + ABSENT_DAYS
+    if column.endswith(("_first_day", "_last_day")):
+        return -(days + ABSENT_DAYS)
     return ABSENT_PRICE if column == "mean_price" else 0.0
 
 

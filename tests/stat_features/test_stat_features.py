@@ -93,8 +93,8 @@ def slow_statistics(tables: dict, properties: list[dict], relevant: list[int], a
             own[f"{kind}_mean_interval"] = mean(gaps, whole)
             own[f"{kind}_week_change"] = week_change(times, end)
             own[f"{kind}_month_change"] = month_change(times, end)
-            own[f"{kind}_first_age"] = (end - times[0]) / DAY if times else whole + 1
-            own[f"{kind}_last_age"] = (end - times[-1]) / DAY if times else whole + 1
+            own[f"{kind}_first_day"] = (times[0] - end) / DAY if times else -(whole + 1)
+            own[f"{kind}_last_day"] = (times[-1] - end) / DAY if times else -(whole + 1)
         bought, added = things[BUY], things[ADD]
         for kind in (BUY, ADD, REMOVE):
             logs = [math.log(1 + counts[kind][sku]) for sku in things[kind]]
@@ -197,7 +197,7 @@ def data(make_history, tmp_path):
     return ChallengeData(paths, True)
 
 
-def test_a_day_later_without_new_events_ages_grow_by_a_day(data):
+def test_a_day_later_without_new_events_everything_is_a_day_longer_ago(data):
     """Absent events stay older than anything; intervals of the history's length grow with it."""
     block = fitted(data)
     today = block.encode(data)
@@ -205,13 +205,13 @@ def test_a_day_later_without_new_events_ages_grow_by_a_day(data):
     assert today.client_ids.tolist() == tomorrow.client_ids.tolist()
     before, after = columns_of(today), columns_of(tomorrow)
     for kind in EventType:
-        for name in ("first_age", "last_age"):
+        for name in ("first_day", "last_day"):
             grown = after[f"{kind}_{name}"] - before[f"{kind}_{name}"]
-            np.testing.assert_allclose(grown, 1, atol=1e-4)
+            np.testing.assert_allclose(grown, -1, atol=1e-4)
         several = before[f"{kind}_count"] > 1
         grown = after[f"{kind}_mean_interval"] - before[f"{kind}_mean_interval"]
         np.testing.assert_allclose(grown, ~several, atol=1e-4)
-    moving = ("_age", "_interval", "_change")  # the last weeks and months are others a day later
+    moving = ("_day", "_interval", "_change")  # the last weeks and months are others a day later
     still = [name for name in COLUMNS if not name.endswith(moving)]
     assert len(still) == 18
     for name in still:
@@ -224,10 +224,10 @@ def test_absent_events_are_older_than_anything(data):
         for kind in EventType:
             there = column[f"{kind}_count"] > 0
             assert not there.all()
-            for name in (f"{kind}_first_age", f"{kind}_last_age"):
-                assert (column[name][~there] == (as_of - data.start) / DAY + 1).all()
-                assert column[name][there].max() < column[name][~there].min()
-                assert column[name][there].min() > 0
+            for name in (f"{kind}_first_day", f"{kind}_last_day"):
+                assert (column[name][~there] == -((as_of - data.start) / DAY + 1)).all()
+                assert column[name][there].min() > column[name][~there].max()
+                assert column[name][there].max() < 0
 
 
 def test_new_events_are_measured_by_the_popularities_of_the_fit(make_history, tmp_path):
