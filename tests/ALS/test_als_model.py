@@ -232,7 +232,7 @@ class FakeGpuModel:
         self.settings = (factors, regularization, alpha, iterations, random_state)
         type(self).last = self
 
-    def fit(self, matrix):
+    def fit(self, matrix, **_):
         self.matrix, self.first = matrix.copy(), (self.user_factors.to_numpy().copy(), self.item_factors.to_numpy())
         if self.clients is not None:
             self.user_factors = OnHost(self.clients)
