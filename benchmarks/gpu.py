@@ -168,7 +168,7 @@ def short(error: UserError, width: int = 100) -> str:
 # Showing -----------------------------------------------------------------------------------------------------
 
 HEADINGS = (
-    *("block", "events/s", "s an epoch", "waiting", "TFLOP/s", "of the rate", "GPU MB", "host MB"),
+    *("block", "events/s", "s per epoch", "waiting", "TFLOP/s", "of the rate", "GPU MB", "host MB"),
     *("losses apart", "profiles apart", "agrees"),
 )
 

@@ -124,7 +124,7 @@ class Figures:
     """What was measured of a block; None for what it has not.
 
     Attributes:
-        speed: events a second; for ALS pairs times iterations, for the language model tokens.
+        speed: events per second; for ALS pairs times iterations, for the language model tokens.
         epoch: seconds of an epoch, for ALS of the whole factorisation, for the language model of all its texts.
         waiting: share of the time in which the device waited for data.
         operations: a second.

@@ -87,7 +87,7 @@ class Stage:
     Attributes:
         name: in the tables.
         words: the command; empty for a step of this file, which `STEPS` has by the stage's name.
-        reads: which columns of which events; they make the floor and the rows a second.
+        reads: which columns of which events; they make the floor and the rows per second.
         raw: whether it reads all events (else the history before the train window).
         floor: the step that stands beside it: ``scan``, ``sort`` or none.
     """

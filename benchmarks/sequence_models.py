@@ -1,11 +1,11 @@
-"""Seconds an epoch, events a second and peak memory of training each sequence model.
+"""Seconds per epoch, events per second and peak memory of training each sequence model.
 
     python benchmarks/sequence_models.py                 at full size
     python benchmarks/sequence_models.py sizes=demo      at the demo's
 
 An estimate: each model runs in a process of its own, on the GPU where there is one, a step (forward, backward,
 Adam) on the longest sequences to warm up, then a few on batches spread over the lengths; the epoch is their mean
-time the batches. What Lightning adds to a step is not in it. ``gathered/s`` is how many events a second one process
+time the batches. What Lightning adds to a step is not in it. ``gathered/s`` is how many events per second one process
 puts into batches: what a GPU can be fed with by each of ``trainer.workers``. The floating point operations are those
 of matrix products, recurrent layers and attention (causal attention counted as if it were not) in the first step, by
 its events times the epoch's.
@@ -85,7 +85,7 @@ def main(config: DictConfig) -> None:
         say(json.dumps(measure(config)))
         return
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    headings = ("model", "s an epoch", "events/s", "peak MB", "gathered/s", "events an epoch", "TFLOP an epoch")
+    headings = ("model", "s per epoch", "events/s", "peak MB", "gathered/s", "events per epoch", "TFLOP per epoch")
     table = Table(*headings, title=f"training, {config.sizes} size, {where}")
     for name in config.models:
         figures = measure_apart(name, config)

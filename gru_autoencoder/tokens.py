@@ -312,7 +312,7 @@ class Tokeniser:
         if name in self.vocabularies:
             return {name: chosen.tokens(name, self.vocabularies[name])}
         codes = chosen.sequences.names[chosen.references(schema.SKU)].astype(np.uint16) + np.uint16(FIRST_TOKEN)
-        if name == CODE:  # sixteen tokens a sku, its codes in their order; one table for all positions
+        if name == CODE:  # sixteen tokens per sku, its codes in their order; one table for all positions
             return {name: codes.reshape(-1)}
         return {f"code_{place}": np.ascontiguousarray(codes[:, place]) for place in range(schema.CODES)}
 

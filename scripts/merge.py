@@ -5,7 +5,7 @@
     python scripts/merge.py --config-name=best_solution submit=False preset=demo   of blocks made with preset=demo
 
 A config names the blocks, in the order of their columns, and for each a processor, a scaler and an imputer
-(any transformer of scikit-learn by ``_target_``); see `ubp.blocks.conditioning.BlockSettings`. With ``submit=True``
+(any transformer of scikit-learn by ``_target_``); see `ubp.blocks.steps.BlockSettings`. With ``submit=True``
 every relevant client is in the entry, once; with ``submit=False`` those with an event in the history. An entry is a
 folder with ``client_ids.npy`` and ``embeddings.npy`` (float16). The fitted steps are kept in ``models/NAME/submit`` or
 ``models/NAME/local``; with them scripts/encode.py makes profiles of any clients on any day.

@@ -16,6 +16,8 @@ from ubp.blocks.embeddings import EmbeddingTable
 from ubp.cli.config import composed
 from ubp.data.paths import CONFIGS, REPOSITORY
 
+pytestmark = pytest.mark.full
+
 SCRIPT = REPOSITORY / "get_all_embeddings.sh"
 RUNNER = "scripts/all_embeddings.py"
 SMOLLM2 = "data_files=all_interactions_64.parquet save_dir_name=smollm2_all_interactions n_components=128"

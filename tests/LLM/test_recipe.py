@@ -58,6 +58,7 @@ def forbid_reading(monkeypatch):
     return lambda: monkeypatch.setattr(TransformersBackend, "encode", refuse)
 
 
+@pytest.mark.full
 def test_a_real_model_encodes_after_loading_what_the_command_wrote(paths):
     make_text(paths, "all_interactions", "preset=demo")
     words = ["data_files=all_interactions_64.parquet", "save_dir_name=minilm_all", "n_components=8", "max_tokens=16"]

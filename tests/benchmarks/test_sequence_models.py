@@ -36,6 +36,7 @@ def test_what_is_no_model_of_sequences_is_refused(model):
         recipe_of(model)
 
 
+@pytest.mark.full
 def test_an_epoch_is_all_clients(history):
     data = ChallengeData(history, submit=True)
     write_split(data, SplitDates.of(data))

@@ -360,7 +360,7 @@ class TestRecipe:
             assert len(set(skus[start : start + length])) == length
 
     def test_a_code_is_a_token(self, data):
-        """The published form: sixteen tokens a sku, in the order of its codes."""
+        """The published form: sixteen tokens per sku, in the order of its codes."""
         chosen = select_events(
             data, settings(event_types=["product_buy"], distinct="sku", newest=4), data.relevant_clients
         )

@@ -12,6 +12,8 @@ from scripts.demo import log_stages, plan, run_stage, stages
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
+pytestmark = pytest.mark.full
+
 # Takes longer to end than subprocess.run would wait for it.
 SLOW_TO_END = """
 import pathlib, sys, time

@@ -308,6 +308,7 @@ def by_category(data: ChallengeData, clients: np.ndarray) -> np.ndarray:
     return matrix
 
 
+@pytest.mark.full
 def test_the_six_tasks_can_be_learnt_and_less_without_a_signal(tmp_path):
     tasks = tuple(task.name for task in TASKS)
     whole = scores(dense(), DataPaths(tmp_path / "whole"), tasks)

@@ -119,7 +119,7 @@ def _profile_violations(
     if profiles.dtype != np.float16:
         yield f"{file}: dtype {profiles.dtype}; must be float16"
     if profiles.ndim and client_ids.ndim and len(profiles) != len(client_ids):
-        yield f"{file}: {len(profiles):,} rows for {len(client_ids):,} client ids; must be one a client"
+        yield f"{file}: {len(profiles):,} rows for {len(client_ids):,} client ids; must be one per client"
     if np.issubdtype(profiles.dtype, np.floating):
         if nans := int(np.isnan(profiles).sum()):
             yield f"{file}: {nans:,} values are NaN"

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ubp.blocks.conditioning import BlockSettings, FittedSteps
 from ubp.blocks.embeddings import read_lineage
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load
+from ubp.blocks.steps import BlockSettings, FittedSteps
 from ubp.blocks.transformers import Arrays, Matrix
 from ubp.data import schema
 from ubp.data.history import ChallengeData

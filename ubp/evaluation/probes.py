@@ -12,7 +12,7 @@ class Probe:
         width: width of the residual stream.
         hidden: hidden units of each block.
         epochs: the best of them counts.
-        batch_size: rows a step, for training and for scoring.
+        batch_size: rows per step, for training and for scoring.
         learning_rate: of AdamW.
         seeds: one run each; their mean counts.
         side_by_side: on a CPU, one run a core instead of all cores on one run: faster for small models.

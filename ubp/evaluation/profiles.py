@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ubp.blocks.conditioning import align
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry, violations
+from ubp.blocks.steps import align
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some

@@ -7,7 +7,7 @@ from ubp.evaluation.scores import Scores
 
 
 def scores_table(scores: list[Scores], title: str) -> Table:
-    """A row a block or entry, a column a task, the sum last."""
+    """A row per block or entry, a column per task, the sum last."""
     table = Table(title=title, title_justify="left")
     table.add_column("block or entry")
     table.add_column("probe")

@@ -9,7 +9,7 @@ selections (`ubp.sequences.selection`). The events of client ``clients[i]`` are 
 - ``event`` uint8: the event type's `ubp.data.schema.EventType.code`;
 - ``subject`` int32: a row of the table of skus, of urls or of queries, whichever the event type is about.
 
-An event is about one thing only, so one reference says it; nine bytes an event, 1.5 GB for the challenge. The
+An event is about one thing only, so one reference says it; nine bytes per event, 1.5 GB for the challenge. The
 tables are sorted, so that references compare as what they stand for does: skus and urls by id, queries by their
 codes. The table of skus has columns: ``skus``, ``categories``, ``prices``, ``names``.
 

@@ -18,7 +18,7 @@ class TrainerSettings:
     Attributes:
         max_epochs: at the most.
         patience: epochs without a better value of the model's monitor before training stops.
-        batch_size: sequences a step, on each device.
+        batch_size: sequences per step, on each device.
         micro_batch: sequences of a step that are worked through at a time, their gradients added up: less memory for
             the same step. None: 64 on a CPU, all at once elsewhere.
         learning_rate: of Adam.

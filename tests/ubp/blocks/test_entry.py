@@ -61,7 +61,7 @@ BROKEN = {
     "three dimensions": (IDS, PROFILES[:, :, None], False, ["3 dimensions; must be two"]),
     "no columns": (IDS, PROFILES[:, :0], False, ["no columns"]),
     "2,049 columns": (IDS, np.ones((4, 2049), np.float16), False, ["2,049 columns; at most 2,048"]),
-    "a row too few": (IDS, PROFILES[:3], False, ["3 rows for 4 client ids; must be one a client"]),
+    "a row too few": (IDS, PROFILES[:3], False, ["3 rows for 4 client ids; must be one per client"]),
     "NaN": (IDS, with_value(np.nan), False, ["2 values are NaN"]),
     "infinity": (IDS, with_value(-np.inf), False, ["2 values are infinite"]),
     "many at once": (

@@ -9,11 +9,11 @@ import pytest
 
 from stat_features.recipe import StatFeaturesRecipe
 from tests.ubp.blocks.toy import make_purchases
-from ubp.blocks.conditioning import BlockSettings
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
 from ubp.blocks.fitted import is_fitted, load, save
 from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
+from ubp.blocks.steps import BlockSettings
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError

@@ -8,10 +8,10 @@ from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
-from ubp.blocks.conditioning import BlockSettings, align
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
 from ubp.blocks.merge import MergeSettings, check_histories, find_blocks, fit_merge
+from ubp.blocks.steps import BlockSettings, align
 from ubp.cli.config import composed, parse
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError

@@ -43,7 +43,7 @@ def test_rows_are_split_by_purpose_each_once():
 
 @pytest.mark.parametrize("fail_at", [2, 9, 17, 26])
 def test_a_killed_run_taken_up_again_gives_the_undisturbed_result(fail_at, undisturbed, tmp_path):
-    """Eight steps an epoch: the kills fall into each of the four epochs."""
+    """Eight steps per epoch: the kills fall into each of the four epochs."""
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(Copier(fail_at), Numbers(), settings(), tmp_path, seed=1)
     resumed = fit(Copier(), Numbers(), settings(), tmp_path, seed=1)
@@ -185,6 +185,7 @@ def test_encoding_computes_in_the_precision_of_its_runtime(runtime, dtype):
     assert seen == {dtype}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("model", ["copier", "nccl"])
 def test_two_processes_train_and_the_first_one_encodes_every_row(model, tmp_path):
     """One of the models has a table with sparse gradients, which an exchange by NCCL would refuse."""
@@ -226,6 +227,7 @@ def test_a_logger_that_is_not_installed_says_what_to_do():
         make_loggers({"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger"}})
 
 
+@pytest.mark.full
 def test_batches_by_two_spawned_processes_give_the_same_bits(undisturbed, tmp_path):
     spawned = fit(Copier(), Numbers(), settings(workers=2), tmp_path, seed=1)
     assert torch.equal(weights(spawned), weights(undisturbed[0]))
