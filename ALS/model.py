@@ -220,9 +220,9 @@ def client_factors(
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.recommender_base import ModelFitError
 
-    model = AlternatingLeastSquares(items.shape[1], strength.regularization, alpha=1.0, num_threads=threads)
-    model.item_factors = items
     with threadpool_limits(1, "blas"):  # see above
+        model = AlternatingLeastSquares(items.shape[1], strength.regularization, alpha=1.0, num_threads=threads)
+        model.item_factors = items
         try:
             found = model.recalculate_user(np.arange(matrix.shape[0]), float(strength.alpha) * matrix)
         except ModelFitError as error:

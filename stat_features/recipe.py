@@ -7,6 +7,9 @@ was not there then has a popularity of 0.
 
 The first and the last event are dated in days from ``as_of``, so below 0. Counted from the history's start, the
 last events of a later day would lie beyond all that a merge's quantiles were fitted to, and look alike.
+
+month_change begins anew with each calendar month: on its first days a client's vector is further from that of the day
+before than on others.
 """
 
 from collections.abc import Mapping

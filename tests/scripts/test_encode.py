@@ -281,10 +281,10 @@ def nearest(queries, among):
 @pytest.mark.usefixtures("merged")
 def test_a_neighbour_of_yesterday_is_still_one_today(run, paths):
     """Two days' profiles lie in one space: the merge is not fitted anew, so they can be compared."""
-    for day in ("2023-02-01", "2023-02-02"):
+    for day in ("2023-02-05", "2023-02-06"):
         assert run(encode, "name=tiny", f"as_of={day}")[0] == 0
     yesterday, today = (
-        EmbeddingTable.read(paths.encoded("tiny") / f"{day}.parquet") for day in ("2023-02-01", "2023-02-02")
+        EmbeddingTable.read(paths.encoded("tiny") / f"{day}.parquet") for day in ("2023-02-05", "2023-02-06")
     )
     assert set(yesterday.client_ids) <= set(today.client_ids)
     rows = np.searchsorted(today.client_ids, yesterday.client_ids)
@@ -296,4 +296,4 @@ def test_a_neighbour_of_yesterday_is_still_one_today(run, paths):
     neighbours = nearest(yesterday.vectors, yesterday.vectors)[:, 1]  # 0 is the client itself
     five_of_today = nearest(now, now)[:, 1:6]
     still = (five_of_today == neighbours[:, None]).any(axis=1)
-    assert still.mean() > 0.6  # by chance: five of 59
+    assert still.mean() > 0.8  # by chance: five of 59

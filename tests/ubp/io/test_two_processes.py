@@ -38,7 +38,7 @@ importlib.import_module(main).main()
 
 STATISTICS = ("stat_features/stat_features.py", "stat_features.recipe", "popularities")
 TEXTS = ("LLM/convert_to_text.py", "LLM.texts", "write_texts")
-MERGE = ("scripts/merge.py", "scripts.merge", "merge")
+MERGE = ("scripts/merge.py", "scripts.merge", "fit_merge")
 ARGUMENTS = {
     STATISTICS[0]: [],
     TEXTS[0]: [],
