@@ -142,10 +142,6 @@ class ChallengeData:
         """
         return load_clients(self.paths.relevant_clients)
 
-    def of_relevant(self, events: pl.LazyFrame) -> pl.LazyFrame:
-        """Only the events of relevant clients."""
-        return of_clients(events, self.relevant_clients)
-
     @cached_property
     def clients(self) -> npt.NDArray[np.int64]:
         """The relevant clients with an event in this history: int64, ascending."""
