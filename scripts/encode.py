@@ -28,8 +28,8 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import LOCAL, SUBMIT, DataPaths
 from ubp.io.errors import UserError, name_some
-from ubp.io.files import digest_of, fingerprint
-from ubp.io.stage import Stage
+from ubp.io.files import digest_of
+from ubp.io.stage import Stage, content_of
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +156,13 @@ class Request:
 
     def lineage(self) -> dict[str, Any]:
         """Of the parquet: the day, the history, and the fit that it stands on."""
-        files = sorted(self.model.iterdir())
         return {
             "name": self.name,
             "as_of": self.history.as_of.isoformat(sep=" "),
             "fingerprint": self.history.fingerprint,
             "clients": None if self.clients is None else digest_of(self.clients.tobytes()),
             "fit": lineage_of(self.model),
-            "fit_digest": digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files)),
+            "fit_digest": content_of(self.model),
         }
 
     def encoded(self) -> tuple[EmbeddingTable, str]:

@@ -69,7 +69,7 @@ class Stage:
     def is_finished(self) -> bool:
         """Whether the outputs are what this stage last made, whatever from."""
         note = self._note()
-        return bool(note) and note is not None and self._changed_output(note) is None
+        return self._changed_output(note) is None if note else False
 
     def begin(self) -> None:
         """Note that the outputs are this stage's, and not ready."""
@@ -82,7 +82,7 @@ class Stage:
             made_from: from this; None for what they would be made from now.
         """
         made = _as_json(self.made_from() if made_from is None else made_from)
-        self._write({_MADE_FROM: made, _OUTPUTS: {output.name: _content(output) for output in self.outputs}})
+        self._write({_MADE_FROM: made, _OUTPUTS: {output.name: content_of(output) for output in self.outputs}})
 
     @contextmanager
     def once(
@@ -139,7 +139,7 @@ class Stage:
         for output in self.outputs:
             if not output.exists():
                 return f"{output} is not there"
-            if _content(output) != note[_OUTPUTS].get(output.name):
+            if content_of(output) != note[_OUTPUTS].get(output.name):
                 return f"{output} changed since"
         return None
 
@@ -169,11 +169,13 @@ def _as_json(made_from: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _content(output: Path) -> str:
+def content_of(output: Path) -> str:
     """Tells one content of a file, or of a folder's files, from another; notes apart."""
     if not output.is_dir():
         return fingerprint(output)
-    files = sorted(file for file in output.rglob("*") if file.is_file() and _NOTES not in file.parts)
+    files = sorted(
+        file for file in output.rglob("*") if file.is_file() and _NOTES not in file.relative_to(output).parts
+    )
     return digest_of(*(f"{file.relative_to(output)}:{fingerprint(file)}" for file in files))
 
 

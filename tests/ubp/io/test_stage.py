@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from ubp.io.stage import AlreadyDone, Stage
+from ubp.io.stage import AlreadyDone, Stage, content_of
 
 
 class Made:
@@ -138,3 +138,13 @@ def test_processes_for_further_devices_neither_wait_nor_note(made, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     made.make()
     assert not made.stage.is_begun()
+
+
+def test_a_folder_counts_wherever_it_lies(tmp_path):
+    """Only notes inside the folder are left out, not what lies below a folder of that name."""
+    folder = tmp_path / ".done" / "folder"
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("1")
+    before = content_of(folder)
+    (folder / "file").write_text("2")
+    assert content_of(folder) != before
