@@ -25,6 +25,7 @@ from LightFM.recipe import (
     explained,
     positive_pairs,
     prepare,
+    root_mean_square,
 )
 from ubp.blocks.fitted import load, save
 from ubp.cli.config import composed
@@ -322,6 +323,24 @@ def test_the_trainings_clients_have_a_mean_of_zero(tiny):
     table = fitted(data).encode(data, data.relevant_clients)
     assert np.abs(table.vectors.mean(axis=0)).max() < 1e-5
     assert np.abs(table.vectors).max() > 0.01
+
+
+@pytest.mark.parametrize("features", [BOTH, Features(names=0.0, searches=0.0)])
+@pytest.mark.parametrize("epochs", [1, 20])
+def test_the_trainings_clients_have_a_length_of_one_however_far_they_were_learned(epochs, features, tiny):
+    """Root mean square: one number for all, so that who met more stays the longer."""
+    data = tiny[1]
+    block = (
+        LightFmRecipe(PAIRS, features, dataclasses.replace(SMALL, epochs=epochs)).fit(data, 0, data.paths.cache).block
+    )
+    lengths = np.linalg.norm(block.encode(data, data.relevant_clients).vectors, axis=1)
+    assert np.sqrt((lengths**2).mean()) == pytest.approx(1, rel=1e-4)
+    assert lengths.std() > 0.1
+
+
+def test_one_client_alone_has_no_length_to_scale_by():
+    assert root_mean_square(np.zeros((1, 8))) == 1.0
+    assert root_mean_square(np.array([[3.0, 4.0], [0.0, 0.0]])) == pytest.approx(math.sqrt(12.5))
 
 
 def test_the_fold_in_is_near_what_was_learned(tiny):
