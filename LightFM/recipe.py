@@ -329,7 +329,8 @@ class LightFmRecipe(Recipe):
         mean = raw.mean(axis=0)
         block = LightFmBlock(self.interactions, self.features, pairs.skus, learned.skus, of_codes, fold_in, mean)
         block = block.scaled(1 / root_mean_square(raw - mean))
-        return Fit(block, {"fold_in_r2": round(explained(fold_in(sums), own), 4)})
+        report = {"epochs": learned.epochs, "fold_in_r2": round(explained(fold_in(sums), own), 4)}
+        return Fit(block, report)
 
 
 def root_mean_square(vectors: npt.NDArray[np.float64]) -> float:
