@@ -26,7 +26,7 @@ from ubp.blocks.registry import Entry, can_be_made, entries
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.jobs import Job, JobFailed, Limits, longest_first, run_jobs
-from ubp.cli.output import COLLAPSED, say
+from ubp.cli.output import REMARKS, say
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.io.errors import require, require_positive
 from ubp.io.machine import cores, free_memory, has_gpu, threads
@@ -103,10 +103,10 @@ def passed_on(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.lstrip("+").partition("=")[0].partition(".")[0] not in OWN]
 
 
-def collapses(log: Path) -> list[str]:
-    """What a command's log says of a block whose vectors hardly tell clients apart: its last line, or nothing."""
+def remarked(log: Path) -> list[str]:
+    """What a command's log says of a block that has collapsed or learned too little: its last line, or nothing."""
     lines = log.read_text(errors="replace").splitlines()[-1:]
-    return [line for line in lines if COLLAPSED in line]
+    return [line for line in lines if any(f"{remark}: " in line for remark in REMARKS)]
 
 
 def without_left_out(todo: Sequence[Entry], paths: DataPaths) -> list[Entry]:
@@ -159,7 +159,7 @@ def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> None:
         nonlocal finished
         finished += 1
         say(f"[{finished}/{len(todo)}] {job.title} · {seconds:.0f} s")
-        for warning in collapses(logs / f"{job.name}.log") if logs is not None else []:
+        for warning in remarked(logs / f"{job.name}.log") if logs is not None else []:
             say(warning)
 
     python = os.environ.get("PYTHON") or sys.executable

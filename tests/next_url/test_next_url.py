@@ -216,6 +216,7 @@ def test_a_cycle_is_learnt_and_the_best_epoch_encodes(tmp_path, sampling):
     assert scores["mrr@10"][MODEL] > 0.99
     assert scores["mrr@10"][REPEATED] < 0.4
     assert scores["mrr@10"][POPULAR] < 0.8
+    assert trained.model.headline in scores
     assert trained.best_score > 0.99  # NDCG, not a loss
     best = torch.load(trained.best_checkpoint, weights_only=False)["state_dict"]
     assert not any("cumulative" in name for name in best)

@@ -13,7 +13,8 @@ from rich.table import Table
 _STARTED = psutil.Process().create_time()
 
 
-COLLAPSED = "COLLAPSED"  # in the closing line of a block whose vectors hardly tell clients apart
+# In the closing line of a block whose vectors hardly tell clients apart, and of one whose model learned too little.
+COLLAPSED, BELOW_POPULARITY = REMARKS = ("COLLAPSED", "BELOW POPULARITY")
 
 
 def say(line: str) -> None:

@@ -31,6 +31,7 @@ _NOT_IN_LINEAGE = (
     *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
+WARNINGS = "warnings"  # key of a report: what stands in the closing line, list[str]
 _PACKAGE = "universal-behavioral-profiles"
 
 
@@ -59,11 +60,12 @@ class EmbeddingRun:
     def save(self, fitted: FittedBlock, report: Mapping[str, Any]) -> None:
         """Keep the fitted block, write its embedding of the relevant clients, print the closing line.
 
-        The closing line says where the vectors have collapsed (`ubp.blocks.health`).
+        The closing line says where the vectors have collapsed (`ubp.blocks.health`), and has the report's warnings.
 
         Args:
             fitted: what learned from the history.
-            report: what the run says of its quality, kept in the lineage beside the vectors' health.
+            report: what the run says of its quality, kept in the lineage beside the vectors' health; under
+                ``WARNINGS`` what is wrong with it, in words.
         """
         lineage = self.lineage | {"versions": versions()}
         keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
@@ -78,9 +80,11 @@ class EmbeddingRun:
             logger.warning(
                 "%s has collapsed: %s; its vectors hardly tell clients apart", self.name, ", ".join(health.collapsed)
             )
+        for warning in found.get(WARNINGS, []):
+            logger.warning("%s: %s", self.name, warning)
         table = EmbeddingTable(encoded.client_ids, encoded.vectors, lineage | {"report": found})
         table.write(self.path)
-        closing_line(f"{self.name}{_collapsed(found)}", self.path, *table.vectors.shape)
+        closing_line(f"{self.name}{_remarks(found)}", self.path, *table.vectors.shape)
 
 
 @contextmanager
@@ -114,7 +118,7 @@ def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> I
     run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage)
 
     def remark() -> str:
-        return _collapsed(read_lineage(path).get("report", {}))
+        return _remarks(read_lineage(path).get("report", {}))
 
     stage = Stage(config.name, (path, model), lambda: lineage)
     with stage.once(common.overwrite, remark, data.require_unchanged):
@@ -124,10 +128,11 @@ def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> I
         yield run
 
 
-def _collapsed(report: Mapping[str, Any]) -> str:
-    """What a closing line says of a block by its report: nothing, or that it has collapsed and how."""
-    found = report.get("health", {}).get("collapsed", [])
-    return f" ({COLLAPSED}: {', '.join(found)})" if found else ""
+def _remarks(report: Mapping[str, Any]) -> str:
+    """What a closing line says of a block by its report: that it has collapsed and how, its warnings, or nothing."""
+    collapsed = report.get("health", {}).get("collapsed", [])
+    found = [*([f"{COLLAPSED}: {', '.join(collapsed)}"] if collapsed else []), *report.get(WARNINGS, [])]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def versions() -> dict[str, str]:

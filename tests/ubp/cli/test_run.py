@@ -100,3 +100,25 @@ def test_done_before_does_not_hide_it(config):
         embedding_run(config),
     ):
         pass
+
+
+BELOW = "BELOW POPULARITY: category mrr@10 0.607 against 0.611"
+
+
+def test_a_reports_warnings_stand_in_the_closing_line(config, capsys, caplog):
+    vectors = np.random.default_rng(0).normal(size=(40, 8))
+    path = saved(config, vectors, {"warnings": [BELOW]})
+    assert capsys.readouterr().out.startswith(f"als_64_buy_add_categories ({BELOW}) · 40 clients × 8 columns")
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning == f"als_64_buy_add_categories: {BELOW}"
+    assert read_lineage(path)["report"]["warnings"] == [BELOW]
+    with (
+        pytest.raises(AlreadyDone, match=rf"^als_64_buy_add_categories \({BELOW}\) · done before"),
+        embedding_run(config),
+    ):
+        pass
+
+
+def test_a_collapsed_block_with_a_warning_says_both(config, capsys):
+    saved(config, np.ones((40, 8)), {"warnings": [BELOW]})
+    assert f"(COLLAPSED: the same vector for all clients; {BELOW}) · 40 clients" in capsys.readouterr().out
