@@ -147,7 +147,7 @@ class Shop:
         require_positive(self, "shop", "days", "session_events")
         require(0 <= self.categories_power <= 1, "shop.categories_power", self.categories_power, "from 0 to 1")
         require(self.time in _TIMES, "shop.time", self.time, " or ".join(_TIMES))
-        require(0 <= self.regulars <= 1, "shop.regulars", self.regulars, "a share from 0 to 1")
+        require(0 < self.regulars <= 1, "shop.regulars", self.regulars, "a share above 0, at most 1")
         require(0 <= self.general_pages <= 1, "shop.general_pages", self.general_pages, "a share from 0 to 1")
         try:
             date.fromisoformat(self.start)

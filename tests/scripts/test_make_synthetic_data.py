@@ -266,7 +266,7 @@ def test_somebody_elses_data_is_left_alone(history):
         (lambda: dataclasses.replace(settings(), session_events=0.5), "shop.session_events=0.5"),
         (lambda: dataclasses.replace(settings(), time="hours"), "shop.time=hours: must be seconds or days"),
         (lambda: dataclasses.replace(settings(), categories_power=2.0), "shop.categories_power=2.0"),
-        (lambda: dataclasses.replace(settings(), regulars=-0.1), "shop.regulars=-0.1"),
+        (lambda: dataclasses.replace(settings(), regulars=0.0), "shop.regulars=0.0"),
         (lambda: Tails(1.0, 0.5, 0.5, 0.5), "shop.tails.clients=1.0"),
         (lambda: Signals(1.5, 3, 0.5, 60.0, 1.0, 0.1), "shop.signals.taste=1.5"),
         (lambda: Order(0.0, "text", 1), "scale=0.0"),
