@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ubp.io.errors import UserError
+from ubp.io.errors import LEAVE_OUT, NoUsableEvents
 from ubp.training.model import Rows
 from ubp.training.settings import TrainerSettings
 
@@ -22,10 +22,13 @@ def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
     """Draw the held-out and the validation rows: at least one each, and one a device to validate on.
 
     Raises:
-        UserError: too few rows for that.
+        NoUsableEvents: too few rows for that.
     """
     if rows < 2 * settings.devices + 1:
-        raise UserError(f"only {rows} clients have such events; training needs at least {2 * settings.devices + 1}")
+        raise NoUsableEvents(
+            f"only {rows} clients have the events that this block learns from; training needs at least "
+            f"{2 * settings.devices + 1}: {LEAVE_OUT}"
+        )
     order = np.random.default_rng(seed).permutation(rows).astype(np.int64)
     held_out = max(1, round(rows * settings.held_out))
     validation = max(settings.devices, round((rows - held_out) * settings.validation))
