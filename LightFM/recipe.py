@@ -305,7 +305,7 @@ class LightFmRecipe(Recipe):
         found = positive_pairs(history, self.interactions, relevant)
         if found.is_empty():
             positive = [name for name, weight in self.interactions.weights.items() if weight > 0]
-            raise no_events(history, positive, "no client with a positive weight of a sku among the events")
+            raise no_events(history, positive, "no client has a positive weight of a sku")
         pairs = Pairs.of(found)
         prepared = prepare(history, pairs, self.features)
         learned = learn(prepared, self.model, seed)

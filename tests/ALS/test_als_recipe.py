@@ -91,7 +91,7 @@ def test_no_events_of_the_kind(make_history, tmp_path):
     data.paths.input.mkdir()
     np.save(data.paths.relevant_clients, np.array([1]))
     says = (
-        r"raw: no usable events of page_visit: 0 events before .*, 0 of them by relevant clients; leave the block out"
+        r"raw: no usable events: 0 events of page_visit before .*, 0 of them by relevant clients; leave the block out"
     )
     with pytest.raises(NoUsableEvents, match=says):
         weighted_interactions(data, settings)

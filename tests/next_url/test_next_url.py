@@ -273,9 +273,23 @@ class TestRecipe:
         np.save(paths.relevant_clients, np.array([1]))
         recipe = NextUrlRecipe.of(composed(CONFIGS / "next_url", "next_url", ["logger=none"]))
         with pytest.raises(
-            NoUsableEvents, match=r"no usable events of page_visit: 0 events before .*; leave the block out"
+            NoUsableEvents, match=r"no usable events: 0 events of page_visit before .*; leave the block out"
         ):
             recipe.prepare(ChallengeData(paths, submit=True), 0)
+
+    def test_visits_of_too_few_clients_are_counted(self, make_history, tmp_path):
+        history = make_history()
+        paths = history.write(tmp_path)
+        paths.input.mkdir()
+        visits = history.events[EventType.PAGE_VISIT]
+        np.save(paths.relevant_clients, visits["client_id"].mode()[:1].to_numpy())
+        words = ["logger=none", "preset=demo", "sequences.min_count=1", "model.layers=1"]
+        recipe = NextUrlRecipe.of(composed(CONFIGS / "next_url", "next_url", words))
+        with pytest.raises(NoUsableEvents) as raised:
+            recipe.fit(ChallengeData(paths, submit=True), 0, tmp_path / "fit")
+        (line,) = raised.value.messages
+        assert "clients with events to learn from: 1; training needs at least 3: " in line
+        assert f": {len(visits):,} events of page_visit before " in line
 
     def test_wrong_settings_say_what_is_right(self, data):
         visits = select_visits(data, data.relevant_clients)

@@ -125,7 +125,7 @@ def check_histories(paths: Mapping[str, Path], of_history: str, history: Path) -
         elif made_from != of_history:
             faults.append(
                 f"{path}: made from another history than {history} as it is now; make {name} again, so that all "
-                "blocks see the same events"
+                f"blocks see the same events, or leave it out with ~blocks.{name}"
             )
     if faults:
         raise UserError(faults)

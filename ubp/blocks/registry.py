@@ -105,6 +105,12 @@ def block(name: str) -> Entry:
     return known[name]
 
 
+def needs_of(name: str) -> tuple[EventType, ...]:
+    """The event types of which a block needs some: all types for one that takes what there is, or is not here."""
+    known = {entry.name: entry.needs for entry in entries()}
+    return known.get(name) or tuple(EventType)
+
+
 def can_be_made(
     paths: DataPaths, submit: bool, as_of: datetime | None = None
 ) -> tuple[tuple[Entry, ...], dict[str, str]]:

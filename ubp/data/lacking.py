@@ -18,14 +18,14 @@ def no_events(
     Args:
         history: that was read.
         event_types: that would have served.
-        which: of their events were not found.
+        which: is wrong with them.
         advice: what to do.
     """
     types = [EventType(name) for name in event_types]
     events = sum(map(history.rows, types))
     relevant = sum(_rows_of_relevant(history, event_type) for event_type in types)
     return NoUsableEvents(
-        f"{history.folder}: {which} of {' or '.join(types)}: {events:,} events before {history.as_of:%Y-%m-%d %H:%M}, "
+        f"{history.folder}: {which}: {events:,} events of {' or '.join(types)} before {history.as_of:%Y-%m-%d %H:%M}, "
         f"{relevant:,} of them by relevant clients; {advice}"
     )
 

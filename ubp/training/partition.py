@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ubp.io.errors import LEAVE_OUT, NoUsableEvents
+from ubp.io.errors import NoUsableEvents
 from ubp.training.model import Rows
 from ubp.training.settings import TrainerSettings
 
@@ -26,8 +26,7 @@ def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
     """
     if rows < 2 * settings.devices + 1:
         raise NoUsableEvents(
-            f"only {rows} clients have the events that this block learns from; training needs at least "
-            f"{2 * settings.devices + 1}: {LEAVE_OUT}"
+            f"clients with events to learn from: {rows}; training needs at least {2 * settings.devices + 1}"
         )
     order = np.random.default_rng(seed).permutation(rows).astype(np.int64)
     held_out = max(1, round(rows * settings.held_out))

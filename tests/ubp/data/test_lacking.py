@@ -22,12 +22,13 @@ def test_one_line_names_the_types_counts_their_events_and_says_what_to_do(make_h
     by_some = int(bought["client_id"].is_in(some.implode()).sum())
     (line,) = no_events(data, [SEARCH, "product_buy"]).messages
     assert line == (
-        f"{paths.raw}: no usable events of search_query or product_buy: {len(bought):,} events before "
+        f"{paths.raw}: no usable events: {len(bought):,} events of search_query or product_buy before "
         f"{data.as_of:%Y-%m-%d %H:%M}, {by_some:,} of them by relevant clients; leave the block out, and merge with "
         "missing=skip"
     )
     known = data.before(data.as_of - timedelta(days=40))
     earlier = int((bought["timestamp"] < known.as_of).sum())
     assert (
-        f": {earlier:,} events before {known.as_of:%Y-%m-%d}" in no_events(known, [BUY], "too few", "wait").messages[0]
+        f": {earlier:,} events of product_buy before {known.as_of:%Y-%m-%d}"
+        in no_events(known, [BUY], "too few", "wait").messages[0]
     )
