@@ -37,9 +37,10 @@ from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData, of_clients
+from ubp.data.lacking import no_events
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError, require
+from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
 
@@ -316,7 +317,8 @@ class LightFmRecipe(Recipe):
         relevant = history.relevant_clients if self.interactions.clients == "relevant" else None
         found = positive_pairs(history, self.interactions, relevant)
         if found.is_empty():
-            raise UserError(f"{history.folder}: no client has a sku with a positive weight; this embedding needs some")
+            positive = [name for name, weight in self.interactions.weights.items() if weight > 0]
+            raise no_events(history, positive, "no client has a positive weight of a sku")
         pairs = Pairs.of(found)
         prepared = prepare(history, pairs, self.features)
         learned = learn(prepared, self.model, seed)

@@ -7,7 +7,9 @@ import pytest
 from scripts import all_embeddings
 from scripts.all_embeddings import Memory, default_jobs, job, passed_on, remarked, shared_cores, without_left_out
 from ubp.blocks.registry import entries
+from ubp.cli.config import Common, composed
 from ubp.cli.jobs import longest_first
+from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 
 MEMORY = {"full": Memory(command=3.2, log=1.0), "demo": Memory(command=1.0, log=1.0)}
@@ -90,6 +92,9 @@ def test_a_block_with_a_remark_is_named_on_the_terminal(remark, tmp_path):
     assert remarked(log) == [last]
     log.write_text(f"12:00:00 block: {remark}\nblock · 40 clients × 8 columns · 3.0 s · 100 MB · /x\n")
     assert remarked(log) == []
+    cut = "12:00:00 n_components: 64 asked, 12 clients to fit on: 12 columns"
+    log.write_text(f"{cut}\n{last}\n")
+    assert remarked(log) == [cut, last]
     log.write_text("")
     assert remarked(log) == []
 
@@ -105,7 +110,8 @@ def test_an_entry_as_a_job():
 
 def test_what_the_log_has_no_events_for_is_left_out_with_one_line_each(make_history, tmp_path, capsys):
     paths = make_history(empty=[EventType.SEARCH_QUERY]).write(tmp_path)
-    todo = without_left_out(entries(), paths)
+    config = composed(CONFIGS / "scripts", "all_embeddings", [f"data_path={paths.root}"])
+    todo = without_left_out(entries(), Common.of(config))
     assert {entry.name for entry in entries()} - {entry.name for entry in todo} == {
         "preprocessing_search",
         "search_llm",

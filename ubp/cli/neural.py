@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
 
+from ubp.blocks.registry import needs_of
 from ubp.cli.output import BELOW_POPULARITY
 from ubp.cli.recipe import Fit, Recipe
 from ubp.cli.run import WARNINGS
 from ubp.data.history import ChallengeData
+from ubp.data.lacking import no_events
+from ubp.io.errors import NoUsableEvents
 from ubp.training.encode import Runtime
 from ubp.training.fit import Trained, fit, make_loggers, runtime_of
 from ubp.training.fitted import FittedSequenceModel
@@ -64,7 +67,10 @@ class NeuralRecipe(Recipe, Generic[Model]):
         """
         prepared = self.prepare(history, seed)
         model = prepared.block.model
-        trained = fit(model, prepared.train_source, self.trainer, folder, seed, make_loggers(self.logger))
+        try:
+            trained = fit(model, prepared.train_source, self.trainer, folder, seed, make_loggers(self.logger))
+        except NoUsableEvents as error:
+            raise no_events(history, needs_of(self.name), str(error)) from error
         block = replace(prepared.block, runtime=trained.runtime)
         if not trained.trainer.is_global_zero:
             return Fit(block)

@@ -18,9 +18,11 @@ from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.blocks.fitted import FittedBlock
 from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
+from ubp.blocks.registry import needs_of
 from ubp.cli.config import Common, resolved
 from ubp.cli.output import COLLAPSED, closing_line
 from ubp.data.history import ChallengeData
+from ubp.data.lacking import no_events
 from ubp.io.files import digest_of
 from ubp.io.stage import Stage, is_first_process
 
@@ -66,10 +68,15 @@ class EmbeddingRun:
             fitted: what learned from the history.
             report: what the run says of its quality, kept in the lineage beside the vectors' health; under
                 ``WARNINGS`` what is wrong with it, in words.
+
+        Raises:
+            NoUsableEvents: no relevant client has events that the block reads.
         """
         lineage = self.lineage | {"versions": versions()}
-        keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
         encoded = fitted.encode(self.data, self.data.relevant_clients)
+        if not len(encoded):
+            raise no_events(self.data, needs_of(self.name), f"{self.name}: no relevant client has a vector")
+        keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
         health = health_of(encoded.vectors, self.seed)
         found = {**report, "health": health.as_dict()}
         logger.info(

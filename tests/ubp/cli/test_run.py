@@ -12,6 +12,7 @@ from ubp.blocks.fitted import FittedBlock, State, lineage_of, load
 from ubp.cli.config import composed
 from ubp.cli.run import embedding_run
 from ubp.data.paths import CONFIGS, DataPaths
+from ubp.io.errors import NoUsableEvents
 from ubp.io.stage import AlreadyDone
 
 
@@ -55,6 +56,20 @@ def test_the_fitted_block_is_kept_with_the_lineage(config):
     assert {key: read_lineage(path)[key] for key in ("name", "config", "seed", "fingerprint", "as_of")} == {
         key: lineage[key] for key in ("name", "config", "seed", "fingerprint", "as_of")
     }
+
+
+def test_a_block_of_no_relevant_client_is_one_line_and_nothing_is_kept(config):
+    class Nobody(Fixed):
+        def vectors(self, history, clients):  # noqa: ARG002
+            return clients[:0], self.rows[:0]
+
+    with pytest.raises(NoUsableEvents) as raised, embedding_run(config) as run:
+        run.save(Nobody(np.ones((40, 8))), {})
+    (line,) = raised.value.messages
+    assert f"{run.data.folder}: als_64_buy_add_categories: no relevant client has a vector: " in line
+    assert " events of product_buy or add_to_cart before " in line
+    assert not run.path.exists()
+    assert not run.model.exists()
 
 
 def test_a_block_without_its_fitted_one_is_made_again(config):

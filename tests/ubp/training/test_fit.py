@@ -10,7 +10,7 @@ import torch
 
 from tests.ubp.training.host_reads import host_reads
 from tests.ubp.training.toy import Copier, Numbers, OnNccl, Recaller, settings
-from ubp.io.errors import UserError
+from ubp.io.errors import NoUsableEvents, UserError
 from ubp.training.encode import Runtime, device_batches, encode, to_device
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import kernels, random_numbers, threads_for
@@ -38,7 +38,7 @@ def test_rows_are_split_by_purpose_each_once():
     together = np.concatenate([parts.train, parts.validation, parts.held_out])
     np.testing.assert_array_equal(np.sort(together), np.arange(1000))
     assert len(split_rows(3, settings(), seed=0).train) == 1
-    with pytest.raises(UserError, match="at least 3"):
+    with pytest.raises(NoUsableEvents, match="clients with events to learn from: 2; training needs at least 3"):
         split_rows(2, settings(), seed=0)
 
 
