@@ -22,10 +22,20 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def closing_line(what: str, path: Path, clients: int | None = None, columns: int | None = None) -> None:
-    """Print a command's last line: what, clients × columns, seconds, peak memory, where it lies."""
+def closing_line(
+    what: str, path: Path, clients: int | None = None, columns: int | None = None, seconds: float | None = None
+) -> None:
+    """Print a command's last line: what, clients × columns, seconds, peak memory, where it lies.
+
+    Args:
+        what: was made.
+        path: where it lies.
+        clients: its rows.
+        columns: its columns.
+        seconds: that it took; None for all since the process began.
+    """
     size = f" · {clients:,} clients × {columns:,} columns" if clients is not None else ""
-    seconds = time.time() - _STARTED
+    seconds = time.time() - _STARTED if seconds is None else seconds
     say(f"{what}{size} · {seconds:.1f} s · {peak_megabytes():,.0f} MB · {path}")
 
 
