@@ -12,6 +12,7 @@ from rich.table import Table
 # When this process began, on `time.time`'s clock; imports come before any line of ours.
 _STARTED = psutil.Process().create_time()
 
+_WIDTH, _WIDEST = 140, 400  # of a table, in characters, where nobody's screen limits it
 
 COLLAPSED = "COLLAPSED"  # in the closing line of a block whose vectors hardly tell clients apart
 
@@ -42,7 +43,10 @@ def closing_line(
 def show(table: Table) -> None:
     """Print a table on stdout, as wide as it needs to be where nobody's screen limits it."""
     console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    if not console.is_terminal:
+        needed = Console(width=_WIDEST).measure(table).maximum
+        console = Console(width=max(_WIDTH, needed))
+    console.print(table)
 
 
 def peak_megabytes() -> float:

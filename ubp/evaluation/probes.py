@@ -46,7 +46,4 @@ def probe_title(probe: Probe) -> str:
     several = f", mean of {len(probe.seeds)} seeds ± the sum's spread" if len(probe.seeds) > 1 else ""
     if probe.name == "judge":
         return f"by the judge: the organisers' model{several}, higher is better"
-    return (
-        f"by the {probe.name} probe: the judge's procedure at a width of {probe.width}, {probe.epochs} epochs"
-        f"{several}, higher is better; not the judge's figures"
-    )
+    return f"by the {probe.name} probe: the judge's procedure at a width of {probe.width}{several}, higher is better"
