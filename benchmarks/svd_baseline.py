@@ -1,7 +1,7 @@
 """The trivial baseline that every block is held against: 64 columns, no learning but an SVD.
 
     python benchmarks/svd_baseline.py submit=False      -> embeddings_local/svd_baseline/
-    python scripts/evaluate.py embeddings=svd_baseline probe=light
+    python scripts/evaluate.py embeddings=svd_baseline probe=quick
 
 63 components of a truncated SVD of log(1 + purchases) by client and category, and log(1 + days since the last
 purchase). Written as a folder of ``.npy`` files, the form in which somebody else's block enters a merge.

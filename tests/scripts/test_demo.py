@@ -61,7 +61,7 @@ def test_every_stage_has_the_demos_preset(history):
     planned = plan(["basics", "best_solution"], ["best_solution"], history)
     assert planned.left_out == []
     assert len(planned.blocks) == 12
-    words = [*log_stages(overwrite=True), *stages(planned, history.root, [0, 1], overwrite=True)]
+    words = [*log_stages(overwrite=True), *stages(planned, history.root, [1278], overwrite=True)]
     assert all("preset=demo" in stage for stage in words)
     assert [stage[1].removeprefix("scripts/") for stage in words] == [
         *(
@@ -75,7 +75,9 @@ def test_every_stage_has_the_demos_preset(history):
         *("evaluate.py", "evaluate.py"),
     ]
     assert "embeddings=best_solution" in words[-1]
-    assert "probe.seeds=[0,1]" in words[-2]
+    assert "probe.seeds=[1278]" in words[-2]
+    assert "probe=quick" in words[-2]
+    assert f"embeddings=[{','.join([*planned.blocks, *planned.merges])}]" in words[-2]
 
 
 def split_without(make_history, folder, *kinds):
