@@ -59,13 +59,13 @@ def test_the_merge_of_the_others_is_kept_says_what_it_lacks_and_encodes(paths, c
     run(paths, f"~blocks.{CATEGORIES}")
     assert capsys.readouterr().out.startswith(f"basics (without {VISITS}) · ")
     _, profiles = read_entry(paths.embeddings(submit=False) / "basics")
-    assert profiles.shape[1] == 43
+    assert profiles.shape[1] == 43 + 1  # and the constant
     lineage = lineage_of(paths.model("basics", submit=False))
     assert lineage["columns"] == {"stat_features": 43}
     assert list(lineage["left_out"]) == [VISITS]
     assert list(lineage["config"]["blocks"]) == ["stat_features"]
     encode.main(composed(CONFIGS / "scripts", "encode", [f"data_path={paths.root}", "name=basics", "as_of=2023-02-05"]))
-    assert EmbeddingTable.read(paths.encoded("basics") / "2023-02-05.parquet").columns == 43
+    assert EmbeddingTable.read(paths.encoded("basics") / "2023-02-05.parquet").columns == 43 + 1  # and the constant
 
 
 def test_skip_leaves_out_whatever_is_missing_until_it_is_there(paths):
