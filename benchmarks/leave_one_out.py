@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from benchmarks.probe_agreement import probe
-from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
+from ubp.blocks.merge import MERGE_KEYS, MergeSettings, find_blocks, fit_merge
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
 from ubp.cli.output import closing_line, show
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     data, folder = common.data(), common.paths.embeddings(common.submit)
     merge_config = composed(CONFIGS / "merge", config.entry, [f"preset={config.merge_preset}"])
-    whole = parse(MergeSettings, merge_config, ["blocks", "imputer"])
+    whole = parse(MergeSettings, merge_config, MERGE_KEYS)
     base, names = list(config.base), list(whole.blocks)
 
     def cell(chosen: list[str]) -> str:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
-from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
+from ubp.blocks.merge import MERGE_KEYS, MergeSettings, find_blocks, fit_merge
 from ubp.blocks.registry import REGISTRY, block
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse
@@ -54,7 +54,7 @@ def columns_of(name: str) -> int:
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     require(config.clients >= 1000, "clients", config.clients, "at least 1000")
-    settings = parse(MergeSettings, composed(CONFIGS / "merge", config.entry), ["blocks", "imputer"])
+    settings = parse(MergeSettings, composed(CONFIGS / "merge", config.entry), MERGE_KEYS)
     folder = common.paths.cache / "merge_scale"
     try:
         for number, name in enumerate(settings.blocks):

@@ -5,7 +5,9 @@
     python scripts/merge.py --config-name=best_solution submit=False preset=demo   of blocks made with preset=demo
 
 A config names the blocks, in the order of their columns, and for each a processor, a scaler and an imputer
-(any transformer of scikit-learn by ``_target_``); see `ubp.blocks.steps.BlockSettings`. With ``submit=True``
+(any transformer of scikit-learn by ``_target_``); see `ubp.blocks.steps.BlockSettings`. ``condition=default`` makes the
+whole readable for a short training, ``condition=none`` leaves it as it is (`ubp.blocks.condition`); two figures of
+the profile are printed, with a warning where they lie outside what was found good. With ``submit=True``
 every relevant client is in the entry, once; with ``submit=False`` those with an event in the history. An entry is a
 folder with ``client_ids.npy`` and ``embeddings.npy`` (float16). The fitted steps are kept in ``models/NAME/submit`` or
 ``models/NAME/local``; with them scripts/encode.py makes profiles of any clients on any day.
@@ -19,9 +21,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ubp.blocks import registry
+from ubp.blocks.condition import figures_of, report
 from ubp.blocks.entry import entry_files, write_entry
 from ubp.blocks.fitted import save
-from ubp.blocks.merge import FittedMerge, MergeSettings, check_histories, find_blocks, find_sources, fit_merge
+from ubp.blocks.merge import (
+    MERGE_KEYS,
+    FittedMerge,
+    MergeSettings,
+    check_histories,
+    find_blocks,
+    find_sources,
+    fit_merge,
+)
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
@@ -65,7 +76,7 @@ def _keep(name: str, fitted: FittedMerge, settings: MergeSettings, data: Challen
 @command("merge")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
-    settings = parse(MergeSettings, config, ["blocks", "imputer"])
+    settings = parse(MergeSettings, config, MERGE_KEYS)
     _require_own_name(config.name, settings)
     data = common.data()
     clients = data.relevant_clients if common.submit else data.clients
@@ -83,6 +94,7 @@ def main(config: DictConfig) -> None:
         fitted, profiles = fit_merge(settings, paths, clients, model)
         _keep(config.name, fitted, settings, data, common.seed)
         write_entry(entry, clients, profiles)
+        report(figures_of(profiles), config.name)
     closing_line(config.name, entry, *profiles.shape)
 
 

@@ -41,7 +41,7 @@ def test_the_readmes_lines_run(paths, tmp_path, monkeypatch, capsys):
     assert "'churn': " in out
     assert out.count("\n") == 1
     assert len(names["later"]) <= 2
-    assert names["profiles"].columns == 43 + 32
+    assert names["profiles"].columns == 43 + 32 + 1
     assert np.isfinite(names["profiles"].vectors).all()
 
 

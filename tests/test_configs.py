@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ubp.blocks import registry
 from ubp.blocks.fitted import imported
-from ubp.blocks.merge import MergeSettings
+from ubp.blocks.merge import MERGE_KEYS, MergeSettings
 from ubp.cli.config import Common, composed, config_of, explain, parse, presets, resolved
 from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.data.targets import TargetRules
@@ -177,7 +177,7 @@ def test_no_two_embeddings_have_one_name():
 
 @named(MERGES)
 def test_every_transformer_of_a_merge_can_be_made(path):
-    profile = parse(MergeSettings, config_at(path), ["blocks", "imputer"])
+    profile = parse(MergeSettings, config_at(path), MERGE_KEYS)
     assert profile.blocks
     transformers = [
         transformer

@@ -102,11 +102,11 @@ def merge(
     Raises:
         UserError: there is no such config, a block that it does not have, or a block that does not fit.
     """
-    from ubp.blocks.merge import MergeSettings, fit_merge
+    from ubp.blocks.merge import MERGE_KEYS, MergeSettings, fit_merge
     from ubp.cli.config import composed, parse
     from ubp.io.errors import UserError
 
-    settings = parse(MergeSettings, composed(CONFIGS / "merge", name, overrides), ["blocks", "imputer"])
+    settings = parse(MergeSettings, composed(CONFIGS / "merge", name, overrides), MERGE_KEYS)
     if unknown := [block for block in blocks if block not in settings.blocks]:
         raise UserError(f"{unknown[0]}: no block of {name}; it has {', '.join(settings.blocks)}")
     settings.blocks = {block: settings.blocks[block] for block in settings.blocks if block in blocks}

@@ -71,7 +71,7 @@ def test_the_same_clients_and_day_give_the_entry(run, merged, paths):
     code, out, _ = run(encode, "name=tiny", f"clients={paths.relevant_clients}")
     assert code == 0
     file = paths.encoded("tiny") / "2023-02-09.parquet"
-    assert re.fullmatch(rf"tiny · 30 clients × 43 columns · [\d.]+ s · [\d,]+ MB · {file}", out[-1])
+    assert re.fullmatch(rf"tiny · 30 clients × 44 columns · [\d.]+ s · [\d,]+ MB · {file}", out[-1])
     found = EmbeddingTable.read(file)
     ids, profiles = read_entry(paths.embeddings(submit=True) / "tiny")
     assert found.client_ids.tolist() == ids.tolist()
@@ -100,7 +100,7 @@ def test_unknown_clients_get_rows_and_those_without_events_are_counted(run, merg
     code, lines, err = run(encode, "name=tiny", "as_of=2023-01-20", f"clients={paths.root}/asked.npy", f"out={out}")
     assert code == 0
     assert lines[-1].startswith(
-        "tiny (3 of 10 asked clients have no event before 2023-01-20: no row) · 7 clients × 43 columns · "
+        "tiny (3 of 10 asked clients have no event before 2023-01-20: no row) · 7 clients × 44 columns · "
     )
     assert lines[-1].endswith(f" · {out}")
     assert EmbeddingTable.read(out).client_ids.tolist() == left_out.tolist()

@@ -7,13 +7,14 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ubp.blocks.condition import ConditionSettings, FittedCondition
 from ubp.blocks.embeddings import read_lineage
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load
 from ubp.blocks.steps import BlockSettings, FittedSteps
@@ -28,10 +29,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass  # not frozen: OmegaConf cannot fill the mappings of a frozen one
 class MergeSettings:
-    """A merge: blocks by name, in the order of their columns, and the imputer of blocks that name none."""
+    """A merge.
+
+    Attributes:
+        blocks: by name, in the order of their columns.
+        imputer: of blocks that name none.
+        condition: what is done with the whole at last; None: nothing.
+    """
 
     blocks: dict[str, BlockSettings] = field(default_factory=dict)
     imputer: dict[str, Any] | None = None
+    condition: ConditionSettings | None = None
+
+
+MERGE_KEYS: Final = [key.name for key in fields(MergeSettings)]
 
 
 def find_blocks(settings: MergeSettings, folder: Path) -> dict[str, Path]:
@@ -209,15 +220,22 @@ class FittedMerge(FittedBlock):
 
     Attributes:
         blocks: in the order of their columns.
+        condition: the last stage; None for none.
         folder: its own; the fitted blocks lie beside it. None for a merge that is not kept.
     """
 
     blocks: tuple[MergedBlock, ...]
+    condition: FittedCondition | None
     folder: Path | None
 
     @property
     def columns(self) -> int:
-        return sum(block.columns for block in self.blocks)
+        """Of a profile."""
+        return sum(self._widths) if self.condition is None else self.condition.columns
+
+    @property
+    def _widths(self) -> list[int]:
+        return [block.columns for block in self.blocks]
 
     @property
     def refusals(self) -> list[str]:
@@ -235,8 +253,8 @@ class FittedMerge(FittedBlock):
         """
         self._require_sources()
         known = history.seen(clients)
-        matrix = np.empty((len(known), self.columns), np.float32)
-        for block, part in zip(self.blocks, _parts(matrix, [block.columns for block in self.blocks]), strict=True):
+        whole, matrix = _room(len(known), sum(self._widths), self.columns)
+        for block, part in zip(self.blocks, _parts(matrix, self._widths), strict=True):
             began = time.perf_counter()
             with_block = load(self._model(block)).encode(history, known)
             try:
@@ -245,7 +263,7 @@ class FittedMerge(FittedBlock):
                 # The last: an attribute that another version of scikit-learn expects.
                 raise UserError(f"block {block.name}: {str(error).splitlines()[0]}; merge again") from error
             logger.info("%s: %d columns · %.1f s", block.name, block.columns, time.perf_counter() - began)
-        return known, matrix
+        return known, _conditioned(self.condition, matrix, whole)
 
     def _model(self, block: MergedBlock) -> Path:
         if self.folder is None:
@@ -267,19 +285,24 @@ class FittedMerge(FittedBlock):
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
         arrays: Arrays = {}
-        return State({"blocks": [block.state(arrays) for block in self.blocks]}, arrays)
+        condition = self.condition and self.condition.state("condition", arrays)
+        return State({"blocks": [block.state(arrays) for block in self.blocks], "condition": condition}, arrays)
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """See `ubp.blocks.fitted.FittedBlock.from_state`."""
-        blocks = state.settings["blocks"]
-        return cls(tuple(MergedBlock.from_state(block, state.arrays) for block in blocks), state.folder)
+        blocks, condition = state.settings["blocks"], state.settings.get("condition")  # older merges have none
+        return cls(
+            tuple(MergedBlock.from_state(block, state.arrays) for block in blocks),
+            condition and FittedCondition.from_state(condition, state.arrays),
+            state.folder,
+        )
 
 
 def fit_merge(
     settings: MergeSettings, paths: Mapping[str, Path], clients: npt.NDArray[np.int64], folder: Path | None = None
 ) -> tuple[FittedMerge, Matrix]:
-    """Fit a merge, and fill one matrix block by block.
+    """Fit a merge: fill one matrix block by block, and condition it.
 
     Args:
         settings: the merge.
@@ -294,9 +317,9 @@ def fit_merge(
         UserError: more than 2,048 columns, a block that cannot be read, a transformer that does not fit.
     """
     widths = {name: settings.blocks[name].width(path) for name, path in paths.items()}
-    _require_room(widths)
+    columns = _require_room(widths, settings.condition)
     sources = {name: Source(name) for name in paths} if folder is None else find_sources(paths, folder)
-    matrix = np.empty((len(clients), sum(widths.values())), np.float32)
+    whole, matrix = _room(len(clients), sum(widths.values()), columns)
     blocks = []
     for (name, path), part in zip(paths.items(), _parts(matrix, list(widths.values())), strict=True):
         began = time.perf_counter()
@@ -306,7 +329,25 @@ def fit_merge(
             raise UserError(f"block {name}: {str(error).splitlines()[0]}") from error
         blocks.append(_merged_block(name, widths[name], sources[name], steps))
         logger.info("%s: %d columns · %.1f s", name, widths[name], time.perf_counter() - began)
-    return FittedMerge(tuple(blocks), folder), matrix
+    condition = None
+    if settings.condition is not None:
+        weights = [settings.blocks[name].weight for name in paths]
+        condition = FittedCondition.fit(settings.condition, matrix, list(widths.values()), weights)
+    return FittedMerge(tuple(blocks), condition, folder), _conditioned(condition, matrix, whole)
+
+
+def _room(clients: int, of_blocks: int, of_profile: int) -> tuple[Matrix, Matrix]:
+    """A matrix for the profiles, and its columns of the blocks: one and the same memory where they fit into it."""
+    if of_profile < of_blocks:
+        return np.empty((0, of_profile), np.float32), np.empty((clients, of_blocks), np.float32)
+    whole = np.empty((clients, of_profile), np.float32)
+    return whole, whole[:, :of_blocks]
+
+
+def _conditioned(condition: FittedCondition | None, matrix: Matrix, whole: Matrix) -> Matrix:
+    if condition is None:
+        return matrix
+    return condition.apply(matrix, whole if len(whole) == len(matrix) else None)
 
 
 def _merged_block(name: str, columns: int, source: Source, steps: FittedSteps) -> MergedBlock:
@@ -318,14 +359,18 @@ def _merged_block(name: str, columns: int, source: Source, steps: FittedSteps) -
     return MergedBlock(name, columns, source, steps, source.refusal)
 
 
-def _require_room(widths: Mapping[str, int]) -> None:
-    total = sum(widths.values())
+def _require_room(widths: Mapping[str, int], condition: ConditionSettings | None) -> int:
+    """The profile's columns; refused where an entry has no room for them."""
+    of_blocks = sum(widths.values())
+    total = of_blocks if condition is None else condition.columns(of_blocks)
     if total > schema.MAX_COLUMNS:
-        sizes = ", ".join(f"{name} {width:,}" for name, width in widths.items())
+        sizes = [f"{name} {width:,}" for name, width in widths.items()]
+        sizes += ["the constant 1"] if total > of_blocks else []
         raise UserError(
-            f"blocks: {total:,} columns ({sizes}); at most {schema.MAX_COLUMNS:,}: leave a block out with "
+            f"blocks: {total:,} columns ({', '.join(sizes)}); at most {schema.MAX_COLUMNS:,}: leave a block out with "
             "~blocks.NAME or give one a processor such as PCA"
         )
+    return total
 
 
 def _parts(matrix: Matrix, widths: list[int]) -> Iterator[Matrix]:

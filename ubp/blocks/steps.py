@@ -26,6 +26,7 @@ class BlockSettings:
         scaler: a transformer after it; with ``global: true`` fitted on all values as one column.
         imputer: fills the rows of clients without the block; None for the merge's own.
         columns: what the processor makes, where its ``n_components`` does not say.
+        weight: of the block's length beside the others', in a merge that is conditioned.
     """
 
     path: str | None = None
@@ -34,6 +35,7 @@ class BlockSettings:
     scaler: dict[str, Any] | None = None
     imputer: dict[str, Any] | None = None
     columns: int | None = None
+    weight: float = 1.0
 
     def width(self, path: Path) -> int:
         """Columns that the block will have in the matrix, without reading its vectors.

@@ -8,9 +8,10 @@ from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
+from ubp.blocks.condition import ConditionSettings
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
-from ubp.blocks.merge import MergeSettings, check_histories, find_blocks, fit_merge
+from ubp.blocks.merge import MERGE_KEYS, MergeSettings, check_histories, find_blocks, fit_merge
 from ubp.blocks.steps import BlockSettings, align
 from ubp.cli.config import composed, parse
 from ubp.data.paths import CONFIGS
@@ -281,7 +282,7 @@ SCALERS = {
 
 
 def ensemble(name):
-    return parse(MergeSettings, composed(CONFIGS / "merge", name, ["data_path=x"]), ["blocks", "imputer"])
+    return parse(MergeSettings, composed(CONFIGS / "merge", name, ["data_path=x"]), MERGE_KEYS)
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
@@ -379,3 +380,30 @@ def test_the_file_is_left_as_it_is(tmp_path):
     in_place = {"_target_": "sklearn.preprocessing.Normalizer", "copy": False}
     merged(tmp_path, {"a": BlockSettings(scaler=in_place)})
     assert path.read_bytes() == before
+
+
+def test_a_merge_is_conditioned_at_last(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.parquet", CLIENTS, draw(CLIENTS, 3, seed=ord(name)))
+    chosen = MergeSettings({"a": BlockSettings(), "b": BlockSettings(weight=2.0)}, None, ConditionSettings())
+    fitted, found = fit_merge(chosen, find_blocks(chosen, tmp_path), CLIENTS)
+    assert found.shape == (6, 7) == (6, fitted.columns)
+    assert np.linalg.norm(found[:, 3:6]) == pytest.approx(2 * np.linalg.norm(found[:, :3]), rel=1e-5)
+    assert len(np.unique(found[:, -1])) == 1
+
+
+def test_the_constant_counts_as_a_column(tmp_path):
+    write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 2048))
+    chosen = MergeSettings({"a": BlockSettings()}, None, ConditionSettings())
+    with pytest.raises(UserError, match=r"2,049 columns \(a 2,048, the constant 1\)"):
+        fit_merge(chosen, find_blocks(chosen, tmp_path), CLIENTS)
+
+
+def test_conditioned_forms_of_the_published_ensembles():
+    plain, default, own = (
+        parse(MergeSettings, composed(CONFIGS / "merge", name, ["data_path=x", *words]), MERGE_KEYS)
+        for name, *words in (["best_solution"], ["best_solution", "condition=default"], ["best_solution_conditioned"])
+    )
+    assert plain.condition is None
+    assert default == own
+    assert own.condition == ConditionSettings()

@@ -1,0 +1,160 @@
+"""Conditioned profiles against slow obvious sums; figures of profiles; kept and restored to the same bits."""
+
+import numpy as np
+import pytest
+
+from ubp.blocks.condition import LENGTH, ConditionSettings, FittedCondition, figures_of
+from ubp.io.errors import UserError
+
+WIDTHS = [3, 5, 2]
+
+
+def draw(clients=200, seed=0):
+    """Three blocks of unlike lengths, none of them centred."""
+    chance = np.random.default_rng(seed)
+    blocks = [
+        chance.normal(mean, spread, (clients, width))
+        for mean, spread, width in zip((5, -1, 0), (1, 9, 0.01), WIDTHS, strict=True)
+    ]
+    return np.concatenate(blocks, axis=1).astype(np.float32)
+
+
+def conditioned(matrix, weights=None, **settings):
+    return FittedCondition.fit(ConditionSettings(**settings), matrix, WIDTHS, weights).apply(matrix.copy())
+
+
+def length(rows):
+    return np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean())
+
+
+def parts(matrix):
+    return np.split(matrix, np.cumsum(WIDTHS)[:-1], axis=1)
+
+
+def test_columns_are_centred_and_blocks_have_one_length_beside_a_constant():
+    found = conditioned(draw())
+    assert found.dtype == np.float32
+    assert found.shape == (200, 11)
+    assert found[:, :-1].mean(axis=0, dtype=np.float64) == pytest.approx(0, abs=1e-4)
+    assert [length(part) for part in parts(found[:, :-1])] == pytest.approx([LENGTH / np.sqrt(3)] * 3, rel=1e-4)
+    assert length(found[:, :-1]) == pytest.approx(LENGTH, rel=1e-4)
+    assert (found[:, -1] == 1.5 * LENGTH).all()
+
+
+def test_it_is_the_slow_obvious_sum():
+    matrix = draw()
+    wanted = []
+    for block in parts(matrix.astype(np.float64)):
+        centred = block - block.mean(axis=0)
+        wanted.append(centred / np.sqrt((centred**2).sum(axis=1).mean()))
+    wanted = np.concatenate(wanted, axis=1) * LENGTH / np.sqrt(3)
+    assert conditioned(matrix, constant=0) == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+
+
+def test_a_weight_is_of_a_blocks_length():
+    found = [length(part) for part in parts(conditioned(draw(), weights=[1, 3, 0.5], constant=0))]
+    assert np.array(found) / found[0] == pytest.approx([1, 3, 0.5], rel=1e-4)
+
+
+def test_blocks_may_keep_their_lengths():
+    matrix = draw()
+    found = [length(part) for part in parts(conditioned(matrix, block_scale="none"))[:2]]
+    wanted = [length(part - part.mean(axis=0)) for part in parts(matrix)[:2]]
+    assert found[0] / found[1] == pytest.approx(wanted[0] / wanted[1], rel=1e-4)
+
+
+def test_without_centring_the_means_stay():
+    found = conditioned(draw(), centre=False)
+    assert abs(found[:, :3].mean()) > 1
+
+
+def test_a_rotation_keeps_distances():
+    matrix = draw()
+    plain, turned = conditioned(matrix, constant=0), conditioned(matrix, constant=0, rotate=10)
+    assert turned.shape == plain.shape
+    assert plain @ plain.T == pytest.approx(turned @ turned.T, abs=0.05)
+    assert conditioned(matrix, rotate=4).shape == (200, 5)
+
+
+def test_a_rotation_wider_than_the_data_is_cut():
+    assert conditioned(draw(clients=6), rotate=300).shape == (6, 7)
+
+
+def test_a_block_without_spread_stays_without_and_harms_nobody():
+    matrix = draw()
+    matrix[:, :3] = 7
+    found = conditioned(matrix)
+    assert (found[:, :3] == 0).all()
+    assert length(found[:, :-1]) == pytest.approx(LENGTH, rel=1e-4)
+
+
+def test_profiles_that_are_all_alike_are_refused():
+    with pytest.raises(UserError, match="all clients have the same profile"):
+        conditioned(np.ones((5, 10), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"constant": -1.0}, "condition.constant=-1.0: must be at least 0"),
+        ({"rotate": 0}, "condition.rotate=0: must be at least 1"),
+        ({"block_scale": "some"}, "condition.block_scale=some: must be equal or none"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(UserError, match=message):
+        ConditionSettings(**settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"rotate": 4}, {"constant": 0.0}])
+def test_restored_it_gives_the_same_bits_to_other_clients(settings):
+    arrays = {}
+    fitted = FittedCondition.fit(ConditionSettings(**settings), draw(), WIDTHS)
+    restored = FittedCondition.from_state(fitted.state("condition", arrays), arrays)
+    others = draw(clients=30, seed=1)
+    assert restored.columns == fitted.columns
+    assert (restored.apply(others.copy()) == fitted.apply(others.copy())).all()
+
+
+def test_room_that_begins_with_the_blocks_is_filled_without_a_copy():
+    matrix = draw()
+    fitted = FittedCondition.fit(ConditionSettings(), matrix, WIDTHS)
+    room = np.empty((200, 11), np.float32)
+    room[:, :-1] = matrix
+    assert fitted.apply(room[:, :-1], room) is room
+    assert (room == fitted.apply(matrix)).all()
+
+
+def test_float16_loses_only_its_rounding():
+    """Every value keeps its eleven bits: none is so small or so large that float16 has fewer for it."""
+    found = conditioned(draw())
+    halves = found.astype(np.float16).astype(np.float64)
+    assert (np.abs(halves - found) <= 2.0**-11 * np.abs(found) + 2.0**-25).all()
+    assert (found[:, -1] == halves[:, -1]).all()
+    assert figures_of(halves).common < 1e-3
+
+
+def test_figures_are_the_slow_obvious_ones():
+    matrix = draw().astype(np.float64)
+    figures = figures_of(matrix)
+    assert figures.common == pytest.approx(np.linalg.norm(matrix.mean(axis=0)) / length(matrix))
+    assert figures.row_ratio == pytest.approx(np.mean([np.abs(row).sum() / np.sqrt((row**2).sum()) for row in matrix]))
+    assert figures.constant == 0
+
+
+def test_a_constant_column_is_told_apart_from_what_is_common():
+    figures = figures_of(conditioned(draw(), constant=2.0))
+    assert figures.common < 1e-3
+    assert figures.constant == pytest.approx(2.0, rel=1e-4)
+    assert figures.warnings == []
+
+
+def test_warnings_name_the_remedy():
+    assert "condition=default" in figures_of(draw() + 20).warnings[0]
+    wide = np.random.default_rng(0).choice([-1.0, 1.0], (50, 400))
+    assert "condition.rotate" in figures_of(wide).warnings[0]
+
+
+def test_rows_of_zeros_and_profiles_all_alike_have_figures():
+    assert figures_of(np.zeros((4, 3))).common == 1
+    assert np.isfinite(figures_of(np.eye(4)[:, :2]).row_ratio)
