@@ -31,12 +31,16 @@ logger = logging.getLogger(__name__)
 Clients: TypeAlias = npt.NDArray[np.int64]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 
-# What a client met, each a matrix of its own: the subjects of its events, and what their skus are.
-VIEWS: Final = (schema.CATEGORY, schema.SKU, schema.PRICE, schema.NAME, schema.URL, schema.QUERY)
 COUNTS: Final = "counts"
+# What a client met, each a matrix of its own: skus and what they are, the subjects of its other events.
+ITEM_VIEWS: Final = (schema.SKU, schema.CATEGORY, schema.PRICE, schema.NAME)
+RECENT: Final = "recent_"  # before an item view in which an event counts the less the older it is
+VIEWS: Final = (*ITEM_VIEWS, *(f"{RECENT}{view}" for view in ITEM_VIEWS), schema.URL, schema.QUERY)
 
-_ROW, _VALUE, _EVENTS = "row", "value", "events"
+_ROW, _VALUE, _AMOUNT = "row", "value", "amount"
 _DAY: Final = timedelta(days=1)
+_MILLION: Final = 1_000_000
+_ITERATIONS: Final = 5  # of the power method in an SVD
 _ROUNDING: Final = 1e-5  # of the largest singular value; what is smaller is float32's rounding
 
 
@@ -49,6 +53,7 @@ class WideSettings:
         bought: what a purchase counts in the matrices of skus, categories, prices and names.
         added: the same of a cart addition.
         removed: the same of a removal from the cart.
+        half_life: days in which an event comes to count half as much, in the matrices of what was met lately.
         components: of each SVD, at most.
         most_values: skus, urls in their matrix, at most: those with the most events.
     """
@@ -57,18 +62,20 @@ class WideSettings:
     bought: float = 1.0
     added: float = 0.5
     removed: float = 0.25
-    components: int = 64
+    half_life: float = 30.0
+    components: int = 32
     most_values: int = 20_000
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
 
         Raises:
-            UserError: no window, one below a day, purchases that count nothing, a negative weight, no component, no
-                value.
+            UserError: no window, one below a day, purchases that count nothing, a negative weight, no half-life, no
+                component, no value.
         """
         require(bool(self.windows) and min(self.windows) > 0, "windows", self.windows, "one or more days, at least 1")
-        require(self.bought > 0, "bought", self.bought, "above 0")
+        for name in ("bought", "half_life"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("added", "removed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("components", "most_values"):
@@ -213,17 +220,25 @@ class ClientItems:
 
     Attributes:
         skus: int64, ascending.
-        amounts: float32 [clients, skus], sums of the event types' weights.
+        amounts: float32 [clients, skus], sums of the events' weights.
     """
 
     skus: Clients
     amounts: csr_matrix
 
     @classmethod
-    def of(cls, history: ChallengeData, clients: Clients, settings: WideSettings) -> Self:
-        """From all item events of some clients."""
+    def of(cls, history: ChallengeData, clients: Clients, settings: WideSettings, recent: bool) -> Self:
+        """From all item events of some clients.
+
+        Args:
+            history: of the events.
+            clients: int64 [clients].
+            settings: the event types' weights, and the half-life.
+            recent: an event's weight falls with the days from it to ``as_of``.
+        """
+        amount = faded(history.as_of, settings.half_life) if recent else pl.len()
         pairs = {
-            event_type: collect(pairs_of(of_rows(history.events(event_type), clients), pl.col(schema.SKU)))
+            event_type: collect(pairs_of(of_rows(history.events(event_type), clients), pl.col(schema.SKU), amount))
             for event_type, weight in settings.weights.items()
             if weight
         }
@@ -257,10 +272,11 @@ def client_matrices(
 ) -> Iterator[tuple[str, csr_matrix]]:
     """For each of `VIEWS` log(1 + how much of it): float32 [clients, values], one after the other."""
     properties = collect(history.properties())
-    items = ClientItems.of(history, clients, settings)
-    yield schema.SKU, logarithms(items.most_met(settings.most_values))
-    for column in (schema.CATEGORY, schema.PRICE, schema.NAME):
-        yield column, logarithms(items.by(properties, column))
+    for recent, prefix in ((False, ""), (True, RECENT)):
+        items = ClientItems.of(history, clients, settings, recent)
+        yield f"{prefix}{schema.SKU}", logarithms(items.most_met(settings.most_values))
+        for view in ITEM_VIEWS[1:]:
+            yield f"{prefix}{view}", logarithms(items.by(properties, view))
     del items, properties
     yield schema.URL, logarithms(client_urls(history, clients, settings.most_values))
     yield schema.QUERY, logarithms(client_query_codes(history, clients))
@@ -269,32 +285,41 @@ def client_matrices(
 def client_urls(history: ChallengeData, clients: Clients, most: int) -> csr_matrix:
     """Visits of the urls with the most visits by these clients: float32 [clients, at most so many]."""
     visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
-    often = visits.group_by(schema.URL).agg(events=pl.len()).sort("events", schema.URL, descending=[True, False])
+    often = visits.group_by(schema.URL).agg(visits=pl.len()).sort("visits", schema.URL, descending=[True, False])
     urls = collect(often.head(most).select(schema.URL))
-    pairs = collect(pairs_of(visits.join(urls.lazy(), on=schema.URL, how="semi"), pl.col(schema.URL)))
+    pairs = collect(pairs_of(visits.join(urls.lazy(), on=schema.URL, how="semi"), pl.col(schema.URL), pl.len()))
     return sparse(pairs, len(clients), np.sort(urls[schema.URL].to_numpy()))
 
 
 def client_query_codes(history: ChallengeData, clients: Clients) -> csr_matrix:
     """Codes of a client's queries, by position: float32 [clients, 16 × 256]."""
-    searches = of_rows(history.events(EventType.SEARCH_QUERY), clients)
-    codes = np.arange(schema.CODE_BOOK)
-    # One position at a time: a table of all of them would have sixteen rows for each search.
-    positions = (pl.col(schema.QUERY).arr.get(position).cast(pl.Int64) for position in range(schema.CODES))
-    parts = [sparse(collect(pairs_of(searches, code)), len(clients), codes) for code in positions]
-    return hstack(parts, format="csr")
+    searches = collect(of_rows(history.events(EventType.SEARCH_QUERY), clients).select(_ROW, schema.QUERY))
+    rows, ones = searches[_ROW].to_numpy(), np.ones(len(searches), np.float32)
+    # One position at a time: all of them would be a list of sixteen times the searches.
+    positions = searches[schema.QUERY].to_numpy().reshape(-1, schema.CODES).T
+    shape = (len(clients), schema.CODE_BOOK)
+    return hstack([csr_matrix((ones, (rows, codes)), shape=shape) for codes in positions], format="csr")
 
 
-def pairs_of(events: pl.LazyFrame, value: pl.Expr) -> pl.LazyFrame:
-    """``row``, ``value`` and how many ``events`` a client has with it."""
-    return events.group_by(_ROW, value.alias(_VALUE)).agg(pl.len().alias(_EVENTS))
+def pairs_of(events: pl.LazyFrame, value: pl.Expr, amount: pl.Expr) -> pl.LazyFrame:
+    """``row``, ``value`` and the ``amount`` of a client's events with the value."""
+    return events.group_by(_ROW, value.alias(_VALUE)).agg(amount.alias(_AMOUNT))
+
+
+def faded(as_of: datetime, half_life: float) -> pl.Expr:
+    """Events counted as what is left of them: half after so many days, a quarter after twice as many.
+
+    In whole millionths: sums of integers are the same in whatever order Polars adds them up.
+    """
+    left = 0.5 ** (days_until(as_of, pl.col(schema.TIMESTAMP)) / half_life)
+    return (left * _MILLION).round().cast(pl.Int64).sum() / _MILLION
 
 
 def sparse(pairs: pl.DataFrame, rows: int, values: Clients) -> csr_matrix:
-    """Events by row and value as float32 [rows, values]; all values are among those given, which ascend."""
+    """Amounts by row and value as float32 [rows, values]; all values are among those given, which ascend."""
     places, _ = find(values, pairs[_VALUE].to_numpy())
-    events = pairs[_EVENTS].to_numpy().astype(np.float32)
-    matrix = csr_matrix((events, (pairs[_ROW].to_numpy(), places)), shape=(rows, len(values)))
+    amounts = pairs[_AMOUNT].to_numpy().astype(np.float32)
+    matrix = csr_matrix((amounts, (pairs[_ROW].to_numpy(), places)), shape=(rows, len(values)))
     matrix.sort_indices()  # Polars gives the pairs in any order, and sums are rounded in theirs
     return matrix
 
@@ -315,6 +340,6 @@ def svd(matrix: csr_matrix, components: int, seed: int) -> Matrix:
 
     if not matrix.nnz:
         return np.zeros((matrix.shape[0], 0), np.float32)
-    left, singular, _ = randomized_svd(matrix, min(components, *matrix.shape), random_state=seed)
+    left, singular, _ = randomized_svd(matrix, min(components, *matrix.shape), n_iter=_ITERATIONS, random_state=seed)
     kept = singular > singular[0] * _ROUNDING
     return np.asarray(left[:, kept] * singular[kept], dtype=np.float32)
