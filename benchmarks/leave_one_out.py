@@ -1,4 +1,4 @@
-"""What each block adds to a merge: the merge without it, by the light probe. Some 20 s per block on two cores.
+"""What each block adds to a merge: the merge without it, by the quick probe. Some 40 s per block on two cores.
 
     make demo
     python benchmarks/leave_one_out.py
@@ -23,14 +23,15 @@ from ubp.evaluation.evaluate import choose_device
 from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.scoring import score
+from ubp.evaluation.tables import sum_cell
 
 
 def merged_scores(names: list[str], whole: MergeSettings, data: ChallengeData, folder: Path) -> Scores:
-    """The merge of some of the blocks, by the light probe."""
+    """The merge of some of the blocks, by the quick probe."""
     part = MergeSettings({name: whole.blocks[name] for name in names}, whole.imputer)
     _, vectors = fit_merge(part, find_blocks(part, folder), data.clients)
     device = choose_device("auto")
-    return score(Profiles("+".join(names), folder, data.clients, vectors), probe("light"), data.paths, device)
+    return score(Profiles("+".join(names), folder, data.clients, vectors), probe("quick"), data.paths, device)
 
 
 @command("scripts", "leave_one_out")
@@ -42,10 +43,9 @@ def main(config: DictConfig) -> None:
     base, names = list(config.base), list(whole.blocks)
 
     def cell(chosen: list[str]) -> str:
-        scores = merged_scores(chosen, whole, data, folder)
-        return f"{scores.total:.4f} ±{scores.spread:.3f}"
+        return sum_cell(merged_scores(chosen, whole, data, folder))
 
-    table = Table("block", "base and it", "all without it", title=f"{config.entry} by the light probe")
+    table = Table("block", "base and it", "all without it", title=f"{config.entry} by the quick probe")
     table.add_row("(none)", cell(base), cell(names))
     for name in names:
         with_it = cell([*base, name]) if name not in base else ""

@@ -27,6 +27,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.targets import TASKS
 from ubp.evaluation.profiles import Profiles, load_profiles
 from ubp.evaluation.scoring import task_data
+from ubp.evaluation.tasks import GroundTruth
 
 Matrix = npt.NDArray[np.float64]
 
@@ -67,9 +68,9 @@ def read_tasks(blocks: Sequence[Profiles], data: ChallengeData, strengths: Seque
     """AUROC by task of some blocks side by side."""
     together = np.concatenate([even(block) for block in blocks], axis=1)
     profiles = Profiles("+".join(block.name for block in blocks), blocks[0].path, data.clients, together)
-    found = {}
+    found, truth = {}, GroundTruth.load(data.paths)
     for task in TASKS:
-        labels = task_data(task, profiles, data.paths, torch.device("cpu"))
+        labels = task_data(task, profiles, truth, torch.device("cpu"))
         windows = labels.train.numpy(), labels.validation.numpy()
         found[task.name] = reading(labels.profiles.numpy(), *windows, strengths)
     return found

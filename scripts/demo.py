@@ -31,7 +31,7 @@ from ubp.io.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LIGHT, JUDGE = "light", "judge"
+QUICK, JUDGE = "quick", "judge"
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,24 @@ def log_stages(overwrite: bool) -> list[list[str]]:
     return [["python", f"scripts/{name}.py", "preset=demo", *again] for name in ("make_demo_data", "split")]
 
 
-def stages(plan: Plan, folder: Path, light_seeds: Sequence[int], overwrite: bool) -> list[list[str]]:
+def stages(plan: Plan, folder: Path, quick_seeds: Sequence[int], overwrite: bool) -> list[list[str]]:
     """The command lines of the rest of the journey, in order, each as a list of words.
 
     Args:
         plan: what is made.
         folder: of the blocks and entries.
-        light_seeds: of the light probe.
+        quick_seeds: of the quick probe.
         overwrite: make everything again.
     """
     again = ["preset=demo", *(["overwrite=True"] if overwrite else [])]
     local = ["submit=False", *again]
     names = ",".join([*plan.blocks, *plan.merges])
-    seeds = ",".join(map(str, light_seeds))
+    seeds = ",".join(map(str, quick_seeds))
     return [
         ["sh", "get_all_embeddings.sh", *local],
         *(["python", "scripts/merge.py", f"--config-name={name}", *local] for name in plan.merges),
         *(["python", "scripts/validate.py", f"entry={folder / name}", "preset=demo"] for name in plan.merges),
-        ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={LIGHT}", f"probe.seeds=[{seeds}]", *again],
+        ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={QUICK}", f"probe.seeds=[{seeds}]", *again],
         *(["python", "scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in plan.judged),
     ]
 
@@ -118,10 +118,10 @@ def run_stage(words: list[str], data_path: str) -> None:
 
 
 def all_scores(plan: Plan, folder: Path) -> list[Scores]:
-    """Every block and merge by the light probe, then the judged ones by the judge."""
-    light = [scores_file(folder / f"{name}.parquet", LIGHT) for name in plan.blocks]
-    light += [scores_file(folder / name, LIGHT) for name in plan.merges]
-    return [Scores.load(file) for file in [*light, *(scores_file(folder / name, JUDGE) for name in plan.judged)]]
+    """Every block and merge by the quick probe, then the judged ones by the judge."""
+    quick = [scores_file(folder / f"{name}.parquet", QUICK) for name in plan.blocks]
+    quick += [scores_file(folder / name, QUICK) for name in plan.merges]
+    return [Scores.load(file) for file in [*quick, *(scores_file(folder / name, JUDGE) for name in plan.judged)]]
 
 
 @command("scripts", "demo")
@@ -133,7 +133,7 @@ def main(config: DictConfig) -> list[Scores]:
     planned = plan(config.merges, config.judged, common.paths)
     for line in planned.left_out:
         say(line)
-    for words in stages(planned, folder, config.light_seeds, common.overwrite):
+    for words in stages(planned, folder, config.quick_seeds, common.overwrite):
         run_stage(words, common.data_path)
     say("")
     scores = all_scores(planned, folder)

@@ -53,7 +53,7 @@ def test_global_state_stays_as_it_was(paths):
     try:
         words = ("preset=demo", "logger=none", "trainer.max_epochs=1", "sequences.newest=8", "model.hidden=16")
         block = ubp.fit("gru_ae_day_event", history, *words, "report.written=4")
-        ubp.score(block.encode(history), history, probe="light")
+        ubp.score(block.encode(history), history, probe="quick")
         assert torch.get_float32_matmul_precision() == "medium"
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.get_num_threads() == threads
@@ -79,5 +79,7 @@ def test_faults_are_one_line(paths, tmp_path):
         ubp.fit("als_32", history)
     with pytest.raises(UserError, match="x: no block of basics; it has stat_features, "):
         ubp.merge("basics", {"x": ubp.fit("stat_features", history)}, history, tmp_path)
+    with pytest.raises(UserError, match="light: no such probe; known: judge, quick"):
+        ubp.score(ubp.fit("stat_features", history).encode(history), history, probe="light")
     with pytest.raises(AttributeError, match="no attribute 'fitt'; it has fit, load"):
         _ = ubp.fitt

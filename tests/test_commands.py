@@ -34,7 +34,7 @@ TEXTS = {entry.name: [*entry.line.split(), "preset=demo"] for entry in registry.
 SPLIT = ["scripts/split.py"]
 MERGED = list(composed(CONFIGS / "merge", "basics").blocks)
 MERGE = ["scripts/merge.py", "--config-name=basics"]
-TINY_PROBE = ["probe=light", "probe.width=16", "probe.hidden=32", "probe.epochs=1", "probe.seeds=[0]"]
+TINY_PROBE = ["probe=quick", "probe.width=16", "probe.hidden=32", "probe.epochs=1", "probe.seeds=[0]"]
 EVALUATE = ["scripts/evaluate.py", "embeddings=[basics,stat_features]", *TINY_PROBE]
 ALL = {
     "make_demo_data": ["scripts/make_demo_data.py"],
@@ -181,14 +181,14 @@ def test_the_local_entry_holds_the_clients_with_history(journey):
 
 def test_scores_lie_beside_what_was_scored_and_in_the_table(journey):
     folder = journey.paths.embeddings(submit=False)
-    for file in (folder / "basics" / "scores_light.json", folder / "stat_features.scores_light.json"):
+    for file in (folder / "basics" / "scores_quick.json", folder / "stat_features.scores_quick.json"):
         scores = json.loads(file.read_text())
         tasks = [scores[task.name] for task in TASKS]
         assert all(0 <= value <= 1 and value == round(value, 4) for value in tasks)
         assert scores["sum"] == pytest.approx(sum(tasks), abs=1e-4)
-        assert scores["probe"] == "light"
+        assert scores["probe"] == "quick"
         assert f"{scores['sum']:.4f}" in journey.runs["evaluate"].out
-    assert "light" in journey.runs["evaluate"].out
+    assert "quick" in journey.runs["evaluate"].out
 
 
 def test_hydras_output_lies_under_the_data_path(journey):

@@ -198,11 +198,14 @@ def test_the_judges_probe_is_the_challenges():
     evaluate = CONFIGS / "scripts" / "evaluate.yaml"
     judge = parse(Probe, config_at(evaluate).probe)
     assert dataclasses.replace(judge, seeds=tuple(judge.seeds)) == Probe()
-    light = parse(Probe, config_at(evaluate, "probe=light").probe)
-    assert light.name == "light"
-    assert light.width < 1000
-    assert len(light.seeds) > 1
-    assert (light.batch_size, light.learning_rate) == (128, 0.001)
+    quick = parse(Probe, config_at(evaluate, "probe=quick").probe)
+    wanted = dataclasses.replace(Probe(), name="quick", width=2048 // 4, hidden=4096 // 4, side_by_side=True)
+    assert dataclasses.replace(quick, seeds=wanted.seeds) == wanted
+    assert list(quick.seeds) == [1278, 1]
+
+
+def test_the_demo_scores_by_one_seed_of_the_quick_probe():
+    assert list(config_at(CONFIGS / "scripts" / "demo.yaml").quick_seeds) == [1278]
 
 
 def test_a_config_needs_no_more_than_its_command_line():

@@ -18,7 +18,7 @@ from ubp.blocks.entry import read_entry
 BLOCKS = ("stat_features", "als_64_buy_add_categories", "gru_ae_day_event")
 LINE = re.compile(r".+ · [\d.]+ s · [\d,]+ MB · (?P<path>/.+)")
 MERGE = ["scripts/merge.py", "--config-name=basics", "~blocks.als_64_visits_relevant"]
-SCORE = ["scripts/evaluate.py", "embeddings=basics", "probe=light", "probe.width=16", "probe.hidden=32"]
+SCORE = ["scripts/evaluate.py", "embeddings=basics", "probe=quick", "probe.width=16", "probe.hidden=32"]
 
 
 def good(done: Done) -> str:

@@ -136,10 +136,14 @@ def score(table: EmbeddingTable, history: ChallengeData, probe: str = "judge", d
     Raises:
         UserError: the target windows are missing (``scripts/split.py`` makes them), or there is no such probe.
     """
-    from ubp.cli.config import composed, parse
+    from ubp.cli.config import composed, config_names, parse
     from ubp.evaluation.evaluate import score_anew
     from ubp.evaluation.probes import Probe
     from ubp.evaluation.profiles import profiles_of
+    from ubp.io.errors import UserError
 
+    known = config_names(CONFIGS / "scripts" / "probe")
+    if probe not in known:
+        raise UserError(f"{probe}: no such probe; known: {', '.join(known)}")
     config = composed(CONFIGS / "scripts", "evaluate", [f"probe={probe}", f"data_path={history.paths.root}"])
     return score_anew(profiles_of("vectors", table, history), parse(Probe, config, at="probe"), history.paths, device)

@@ -55,7 +55,7 @@ def test_every_stage_has_the_demos_preset(history):
     planned = plan(["basics", "best_solution"], ["best_solution"], history)
     assert planned.left_out == []
     assert len(planned.blocks) == 12
-    words = [*log_stages(overwrite=True), *stages(planned, history.root, [0, 1], overwrite=True)]
+    words = [*log_stages(overwrite=True), *stages(planned, history.root, [1278], overwrite=True)]
     assert all("preset=demo" in stage for stage in words)
     assert [stage[1].removeprefix("scripts/") for stage in words] == [
         *(
@@ -70,7 +70,9 @@ def test_every_stage_has_the_demos_preset(history):
         *("evaluate.py", "evaluate.py"),
     ]
     assert "embeddings=best_solution" in words[-1]
-    assert "probe.seeds=[0,1]" in words[-2]
+    assert "probe.seeds=[1278]" in words[-2]
+    assert "probe=quick" in words[-2]
+    assert f"embeddings=[{','.join([*planned.blocks, *planned.merges])}]" in words[-2]
 
 
 def test_a_merge_of_what_the_log_has_no_events_for_is_left_out(make_history, tmp_path):

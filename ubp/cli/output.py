@@ -12,6 +12,7 @@ from rich.table import Table
 # When this process began, on `time.time`'s clock; imports come before any line of ours.
 _STARTED = psutil.Process().create_time()
 
+_WIDTH, _WIDEST = 140, 400  # of a table, in characters, where nobody's screen limits it
 
 COLLAPSED = "COLLAPSED"  # in the closing line of a block whose vectors hardly tell clients apart
 
@@ -22,17 +23,30 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def closing_line(what: str, path: Path, clients: int | None = None, columns: int | None = None) -> None:
-    """Print a command's last line: what, clients × columns, seconds, peak memory, where it lies."""
+def closing_line(
+    what: str, path: Path, clients: int | None = None, columns: int | None = None, seconds: float | None = None
+) -> None:
+    """Print a command's last line: what, clients × columns, seconds, peak memory, where it lies.
+
+    Args:
+        what: was made.
+        path: where it lies.
+        clients: its rows.
+        columns: its columns.
+        seconds: that it took; None for all since the process began.
+    """
     size = f" · {clients:,} clients × {columns:,} columns" if clients is not None else ""
-    seconds = time.time() - _STARTED
+    seconds = time.time() - _STARTED if seconds is None else seconds
     say(f"{what}{size} · {seconds:.1f} s · {peak_megabytes():,.0f} MB · {path}")
 
 
 def show(table: Table) -> None:
     """Print a table on stdout, as wide as it needs to be where nobody's screen limits it."""
     console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    if not console.is_terminal:
+        needed = Console(width=_WIDEST).measure(table).maximum
+        console = Console(width=max(_WIDTH, needed))
+    console.print(table)
 
 
 def peak_megabytes() -> float:

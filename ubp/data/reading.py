@@ -15,8 +15,12 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
     return frame.collect(engine="streaming")
 
 
-def load_clients(path: Path) -> npt.NDArray[np.int64]:
+def load_clients(path: Path, may_be_empty: bool = False) -> npt.NDArray[np.int64]:
     """A file of client ids: int64, one dimension, each once.
+
+    Args:
+        path: the file.
+        may_be_empty: whether it may hold no client.
 
     Raises:
         UserError: it is absent, unreadable, of another dtype or shape, or repeats a client.
@@ -34,7 +38,7 @@ def load_clients(path: Path) -> npt.NDArray[np.int64]:
             f"{path}: {clients.dtype} with {clients.ndim} dimensions; must be int64 with one: "
             "np.save(path, ids.astype(np.int64))"
         )
-    if len(clients) == 0:
+    if len(clients) == 0 and not may_be_empty:
         raise UserError(f"{path}: no clients; delete it and make it with: python scripts/make_targets.py")
     values, counts = np.unique(clients, return_counts=True)
     if len(values) < len(clients):

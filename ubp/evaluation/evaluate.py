@@ -2,14 +2,18 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.evaluation.probes import Probe
-from ubp.evaluation.profiles import Profiles
+from ubp.evaluation.profiles import Profiles, profiles_at
 from ubp.evaluation.scores import Scores, scores_file
 from ubp.io.errors import UserError
 from ubp.io.files import digest_of, fingerprint
@@ -18,32 +22,111 @@ from ubp.io.stage import AlreadyDone, Stage
 if TYPE_CHECKING:  # seconds of imports, for what is not scored yet
     import torch
 
+    from ubp.evaluation.scoring import Scorer
+
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of evaluating one thing.
+
+    Attributes:
+        scores: its scores.
+        clients: over how many clients.
+        file: where they lie.
+        seconds: from its first run's beginning to its last one's end; 0 for what was scored before.
+    """
+
+    scores: Scores
+    clients: int
+    file: Path
+    seconds: float
+
+
 def evaluate(profiles: Profiles, probe: Probe, data: ChallengeData, device: str, overwrite: bool) -> Scores:
-    """Score it, unless that was done before.
+    """Score one thing, unless that was done before: see `evaluate_all`."""
+    (evaluated,) = evaluate_all([profiles], probe, data, device, overwrite)
+    return evaluated.scores
+
+
+def evaluate_all(
+    things: Sequence[Path | Profiles], probe: Probe, data: ChallengeData, device: str, overwrite: bool
+) -> list[Evaluated]:
+    """Score some things, each unless that was done before; a probe whose runs go side by side keeps all cores busy.
+
+    Things are read when their turn comes, and let go when they are scored.
 
     Args:
-        profiles: what is scored.
+        things: blocks or entries, by their paths or in memory.
         probe: by what.
         data: whose labels.
         device: as torch names it, or ``auto``.
-        overwrite: score it again although that was done before.
+        overwrite: score them again although that was done before.
+
+    Returns:
+        In the order of the things.
 
     Raises:
-        UserError: see `choose_device` and `ubp.evaluation.scoring.score`.
+        UserError: see `choose_device`, `ubp.evaluation.profiles.profiles_at` and `ubp.evaluation.scoring`.
     """
+    places = [_place(thing) for thing in things]
+    found: dict[Path, Evaluated] = {}
+    begun: deque[tuple[Path, _Evaluation]] = deque()
+
+    def finish_first() -> None:
+        place, evaluation = begun.popleft()
+        found[place] = _finished(evaluation)
+
+    with ExitStack() as stack:
+        # Made for the first thing that is not done: it takes seconds of imports.
+        scorer = cache(lambda: stack.enter_context(_scorer(probe, data.paths, device)))
+        # In one order in all processes: none waits for the lock of another that waits for its own.
+        for place, thing in sorted(dict(zip(places, things, strict=True)).items()):
+            while begun and not scorer().has_room(len(begun)):
+                finish_first()
+            evaluation = stack.enter_context(closing(_evaluation(thing, probe, data, scorer, overwrite)))
+            if (done := next(evaluation)) is None:
+                begun.append((place, evaluation))
+            else:
+                found[place] = done
+        while begun:
+            finish_first()
+    return [found[place] for place in places]
+
+
+_Evaluation = Generator[Evaluated | None, None, None]
+
+
+def _evaluation(
+    thing: Path | Profiles, probe: Probe, data: ChallengeData, scorer: Callable[[], "Scorer"], overwrite: bool
+) -> _Evaluation:
+    """Evaluate one thing under its lock: None once it is begun, then what came of it; that alone if done before."""
+    profiles = profiles_at(thing, data) if isinstance(thing, Path) else thing
     made_from, file = what_counts(profiles, probe, data.paths), scores_file(profiles.path, probe.name)
     stage = Stage(f"{profiles.name} scored by the {probe.name} probe", (file,), lambda: made_from)
+    clients = len(profiles.client_ids)
     try:
         with stage.once(overwrite):
-            scores = score_anew(profiles, probe, data.paths, device)
+            scored = scorer().begin(profiles)
+            yield None
+            scores, seconds = scored()
             scores.write(file)
-            return scores
     except AlreadyDone as done:
         logger.info("%s", done)
-        return Scores.load(file)
+        scores, seconds = Scores.load(file), 0.0
+    yield Evaluated(scores, clients, file, seconds)
+
+
+def _finished(evaluation: _Evaluation) -> Evaluated:
+    evaluated = next(evaluation)
+    if evaluated is None:
+        raise RuntimeError("an evaluation was begun twice")
+    return evaluated
+
+
+def _place(thing: Path | Profiles) -> Path:
+    return (thing if isinstance(thing, Path) else thing.path).resolve()
 
 
 def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> dict[str, str]:
@@ -55,11 +138,18 @@ def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> dict[str,
 
 def score_anew(profiles: Profiles, probe: Probe, paths: DataPaths, device: str) -> Scores:
     """Score it on the device that ``device=`` names; the same bits each time on a CPU."""
-    from ubp.evaluation.scoring import score
+    with _scorer(probe, paths, device) as scorer:
+        scores, _ = scorer.begin(profiles)()
+    return scores
+
+
+@contextmanager
+def _scorer(probe: Probe, paths: DataPaths, device: str) -> Iterator["Scorer"]:
+    from ubp.evaluation.scoring import scorer
 
     chosen = choose_device(device)
-    with deterministic(chosen.type == "cpu"):
-        return score(profiles, probe, paths, chosen)
+    with deterministic(chosen.type == "cpu"), scorer(probe, paths, chosen) as made:
+        yield made
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The model that scores a profile, and how it is trained: docs/judge.md, The judge's model.
 
-A loop of its own, not Lightning: its exact steps are the specification, and a light probe takes thousands
+A loop of its own, not Lightning: its exact steps are the specification, and the quick probe takes thousands
 of steps of a few milliseconds each.
 """
 
@@ -76,7 +76,13 @@ class TaskData:
     targets: Targets | None
 
 
-def judge(data: TaskData, probe: Probe, seed: int, after_epoch: Callable[[], None]) -> list[TaskScore]:
+def judge(
+    data: TaskData,
+    probe: Probe,
+    seed: int,
+    after_epoch: Callable[[], None],
+    before_batch: Callable[[], None] = lambda: None,
+) -> list[TaskScore]:
     """Train the probe's model on the train window and score it on the validation window after each epoch.
 
     Args:
@@ -84,6 +90,7 @@ def judge(data: TaskData, probe: Probe, seed: int, after_epoch: Callable[[], Non
         probe: sizes and procedure.
         seed: of the model's first weights.
         after_epoch: called when an epoch is scored.
+        before_batch: called before each batch of rows; what it raises ends the run.
 
     Returns:
         The scores, epoch by epoch.
@@ -100,11 +107,12 @@ def judge(data: TaskData, probe: Probe, seed: int, after_epoch: Callable[[], Non
     for _ in range(probe.epochs):
         model.train()
         for rows in _batches(data, probe):
+            before_batch()
             loss = functional.binary_cross_entropy_with_logits(model(data.profiles[rows]), data.train[rows].float())
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        scores.append(_score(model, data, probe, metrics))
+        scores.append(_score(model, data, probe, metrics, before_batch))
         after_epoch()
     return scores
 
@@ -113,9 +121,12 @@ def _batches(data: TaskData, probe: Probe) -> list[slice]:
     return [slice(start, start + probe.batch_size) for start in range(0, len(data.profiles), probe.batch_size)]
 
 
-def _score(model: nn.Module, data: TaskData, probe: Probe, metrics: TaskMetrics) -> TaskScore:
+def _score(
+    model: nn.Module, data: TaskData, probe: Probe, metrics: TaskMetrics, before_batch: Callable[[], None]
+) -> TaskScore:
     model.eval()
     with torch.inference_mode():
         for rows in _batches(data, probe):
+            before_batch()
             metrics.update(model(data.profiles[rows]), data.validation[rows])
         return metrics.compute()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ubp.io.errors import require, require_positive
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -15,7 +17,11 @@ class Probe:
         batch_size: rows per step, for training and for scoring.
         learning_rate: of AdamW.
         seeds: one run each; their mean counts.
-        side_by_side: on a CPU, one run a core instead of all cores on one run: faster for small models.
+        side_by_side: on a CPU, one run a core instead of all cores on one run: faster for small models, and the
+            same scores whatever the number of cores.
+
+    Raises:
+        UserError: a number makes no sense.
     """
 
     name: str = "judge"
@@ -27,12 +33,17 @@ class Probe:
     seeds: tuple[int, ...] = (1278,)
     side_by_side: bool = False
 
+    def __post_init__(self) -> None:
+        require_positive(self, "probe", "width", "hidden", "epochs", "batch_size")
+        seeds = list(self.seeds)
+        require(
+            len(seeds) > 0 and len(set(seeds)) == len(seeds), "probe.seeds", seeds, "one seed or several, each once"
+        )
+
 
 def probe_title(probe: Probe) -> str:
     """What stands above a table: which probe it shows."""
+    several = f", mean of {len(probe.seeds)} seeds ± the sum's spread" if len(probe.seeds) > 1 else ""
     if probe.name == "judge":
-        return "by the judge: the organisers' model, higher is better"
-    return (
-        f"by the {probe.name} probe: {probe.width} hidden units, {probe.epochs} epochs, mean of {len(probe.seeds)} "
-        "seeds ± the sum's spread; not the judge's figures"
-    )
+        return f"by the judge: the organisers' model{several}, higher is better"
+    return f"by the {probe.name} probe: the judge's procedure at a width of {probe.width}{several}, higher is better"

@@ -48,7 +48,11 @@ def load_profiles(name_or_path: str, folder: Path, data: ChallengeData) -> Profi
     Raises:
         UserError: there is no such thing, or it cannot be used.
     """
-    path = _find(name_or_path, folder)
+    return profiles_at(find_profiles(name_or_path, folder), data)
+
+
+def profiles_at(path: Path, data: ChallengeData) -> Profiles:
+    """The block or entry that lies there; see `load_profiles`."""
     if path.is_dir():
         if faults := violations(path, data.relevant_clients, local=True):
             raise UserError(faults)
@@ -80,7 +84,12 @@ def profiles_of(name: str, table: EmbeddingTable, data: ChallengeData, path: Pat
     return Profiles(name, path or Path(name), data.clients, vectors)
 
 
-def _find(name_or_path: str, folder: Path) -> Path:
+def find_profiles(name_or_path: str, folder: Path) -> Path:
+    """Where a block or an entry lies, by its name or its path.
+
+    Raises:
+        UserError: there is no such thing.
+    """
     for path in (folder / name_or_path, folder / f"{name_or_path}.parquet", Path(name_or_path)):
         if path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file():
             return path

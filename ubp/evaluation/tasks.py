@@ -1,6 +1,9 @@
 """The six tasks, their targets and labels."""
 
-import logging
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -8,31 +11,38 @@ import polars as pl
 
 from ubp.data import schema
 from ubp.data.paths import DataPaths
-from ubp.data.reading import collect
-from ubp.data.targets import Ids, Targets, Task, target_files
+from ubp.data.reading import collect, load_clients
+from ubp.data.targets import TASKS, Ids, Targets, Task, target_files
 from ubp.io.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 def load_targets(paths: DataPaths, task: Task) -> Targets:
     """Read a propensity task's targets.
 
     Raises:
-        UserError: a file is missing or the two do not fit.
+        UserError: a file is missing or cannot be read, or the two do not fit.
     """
     files = target_files(paths, task)
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: file missing; put it there, or make it with: python scripts/make_targets.py")
-    # The organisers' target files may hold Python objects.
-    values, popularity = (np.load(file, allow_pickle=True) for file in files)
+    values, popularity = (_read_array(file) for file in files)
     if values.shape != popularity.shape or values.ndim != 1:
         raise UserError(
             f"{files[0]}: {values.shape} targets but {popularity.shape} popularities in {files[1].name}; "
             "both must be one list of the same length"
         )
     return Targets(values.astype(np.int64), popularity.astype(np.float64))
+
+
+def _read_array(file: Path) -> npt.NDArray[np.generic]:
+    try:
+        array: npt.NDArray[np.generic] = np.load(file, allow_pickle=True)  # the organisers' may hold Python objects
+    except (ValueError, OSError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"{file}: not a readable .npy file ({error}); delete it and make it with: python scripts/make_targets.py"
+        ) from error
+    return array
 
 
 def load_window(paths: DataPaths, file_name: str) -> pl.DataFrame:
@@ -84,3 +94,88 @@ def labels(task: Task, clients: Ids, window: pl.DataFrame, targets: Targets | No
     label = np.zeros((len(clients), len(targets.values)), np.uint8)
     label[hits["row"].to_numpy(), hits["target"].to_numpy()] = 1
     return label
+
+
+_WINDOWS: Final = {"train": schema.TRAIN_TARGET, "validation": schema.VALIDATION_TARGET}
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What scores are measured against, read once for all that is scored.
+
+    Attributes:
+        paths: of the files.
+        train: purchases of the train window, as `load_window` gives them.
+        validation: the same of the validation window.
+        active: int64, the active clients.
+        targets: of each propensity task, by its name.
+    """
+
+    paths: DataPaths
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    active: Ids
+    targets: dict[str, Targets]
+
+    @classmethod
+    def load(cls, paths: DataPaths) -> "GroundTruth":
+        """Read all of it.
+
+        Raises:
+            UserError: a file is missing or cannot be used.
+        """
+        train, validation = (load_window(paths, file) for file in _WINDOWS.values())
+        active = load_clients(paths.active_clients, may_be_empty=True)
+        targets = {task.name: load_targets(paths, task) for task in TASKS if task.is_propensity}
+        return cls(paths, train, validation, active, targets)
+
+    def takes_part(self, task: Task, clients: Ids) -> npt.NDArray[np.bool_]:
+        """Which of the clients a task is about: bool [clients]."""
+        return np.isin(clients, self.active) if task.active_only else np.ones(len(clients), bool)
+
+    def labels(self, task: Task, clients: Ids) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The labels of both windows: see `labels`."""
+        targets = self.targets.get(task.name)
+        return labels(task, clients, self.train, targets), labels(task, clients, self.validation, targets)
+
+    def require_purchases(self, clients: Ids) -> None:
+        """Make sure that there is something to learn from and something to be measured by.
+
+        Raises:
+            UserError: in one of the windows none of the clients bought anything.
+        """
+        for file, window in zip(_WINDOWS.values(), (self.train, self.validation), strict=True):
+            if not np.isin(clients, window[schema.CLIENT_ID].to_numpy()).any():
+                raise UserError(
+                    f"{self.paths.target / file}: no purchase by any of the {len(clients):,} clients that are scored; "
+                    "nothing can be scored by it: split a log with more purchases"
+                )
+
+    def lacking(self, clients: Ids) -> dict[str, str]:
+        """The tasks that cannot be scored for these clients, and a line why."""
+        why = {}
+        for task in TASKS:
+            if task.is_propensity and len(self.targets[task.name].values) == 0:
+                why[task.name] = f"{task.name} is not scored: {target_files(self.paths, task)[0]} has no targets"
+            elif not self.takes_part(task, clients).any():
+                who = f"none of the {len(clients):,} clients is in {self.paths.active_clients}"
+                why[task.name] = f"{task.name} is not scored: {who if task.active_only else 'there are no clients'}"
+        return why
+
+    def counted_as_zero(self, clients: Ids) -> list[str]:
+        """A line for each task with labels that no profile can score on: torchmetrics counts their AUROC as 0."""
+        lines = []
+        for task in TASKS:
+            label = labels(task, clients[self.takes_part(task, clients)], self.validation, self.targets.get(task.name))
+            if not label.size:
+                continue
+            if not task.is_propensity:
+                if label.all() or not label.any():
+                    who = f"{'none' if label.all() else 'all'} of {len(label):,} clients"
+                    lines.append(f"{task.name}: {who} bought in the validation window; it counts as an AUROC of 0")
+            elif unsold := int((~label.any(axis=0)).sum()):
+                lines.append(
+                    f"{task.name}: {unsold} of {label.shape[1]} targets have no buyer in the validation window; "
+                    "each counts as an AUROC of 0"
+                )
+        return lines

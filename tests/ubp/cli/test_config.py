@@ -112,11 +112,12 @@ def test_an_unknown_config_names_the_known_ones():
     )
 
 
-def test_an_unknown_choice_names_the_known_ones():
+@pytest.mark.parametrize(("asked", "hint"), [("quik", " (did you mean quick?)"), ("light", "")])
+def test_an_unknown_choice_names_the_known_ones(asked, hint):
     with pytest.raises(HydraException) as refused:
-        composed(CONFIGS / "scripts", "evaluate", ["probe=lite"])
+        composed(CONFIGS / "scripts", "evaluate", [f"probe={asked}"])
     line = explain(refused.value, CONFIGS / "scripts", "evaluate")
-    assert line == "probe=lite: no such probe (did you mean light?); known: judge, light"
+    assert line == f"probe={asked}: no such probe{hint}; known: judge, quick"
 
 
 @pytest.fixture

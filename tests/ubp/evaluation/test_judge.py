@@ -1,7 +1,7 @@
 """The judge's model and its training against a second one, written from docs/judge.md with plain torch."""
 
 import dataclasses
-import threading
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
 from ubp.data.targets import TASKS, Targets
 from ubp.evaluation import judge as judge_module
-from ubp.evaluation import scoring
 from ubp.evaluation.judge import JudgeModel, TaskData, judge
 from ubp.evaluation.probes import Probe
 
@@ -178,14 +177,13 @@ def test_after_epoch_is_called_each_time():
     assert len(calls) == 3
 
 
-def test_seeds_side_by_side_score_as_one_after_the_other():
-    data = task_data("propensity_category")
-    probe = dataclasses.replace(TINY, seeds=(0, 1, 2, 3, 4))
-    one_by_one = scoring._runs(data, probe, lambda: None)
-    torch.set_num_threads(2)
-    seen = set()
-    probe = dataclasses.replace(probe, side_by_side=True)
-    together = scoring._runs(data, probe, lambda: seen.add(threading.get_ident()))
-    assert torch.get_num_threads() == 2
-    assert threading.get_ident() not in seen
-    assert together == one_by_one
+def test_what_is_called_before_a_batch_can_end_the_run():
+    data, batches = task_data("conversion", rows=300), []
+    judge(data, TINY, 0, lambda: None, lambda: batches.append(1))
+    assert len(batches) == 3 * 2 * 3  # batches of 128, trained on and scored on, in each epoch
+
+    def stop() -> None:
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        judge(data, TINY, 0, lambda: None, stop)

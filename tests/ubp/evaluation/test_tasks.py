@@ -13,7 +13,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, Targets, Task, make_targets
-from ubp.evaluation.tasks import labels, load_targets, load_window
+from ubp.evaluation.tasks import GroundTruth, labels, load_targets, load_window
 from ubp.io.errors import UserError
 
 BUY = EventType.PRODUCT_BUY
@@ -184,6 +184,37 @@ def test_targets_and_popularity_must_fit(tmp_path):
     np.save(paths.target / "popularity_propensity_sku.npy", np.ones(2))
     with pytest.raises(UserError, match=r"\(3,\) targets but \(2,\) popularities"):
         load_targets(paths, OF["propensity_sku"])
+
+
+def test_a_target_file_that_cannot_be_read_is_one_line(tmp_path):
+    paths = DataPaths(tmp_path)
+    paths.target.mkdir(parents=True)
+    for name in ("propensity_sku", "popularity_propensity_sku"):
+        (paths.target / f"{name}.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"propensity_sku\.npy: not a readable \.npy file.*make_targets") as caught:
+        load_targets(paths, OF["propensity_sku"])
+    assert len(caught.value.messages) == 1
+
+
+def test_the_ground_truth_of_the_split(by_hand):
+    made(by_hand)
+    data = ChallengeData(by_hand, True)
+    write_split(data, SplitDates.of(data))
+    truth = GroundTruth.load(by_hand)
+    clients = np.array([6, 5, 4, 3, 2, 1])
+    assert truth.takes_part(OF["churn"], clients).tolist() == [False, False, True, True, True, True]
+    assert truth.takes_part(OF["propensity_sku"], clients).all()
+    for name in ("conversion", "propensity_category"):
+        found = truth.labels(OF[name], clients)
+        targets = truth.targets.get(name)
+        for label, window in zip(found, ("train", "validation"), strict=True):
+            wanted = labels(OF[name], clients, load_window(by_hand, f"{window}_target.parquet"), targets)
+            assert label.tolist() == wanted.tolist()
+    assert truth.lacking(clients) == {}
+    assert list(truth.lacking(clients[:2])) == ["churn"]
+    truth.require_purchases(clients)
+    with pytest.raises(UserError, match=r"_target\.parquet: no purchase by any of the 1 clients"):
+        truth.require_purchases(clients[:1])
 
 
 def test_window_missing_names_the_split(tmp_path):
