@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from ubp.blocks.condition import ConditionSettings, FittedCondition
 from ubp.blocks.entry import entry_files, read_entry, write_entry
 from ubp.data.history import ChallengeData
+from ubp.data.paths import DataPaths
 from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.wide_features import COUNTS, Matrix, WideSettings, last_purchases, wide_features
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 RECENCY_AND_FREQUENCY: Final = "recency and frequency"
 SVDS_AND_COUNTS: Final = "SVDs and counts"
+
+REFERENCES: Final = (RECENCY_AND_FREQUENCY, SVDS_AND_COUNTS)
 
 _VERSION: Final = 1  # one more whenever the same history and settings would give other vectors
 
@@ -44,7 +48,7 @@ class ReferenceSettings:
 
     seed: int = 0
     wide: WideSettings = field(default_factory=WideSettings)
-    counts_weight: float = 1.0
+    counts_weight: float = 4.0
     condition: ConditionSettings = field(default_factory=lambda: ConditionSettings(constant=2.0))
 
     @property
@@ -53,20 +57,25 @@ class ReferenceSettings:
         return {COUNTS: self.counts_weight}
 
 
+def reference_folder(name: str, paths: DataPaths) -> Path:
+    """Where a row is kept as an entry, and its scores with it."""
+    return paths.cache / "references" / name.lower().replace(" ", "_")
+
+
 def reference_rows(history: ChallengeData, settings: ReferenceSettings) -> list[Profiles]:
     """Both rows, for the relevant clients with an event in the history.
 
-    Each is made once and kept as an entry under ``cache/references``, and its scores with it.
+    Each is made once and kept, see `reference_folder`.
 
     Args:
         history: whose events before ``as_of`` they are made of.
         settings: how.
     """
-    return [_row(name, history, settings) for name in (RECENCY_AND_FREQUENCY, SVDS_AND_COUNTS)]
+    return [_row(name, history, settings) for name in REFERENCES]
 
 
 def _row(name: str, history: ChallengeData, settings: ReferenceSettings) -> Profiles:
-    folder = history.paths.cache / "references" / name.lower().replace(" ", "_")
+    folder = reference_folder(name, history.paths)
     made_from = {"history": history.fingerprint, "settings": asdict(settings), "version": _VERSION}
     stage = Stage(name, tuple(entry_files(folder)), lambda: made_from, of=folder)
     try:
@@ -113,18 +122,14 @@ def below(scores: Sequence[Scores], references: Sequence[Scores]) -> dict[str, l
     Returns:
         Name to the names of the reference rows with a higher sum, of those that have one above them.
     """
-    found = {
-        row.name: [reference.name for reference in references if _is_above(reference, row)]
-        for row in scores
-        if row.name not in {reference.name for reference in references}
-    }
-    return {name: above for name, above in found.items() if above}
+    found = {}
+    for row in scores:
+        leads = {reference.name: reference.lead(row) for reference in references if reference.name != row.name}
+        if above := [name for name, lead in leads.items() if lead is not None and lead > 0]:
+            found[row.name] = above
+    return found
 
 
-def _is_above(reference: Scores, row: Scores) -> bool:
-    same = (reference.probe, _scored(reference)) == (row.probe, _scored(row))
-    return same and reference.total > row.total
-
-
-def _scored(row: Scores) -> set[str]:
-    return {task for task, score in row.tasks.items() if score is not None}
+def marks(scores: Sequence[Scores], references: Sequence[Scores]) -> dict[str, str]:
+    """What is below, in words, as `ubp.evaluation.tables.scores_table` shows it."""
+    return {name: " and ".join(above) for name, above in below(scores, references).items()}

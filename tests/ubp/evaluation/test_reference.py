@@ -11,7 +11,15 @@ from ubp.data.schema import EventType
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, make_targets
 from ubp.evaluation import reference
-from ubp.evaluation.reference import ReferenceSettings, below, conditioned, reference_rows
+from ubp.evaluation.reference import (
+    REFERENCES,
+    ReferenceSettings,
+    below,
+    conditioned,
+    marks,
+    reference_folder,
+    reference_rows,
+)
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.wide_features import last_purchases, wide_features
 
@@ -32,10 +40,11 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_the_rows_are_of_the_clients_that_are_scored(local):
     first, second = reference_rows(local, SETTINGS)
-    assert (first.name, second.name) == ("recency and frequency", "SVDs and counts")
+    assert (first.name, second.name) == REFERENCES == ("recency and frequency", "SVDs and counts")
     for row in (first, second):
         assert row.client_ids.tolist() == local.clients.tolist()
         assert row.vectors.dtype == np.float32
+        assert row.path == reference_folder(row.name, local.paths)
         assert row.path.parent == local.paths.cache / "references"
         assert " " not in row.path.name
         assert np.isfinite(row.vectors).all()
@@ -102,7 +111,8 @@ def test_what_is_below_names_the_references_above_it():
     references = [scores("two columns", 4.1), scores("many", 4.5)]
     rows = [scores("low", 4.0), scores("middle", 4.1), scores("high", 4.6)]
     assert below(rows, references) == {"low": ["two columns", "many"], "middle": ["many"]}
-    assert below([*references, *rows], references) == below(rows, references)
+    assert marks(rows, references) == {"low": "two columns and many", "middle": "many"}
+    assert below([*references, *rows], references) == {"two columns": ["many"], **below(rows, references)}
 
 
 def test_sums_by_another_probe_or_over_other_tasks_are_not_compared():
