@@ -126,8 +126,16 @@ def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
     return Strength(alpha, settings.shrinkage * by_chance)
 
 
+def factors_of(matrix: csr_matrix, settings: AlsSettings) -> int:
+    """How many factors are made of a matrix: as many as asked for, at most as many as its smaller side has rows.
+
+    More could not tell more apart: the rank of a matrix is at most its smaller side.
+    """
+    return int(min(settings.factors, *matrix.shape))
+
+
 def factorise(matrix: csr_matrix, settings: AlsSettings, seed: int) -> Factors:
-    """Factor a matrix of weights.
+    """Factor a matrix of weights into `factors_of` factors; where that is fewer than asked for, on the CPU.
 
     The same settings mean the same on CPU and GPU. implicit 0.7.3's two classes differ, so here
 
@@ -149,7 +157,9 @@ def factorise(matrix: csr_matrix, settings: AlsSettings, seed: int) -> Factors:
         UserError: the factorisation fails, as with settings that overflow; or it is too large for the GPU's code.
     """
     # Here, not above: it looks for GPUs when it is imported, and by now it is known which it may see.
-    fault = gpu_fault()
+    fault, made = gpu_fault(), factors_of(matrix, settings)
+    if fault is None and made < settings.factors:
+        fault = f"{made} factors: a matrix so small"
     from implicit.als import AlternatingLeastSquares
     from implicit.recommender_base import ModelFitError
 
@@ -157,7 +167,7 @@ def factorise(matrix: csr_matrix, settings: AlsSettings, seed: int) -> Factors:
     found = strength(matrix, settings)
     _log_size(matrix, found, fault)
     arguments: dict[str, Any] = {
-        "factors": settings.factors,
+        "factors": made,
         "regularization": found.regularization,
         "alpha": 1.0,
         "iterations": settings.iterations,
@@ -170,7 +180,7 @@ def factorise(matrix: csr_matrix, settings: AlsSettings, seed: int) -> Factors:
     # implicit has threads of its own: those of BLAS would get in their way.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(use_gpu=on_gpu, **arguments)
-        model.user_factors, model.item_factors = _first_factors(matrix.shape, settings.factors, seed, on_gpu)
+        model.user_factors, model.item_factors = _first_factors(matrix.shape, made, seed, on_gpu)
         try:
             # float(): numpy's numbers are float64, and would make the matrix so.
             with progress_bar() as progress:

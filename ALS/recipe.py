@@ -6,6 +6,7 @@ fit. A client of the fit gets its vector in the same way, so the command's embed
 and vectors of different days can be compared. Items that the fit did not know are left out.
 """
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -15,16 +16,21 @@ import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_matrix
 
-from ALS.model import AlsSettings, Strength, client_factors, factorise
+from ALS.model import AlsSettings, Strength, client_factors, factorise, factors_of
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
+from ubp.blocks.widths import cut_line
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData, of_clients
+from ubp.data.lacking import no_events
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require
 
+logger = logging.getLogger(__name__)
+
 _WEIGHT = "weight"
+_ITEMS = {schema.CATEGORY: "categories", schema.PRICE: "price buckets", schema.SKU: "skus", schema.URL: "urls"}
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,13 @@ def weighted_interactions(data: ChallengeData, settings: Interactions) -> Weight
     """The matrix to factorise: of all clients, or of the relevant ones.
 
     Raises:
-        UserError: there are no events.
+        NoUsableEvents: there are no events.
     """
     relevant = data.relevant_clients if settings.relevant_only else None
     # Sorted, so that the same history gives the same matrix and the same seed the same factors.
     summed = collect(summed_weights(data, settings, relevant)).sort(schema.CLIENT_ID, "item")
     if summed.is_empty():
-        raise UserError(f"{data.folder}: no events of {', '.join(settings.weights)}; this embedding needs some")
+        raise no_events(data, settings.weights)
     items, columns = np.unique(summed["item"].to_numpy(), return_inverse=True)
     clients, matrix = _matrix(summed, columns, len(items))
     return WeightedInteractions(matrix, clients, items.astype(np.int64))
@@ -184,6 +190,15 @@ class AlsRecipe(Recipe):
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:  # noqa: ARG002 (takes seconds to minutes)
         """See `ubp.cli.recipe.Recipe.fit`."""
         found = weighted_interactions(history, self.interactions)
+        self._say_if_cut(found)
         factors = factorise(found.matrix, self.als, seed)
         block = AlsBlock(self.interactions, found.items, factors.items, factors.strength, self.als.threads)
-        return Fit(block, asdict(factors.strength))
+        columns = {"columns_asked": self.als.factors, "columns": factors.items.shape[1]}
+        return Fit(block, asdict(factors.strength) | columns)
+
+    def _say_if_cut(self, found: WeightedInteractions) -> None:
+        sides = {"clients": len(found.clients), _ITEMS.get(self.interactions.column, "items"): len(found.items)}
+        side = min(sides, key=lambda name: sides[name])
+        asked, made = self.als.factors, factors_of(found.matrix, self.als)
+        if made < asked:
+            logger.warning(cut_line("als.factors", asked, f"{made} {side} in the history", f"{made} factors"))

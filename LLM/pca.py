@@ -1,12 +1,16 @@
 """A PCA over clients whose texts have vectors; fitted once, applied to any vectors afterwards."""
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ubp.io.errors import UserError
+from ubp.blocks.widths import cut_line
+from ubp.io.errors import LEAVE_OUT, NoUsableEvents
+
+logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 65_536  # vectors that are converted to float64
 
@@ -52,7 +56,7 @@ def fit_pca(
     Args:
         vectors: float32 [texts, width].
         text_of: int64 [clients], each client's text; a text counts as often as it has clients.
-        n_components: columns.
+        n_components: columns; fewer, with a line, where there are fewer clients or columns of the model.
         pca_clients: clients to fit on, at most.
         seed: draws them.
 
@@ -60,13 +64,20 @@ def fit_pca(
         The PCA, and the share of the variance that its components keep.
 
     Raises:
-        UserError: the model has too few columns, or there are too few clients, for so many components.
+        NoUsableEvents: fewer than two clients have a text.
     """
     from sklearn.decomposition import PCA
 
-    for what, most in (("clients with a text", len(text_of)), ("columns of the model", vectors.shape[1])):
+    if len(text_of) < 2:
+        raise NoUsableEvents(
+            f"n_components={n_components}: {len(text_of)} relevant clients have a text, and a PCA takes two at least; "
+            f"set n_components=null, or {LEAVE_OUT}"
+        )
+    limits = {"clients to fit on": min(len(text_of), pca_clients), "columns of the model": vectors.shape[1]}
+    for what, most in limits.items():
         if n_components > most:
-            raise UserError(f"n_components={n_components}: only {most:,} {what}; at most n_components={most}")
+            logger.warning(cut_line("n_components", n_components, f"{most} {what}", f"{most} columns"))
+            n_components = most
     if len(text_of) > pca_clients:
         text_of = np.sort(np.random.default_rng(seed).choice(text_of, pca_clients, replace=False))
     pca = PCA(n_components, svd_solver="covariance_eigh").fit(vectors[text_of].astype(np.float64))

@@ -185,6 +185,7 @@ class LanguageModelRecipe(Recipe):
             few = (settings.n_components, settings.pca_clients, seed)
             pca, report["explained_variance"] = fit_pca(vectors, reading.tokens.text_of, *few)
             vectors = pca.reduce(vectors)
+            report |= {"columns_asked": settings.n_components, "columns": vectors.shape[1]}
         asked = np.unique(history.relevant_clients)
         encoded = Encoded.of(history, asked, reading.tokens.clients, vectors[reading.tokens.text_of])
         width = reading.vectors.shape[1]

@@ -35,6 +35,7 @@ from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.data import schema
 from ubp.data.history import ChallengeData
+from ubp.data.lacking import no_events
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
@@ -131,11 +132,11 @@ def write_texts(data: ChallengeData, settings: TextSettings, path: Path, lineage
         How many clients have a text.
 
     Raises:
-        UserError: none has.
+        NoUsableEvents: none has.
     """
     clients = save_texts(data, settings, data.relevant_clients, path, lineage)
     if not clients:
-        raise UserError(f"{data.folder}: no relevant client has such events; this text needs some")
+        raise no_events(data, settings.event_types or EventType)
     return clients
 
 

@@ -18,7 +18,13 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Numbers of the factorisation; see LightFM's documentation. ``threads``: 0 for `machine.threads`."""
+    """Numbers of the factorisation; see LightFM's documentation.
+
+    Attributes:
+        epochs: passes over the pairs; with ``steps`` the most of them.
+        steps: about how many pairs to visit in all, whatever their number; None: as many as the epochs have.
+        threads: 0 for `machine.threads`.
+    """
 
     components: int
     loss: str
@@ -29,6 +35,7 @@ class ModelSettings:
     user_alpha: float
     max_sampled: int
     threads: int
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -46,9 +53,16 @@ class ModelSettings:
             " or ".join(schedules),
         )
         require_positive(self, "model", "components", "epochs", "max_sampled")
+        require(self.steps is None or self.steps >= 1, "model.steps", self.steps, "at least 1, or null")
         require(self.learning_rate > 0, "model.learning_rate", self.learning_rate, "above 0")
         for name in ("item_alpha", "user_alpha", "threads"):
             require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "at least 0")
+
+    def epochs_over(self, pairs: int) -> int:
+        """How often so many pairs are passed over: at least once, and as near to ``steps`` as ``epochs`` allow."""
+        if self.steps is None:
+            return self.epochs
+        return min(max(1, round(self.steps / max(pairs, 1))), self.epochs)
 
 
 @dataclass(frozen=True)
@@ -68,10 +82,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Learned:
-    """Vectors of the features: float32 [client features, components] and [sku features, components]."""
+    """What was learned in so many passes.
+
+    Attributes:
+        clients: float32 [client features, components].
+        skus: float32 [sku features, components].
+        epochs: passes over the pairs.
+    """
 
     clients: Vectors
     skus: Vectors
+    epochs: int
 
 
 def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> Learned:
@@ -94,7 +115,13 @@ def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> Learned:
     )
     weights, threads = prepared.weights, settings.threads or machine.threads()
     positive = coo_matrix((np.ones(weights.nnz, np.float32), (weights.row, weights.col)), weights.shape)
-    for epoch in range(1, settings.epochs + 1):
+    epochs = settings.epochs_over(weights.nnz)
+    if settings.steps is not None:
+        logger.info(
+            "model.steps=%s: %d epochs of %s pairs, %d at the most",
+            f"{settings.steps:,}", epochs, f"{weights.nnz:,}", settings.epochs,
+        )  # fmt: skip
+    for epoch in range(1, epochs + 1):
         started = time.perf_counter()
         try:
             with np.errstate(invalid="ignore"):  # it looks for infinities by adding them up
@@ -107,5 +134,5 @@ def learn(prepared: Prepared, settings: ModelSettings, seed: int) -> Learned:
                 )
         except ValueError as error:  # what LightFM says of vectors that are no longer finite
             raise UserError(f"model: {error}; try a smaller learning_rate or transform=log1p") from error
-        logger.info("epoch %d of %d: %.1f s", epoch, settings.epochs, time.perf_counter() - started)
-    return Learned(np.asarray(model.user_embeddings, np.float32), np.asarray(model.item_embeddings, np.float32))
+        logger.info("epoch %d of %d: %.1f s", epoch, epochs, time.perf_counter() - started)
+    return Learned(np.asarray(model.user_embeddings, np.float32), np.asarray(model.item_embeddings, np.float32), epochs)

@@ -14,10 +14,14 @@ different clients and days can be compared; it also scores better than the learn
 
 A sku that was not in the training is described by the codes of its name alone. A client's vector is own[u], plus those
 of its searches' codes, less the mean of the training's clients. Clients without a positive pair have none.
+
+All vectors are divided by one number, so that those of the training's clients have a root mean square length of 1.
+LightFM begins with vectors of length 0.04 and ends wherever its steps lead: after few of them the vectors are so
+short (0.002 on a log of three purchases a client) that a reader of some hundred steps sees nothing in them.
 """
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -33,9 +37,10 @@ from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData, of_clients
+from ubp.data.lacking import no_events
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError, require
+from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
 
@@ -247,6 +252,15 @@ class LightFmBlock(FittedBlock):
         found: Vectors = codes @ self.search_vectors
         return found
 
+    def scaled(self, factor: float) -> Self:
+        """The block that gives each client this one's vector times a factor."""
+        return replace(
+            self,
+            search_vectors=self.search_vectors * np.float32(factor),
+            fold_in=FoldIn(self.fold_in.slope * factor, self.fold_in.intercept * factor),
+            mean=self.mean * factor,
+        )
+
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
         settings = {"interactions": asdict(self.interactions), "features": asdict(self.features)}
@@ -303,7 +317,8 @@ class LightFmRecipe(Recipe):
         relevant = history.relevant_clients if self.interactions.clients == "relevant" else None
         found = positive_pairs(history, self.interactions, relevant)
         if found.is_empty():
-            raise UserError(f"{history.folder}: no client has a sku with a positive weight; this embedding needs some")
+            positive = [name for name, weight in self.interactions.weights.items() if weight > 0]
+            raise no_events(history, positive, "no client has a positive weight of a sku")
         pairs = Pairs.of(found)
         prepared = prepare(history, pairs, self.features)
         learned = learn(prepared, self.model, seed)
@@ -313,10 +328,16 @@ class LightFmRecipe(Recipe):
             fold_in = FoldIn.fit(sums, own)
         searches = prepared.client_features[:, len(own) :] @ of_codes if self.features.searches else None
         raw = uncentred(fold_in, sums, searches)
-        block = LightFmBlock(
-            self.interactions, self.features, pairs.skus, learned.skus, of_codes, fold_in, raw.mean(axis=0)
-        )
-        return Fit(block, {"fold_in_r2": round(explained(fold_in(sums), own), 4)})
+        mean = raw.mean(axis=0)
+        block = LightFmBlock(self.interactions, self.features, pairs.skus, learned.skus, of_codes, fold_in, mean)
+        block = block.scaled(1 / root_mean_square(raw - mean))
+        report = {"epochs": learned.epochs, "fold_in_r2": round(explained(fold_in(sums), own), 4)}
+        return Fit(block, report)
+
+
+def root_mean_square(vectors: npt.NDArray[np.float64]) -> float:
+    """Of the rows' lengths; 1 where all are 0."""
+    return float(np.sqrt((vectors**2).sum(axis=1).mean())) or 1.0
 
 
 def explained(found: npt.NDArray[np.float64], wanted: Vectors) -> float:

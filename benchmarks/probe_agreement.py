@@ -10,7 +10,6 @@ probe orders alike. Only tasks that all of them have count.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 
 from omegaconf import DictConfig
@@ -27,9 +26,9 @@ from ubp.evaluation.profiles import find_profiles
 from ubp.evaluation.scores import Scores, shared_totals
 
 
-def probe(name: str) -> Probe:
-    """A probe of configs/scripts/probe."""
-    return parse(Probe, composed(CONFIGS / "scripts", "evaluate", [f"probe={name}"]), at="probe")
+def probe(name: str, *overrides: str) -> Probe:
+    """A probe of configs/scripts/probe, as scripts/evaluate.py would see it."""
+    return parse(Probe, composed(CONFIGS / "scripts", "evaluate", [f"probe={name}", *overrides]), at="probe")
 
 
 def ordered_alike(judged: Sequence[float], probed: Sequence[float], apart: float) -> tuple[int, int]:
@@ -54,7 +53,7 @@ def main(config: DictConfig) -> None:
     data, folder = common.data(), common.paths.embeddings(common.submit)
     found = [find_profiles(name, folder) for name in config.embeddings]
     scores: list[list[Scores]] = []
-    for by in (probe("judge"), replace(probe("quick"), seeds=tuple(config.seeds))):
+    for by in (probe("judge"), probe("quick", f"probe.seeds=[{','.join(map(str, config.seeds))}]")):
         done = evaluate_all(found, by, data, "auto", common.overwrite)
         scores.append([evaluated.scores for evaluated in done])
     totals = shared_totals([*scores[0], *scores[1]])

@@ -70,6 +70,8 @@ class NextSku(NextEventModel):
         pooling: of the hidden states.
     """
 
+    headline = f"{CATEGORY} mrr@10"
+
     def __init__(
         self,
         usual: Usual,

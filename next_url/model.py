@@ -57,6 +57,7 @@ class NextUrl(NextEventModel):
     """
 
     monitor = ("validation_ndcg", "max")
+    headline = "ndcg@10"
 
     def __init__(
         self,

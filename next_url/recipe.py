@@ -16,8 +16,9 @@ from ubp.cli.neural import NeuralRecipe, Prepared
 from ubp.cli.output import show
 from ubp.data import schema
 from ubp.data.history import ChallengeData
+from ubp.data.lacking import no_events
 from ubp.data.schema import FIRST_TOKEN, EventType
-from ubp.io.errors import UserError, require, require_positive
+from ubp.io.errors import LEAVE_OUT, NoUsableEvents, UserError, require, require_positive
 from ubp.sequences.build import events_of
 from ubp.sequences.selection import Selection
 from ubp.sequences.vocabulary import Vocabulary
@@ -81,13 +82,14 @@ def known_urls(visits: Selection, min_count: int) -> Vocabulary:
     """The urls that have enough visits.
 
     Raises:
-        UserError: no url has so many.
+        NoUsableEvents: no url has so many.
     """
     vocabulary = visits.vocabulary(schema.URL, min_count=min_count)
     if not len(vocabulary.values):
-        raise UserError(
-            f"sequences.min_count={min_count}: no url has so many visits by relevant clients "
-            f"({len(visits):,} visits in all); choose a smaller number"
+        most = visits.vocabulary(schema.URL, top=1).counts.max(initial=0)
+        raise NoUsableEvents(
+            f"sequences.min_count={min_count}: no url has so many visits by relevant clients: {len(visits):,} events "
+            f"of page_visit by them, {most:,} at most to one url; choose {max(most, 1)} or less, or {LEAVE_OUT}"
         )
     return vocabulary
 
@@ -174,6 +176,8 @@ class NextUrlRecipe(NeuralRecipe[NextUrl]):
     def prepare(self, history: ChallengeData, seed: int) -> Prepared[NextUrl]:
         """See `ubp.cli.neural.NeuralRecipe`."""
         visits = select_visits(history, history.relevant_clients)
+        if not len(visits):
+            raise no_events(history, [EventType.PAGE_VISIT])
         urls = known_urls(visits, self.sequences.min_count)
         source = tokenise(visits, urls, history, self.sequences)
         size = (f"{len(source.events):,}", f"{urls.counts.sum():,}", f"{len(urls.values):,}")

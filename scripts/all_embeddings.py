@@ -7,8 +7,8 @@ The commands are those of the registry (configs/blocks.yaml). They are independe
 reads texts that two of them make. As many run at once as there are cores and memory for (``jobs``), the longest
 first, each with its share of the cores: on a CPU most of them gain little from a second core. Each then writes to a
 log of its own beside Hydra's output, and the terminal shows when it begins and when it is done. One at a time uses
-the GPU (``gpu_jobs``). Each command skips what is done. Blocks that the log has no events for are left out, with a
-line each. The first command that fails ends the others, with its exit code.
+the GPU (``gpu_jobs``). Each command skips what is done. Blocks that the history has no events for, or not enough, are
+left out, with a line each. The first command that fails otherwise ends the others, with its exit code.
 """
 
 import os
@@ -23,10 +23,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ubp.blocks.registry import Entry, can_be_made, entries
+from ubp.blocks.widths import CUT
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.jobs import Job, JobFailed, Limits, longest_first, run_jobs
-from ubp.cli.output import COLLAPSED, say
+from ubp.cli.output import REMARKS, say
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.io.errors import require, require_positive
 from ubp.io.machine import cores, free_memory, has_gpu, threads
@@ -103,15 +104,16 @@ def passed_on(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.lstrip("+").partition("=")[0].partition(".")[0] not in OWN]
 
 
-def collapses(log: Path) -> list[str]:
-    """What a command's log says of a block whose vectors hardly tell clients apart: its last line, or nothing."""
-    lines = log.read_text(errors="replace").splitlines()[-1:]
-    return [line for line in lines if COLLAPSED in line]
+def remarked(log: Path) -> list[str]:
+    """What a command's log says of a block that is narrower than asked for, has collapsed or learned too little."""
+    lines = log.read_text(errors="replace").splitlines()
+    last = [line for line in lines[-1:] if any(f"{remark}: " in line for remark in REMARKS)]
+    return [line for line in lines if CUT in line] + last
 
 
-def without_left_out(todo: Sequence[Entry], paths: DataPaths) -> list[Entry]:
-    """The entries that the log has events for; a line on the terminal for each of the others."""
-    made, left_out = can_be_made(paths)
+def without_left_out(todo: Sequence[Entry], common: Common) -> list[Entry]:
+    """The entries that the history has events for; a line on the terminal for each of the others."""
+    made, left_out = can_be_made(common.paths, common.submit, common.moment)
     for entry in todo:
         if entry.name in left_out:
             say(left_out[entry.name])
@@ -122,23 +124,23 @@ def without_left_out(todo: Sequence[Entry], paths: DataPaths) -> list[Entry]:
 def main(config: DictConfig) -> list[str]:
     """Run the commands; the names of the registry's entries that were made."""
     common, settings = Common.of(config), parse(Settings, config, SETTINGS)
-    todo = without_left_out(entries(), common.paths)
+    todo = without_left_out(entries(), common)
     gpu_jobs = settings.gpu_jobs if has_gpu() else len(todo)
     jobs = settings.jobs or default_jobs(parse(Memory, config, at="memory"), gpu_jobs, todo, common.paths)
     logs = None if jobs == 1 else Path(HydraConfig.get().runtime.output_dir)
     began = time.monotonic()
     try:
-        run_all(todo, Limits(jobs, gpu_jobs, settings.grace), logs)
+        made = run_all(todo, Limits(jobs, gpu_jobs, settings.grace), logs)
     except JobFailed as failed:
         where = "see above" if failed.log is None else f"its log: {failed.log}"
         lines = [*failed.lines(), f"error: {failed}, {where}; fix it and start again: what is done is skipped"]
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         raise SystemExit(failed.code) from failed
     say(f"all embeddings · {time.monotonic() - began:.0f} s")
-    return [entry.name for entry in todo]
+    return made
 
 
-def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> None:
+def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> list[str]:
     """Run the entries' commands and say on the terminal how far they are.
 
     Args:
@@ -146,10 +148,13 @@ def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> None:
         limits: with one job at a time they run in that order, otherwise the longest first.
         logs: folder for what each command says; None: the terminal.
 
+    Returns:
+        The names of those that were made: not those that the history turned out to have too few events for.
+
     Raises:
         JobFailed: the first that did.
     """
-    finished = 0
+    finished, made = 0, [entry.name for entry in todo]
 
     def started(job: Job) -> None:
         if logs is not None:
@@ -158,9 +163,13 @@ def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> None:
     def done(job: Job, seconds: float) -> None:
         nonlocal finished
         finished += 1
-        say(f"[{finished}/{len(todo)}] {job.title} · {seconds:.0f} s")
-        for warning in collapses(logs / f"{job.name}.log") if logs is not None else []:
-            say(warning)
+        say(f"[{finished}/{len(made)}] {job.title} · {seconds:.0f} s")
+        for remark in remarked(logs / f"{job.name}.log") if logs is not None else []:
+            say(remark)
+
+    def left_out(job: Job, reason: str) -> None:
+        made.remove(job.name)
+        say(f"{job.name} is left out: {reason}")
 
     python = os.environ.get("PYTHON") or sys.executable
     commands = [job(entry, python, passed_on(sys.argv[1:])) for entry in todo]
@@ -169,7 +178,8 @@ def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> None:
         commands, environment = longest_first(commands), shared_cores(limits.jobs)
         share = environment["OMP_NUM_THREADS"]
         say(f"{limits.jobs} commands at once, threads each: {share}; their logs: {logs}")
-    run_jobs(commands, limits, environment, logs, started, done)
+    run_jobs(commands, limits, environment, logs, started, done, left_out)
+    return made
 
 
 if __name__ == "__main__":

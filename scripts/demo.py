@@ -4,8 +4,8 @@
     python scripts/demo.py overwrite=True  everything again
 
 Each stage is a command of its own, printed as one would type it. What is done is skipped;
-the first stage that fails ends the journey with its exit code. Blocks that the log has not the events for, and
-merges of them, are left out, with a line each.
+the first stage that fails ends the journey with its exit code. Blocks that the log has not the events for are left
+out, with a line each; merges are made without them.
 """
 
 import logging
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -43,7 +43,7 @@ class Plan:
         blocks: names, in the order of the merges.
         merges: configs of configs/merge; all their blocks are among ``blocks``.
         judged: merges that the judge scores too.
-        left_out: a line for each block and merge that the log has not the events for.
+        left_out: a line for each block that the log has not the events for, and for each merge of such blocks alone.
     """
 
     blocks: list[str]
@@ -53,17 +53,21 @@ class Plan:
 
 
 def plan(merges: Sequence[str], judged: Sequence[str], paths: DataPaths) -> Plan:
-    """The merges whose blocks can all be made of the log, and every block of any."""
-    _, left_out = can_be_made(paths)
+    """The blocks of the merges that can be made of the log, and the merges that have one of them at least."""
+    _, left_out = can_be_made(paths, submit=False)
     parts = {merge: [str(name) for name in composed(CONFIGS / "merge", merge).blocks] for merge in merges}
     blocks = list(dict.fromkeys(name for names in parts.values() for name in names))
-    missing = {merge: [name for name in names if name in left_out] for merge, names in parts.items()}
+    made = [merge for merge in merges if set(parts[merge]) - left_out.keys()]
     lines = [left_out[name] for name in blocks if name in left_out]
-    lines += [f"merge {merge} is left out: {', '.join(names)}" for merge, names in missing.items() if names]
-    made = [merge for merge in merges if not missing[merge]]
+    lines += [f"merge {merge} is left out: all of its blocks are" for merge in merges if merge not in made]
     return Plan(
         [name for name in blocks if name not in left_out], made, [merge for merge in judged if merge in made], lines
     )
+
+
+def of_what_was_made(planned: Plan, folder: Path) -> Plan:
+    """The plan without the blocks that turned out to have too few events; the command that made none has said so."""
+    return replace(planned, blocks=[name for name in planned.blocks if (folder / f"{name}.parquet").is_file()])
 
 
 def log_stages(overwrite: bool) -> list[list[str]]:
@@ -73,7 +77,7 @@ def log_stages(overwrite: bool) -> list[list[str]]:
 
 
 def stages(plan: Plan, folder: Path, quick_seeds: Sequence[int], overwrite: bool) -> list[list[str]]:
-    """The command lines of the rest of the journey, in order, each as a list of words.
+    """The command lines of what follows the blocks, in order, each as a list of words.
 
     Args:
         plan: what is made.
@@ -87,8 +91,7 @@ def stages(plan: Plan, folder: Path, quick_seeds: Sequence[int], overwrite: bool
     seeds = ",".join(map(str, quick_seeds))
     by_judge = [f"probe={JUDGE}", "references=False"]  # the reference rows would take it as long as the merge
     return [
-        ["sh", "get_all_embeddings.sh", *local],
-        *(["python", "scripts/merge.py", f"--config-name={name}", *local] for name in plan.merges),
+        *(["python", "scripts/merge.py", f"--config-name={name}", "missing=skip", *local] for name in plan.merges),
         *(["python", "scripts/validate.py", f"entry={folder / name}", "preset=demo"] for name in plan.merges),
         ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={QUICK}", f"probe.seeds=[{seeds}]", *again],
         *(["python", "scripts/evaluate.py", f"embeddings={name}", *by_judge, *again] for name in plan.judged),
@@ -137,6 +140,9 @@ def main(config: DictConfig) -> list[Scores]:
     planned = plan(config.merges, config.judged, common.paths)
     for line in planned.left_out:
         say(line)
+    again = ["overwrite=True"] if common.overwrite else []
+    run_stage(["sh", "get_all_embeddings.sh", "submit=False", "preset=demo", *again], common.data_path)
+    planned = of_what_was_made(planned, folder)
     for words in stages(planned, folder, config.quick_seeds, common.overwrite):
         run_stage(words, common.data_path)
     say("")

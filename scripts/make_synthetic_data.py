@@ -2,10 +2,13 @@
 
     python scripts/make_synthetic_data.py scale=1.0 seed=0      -> $CHALLENGE_DATA_PATH/raw, 170 M events
     python scripts/make_synthetic_data.py scale=0.001           a thousandth of it, for trying
+    python scripts/make_synthetic_data.py profile=sparse        another shop: default | dense | sparse | purchases_only
     python scripts/make_synthetic_data.py shop.signals.taste=0  clients without tastes of their own
 
 The five event files, the properties and ``input/relevant_clients.npy``. The same settings give the same bytes.
-How the shop works:
+The profiles other than ``default`` have a million clients at scale 1.0: ``dense`` 80 events a client, ``sparse`` three
+of all types, ``purchases_only`` three purchases and four files without rows; the latter two ten categories and whole
+days. How the shop works:
 
 - Clients, categories, and skus and urls within a category have long tails. Every client occurs.
 - Events come in sessions: one client, one moment, one category. A session's moment follows the hours of a day
@@ -56,6 +59,7 @@ _VERSION = 1  # raised whenever another shop comes out of the same settings
 _HEAD = 10  # softens the head of a long tail, so that its first rank is no outlier
 _DAY, _HOUR = 86_400, 3_600  # seconds
 _ROW_GROUP = 1_000_000
+_TIMES: Final = {"seconds": 1, "days": _DAY}  # what an event's time is a multiple of, in seconds
 
 # Shares of a day's sessions by hour, and of a week's by day from Monday on: quiet nights, busy evenings.
 _HOURS: Final = (2, 1, 1, 1, 1, 2, 4, 8, 12, 16, 18, 18, 18, 18, 17, 17, 18, 20, 23, 26, 27, 22, 13, 6)
@@ -113,13 +117,17 @@ class Shop:
     rows: dict[str, int]
     clients: int
     relevant_clients: int
+    regulars: float
     skus: int
     urls: int
     queries: int
     categories: int
     start: str
     days: int
-    visits_a_session: float
+    categories_power: float
+    session_has: str
+    session_events: float
+    time: str
     general_pages: float
     tails: Tails
     signals: Signals
@@ -128,11 +136,18 @@ class Shop:
         """Refuse numbers that make no sense.
 
         Raises:
-            UserError: rows of other than the five event types, no day to start on, sessions without a visit.
+            UserError: rows of other than the five event types, no day to start on, sessions of nothing.
         """
         known = [event_type.value for event_type in EventType]
         require(sorted(self.rows) == sorted(known), "shop.rows", list(self.rows), f"of {', '.join(known)}")
-        require_positive(self, "shop", "days", "visits_a_session")
+        for name, count in self.rows.items():
+            require(count >= 0, f"shop.rows.{name}", count, "at least 0")
+        filled = [name for name, count in self.rows.items() if count]
+        require(self.session_has in filled, "shop.session_has", self.session_has, f"a type with rows: {filled}")
+        require_positive(self, "shop", "days", "session_events")
+        require(0 <= self.categories_power <= 1, "shop.categories_power", self.categories_power, "from 0 to 1")
+        require(self.time in _TIMES, "shop.time", self.time, " or ".join(_TIMES))
+        require(0 < self.regulars <= 1, "shop.regulars", self.regulars, "a share above 0, at most 1")
         require(0 <= self.general_pages <= 1, "shop.general_pages", self.general_pages, "a share from 0 to 1")
         try:
             date.fromisoformat(self.start)
@@ -140,24 +155,24 @@ class Shop:
             raise UserError(f"shop.start={self.start}: not a day; write it as 2022-06-01") from error
 
     def scaled(self, scale: float) -> "Shop":
-        """The shop of another size: its counts times ``scale``, categories times the root of it."""
+        """The shop of another size: its counts times ``scale``, categories times a power of it; what is 0 stays 0."""
 
         def some(count: int) -> int:
             return max(round(count * scale), 1)
 
-        categories = max(round(self.categories * scale**0.5), 1)
+        categories = max(round(self.categories * scale**self.categories_power), 1)
         counts = {name: some(getattr(self, name)) for name in ("clients", "relevant_clients", "urls", "queries")}
         skus = max(some(self.skus), categories)  # a category has one sku at least
         counts |= {"skus": skus, "urls": max(counts["urls"], categories), "categories": categories}
-        rows = {name: some(count) for name, count in self.rows.items()}
-        # Every session has a visit, every client a session.
-        counts["clients"] = min(counts["clients"], rows[EventType.PAGE_VISIT])
+        rows = {name: some(count) if count else 0 for name, count in self.rows.items()}
+        # Every client has a session, every session an event of this type.
+        counts["clients"] = min(counts["clients"], rows[self.session_has])
         counts["relevant_clients"] = min(counts["relevant_clients"], counts["clients"])
         return Shop(**(vars(self) | counts | {"rows": rows}))
 
     @property
     def sessions(self) -> int:
-        return max(round(self.rows[EventType.PAGE_VISIT] / self.visits_a_session), self.clients)
+        return max(round(self.rows[self.session_has] / self.session_events), self.clients)
 
 
 @dataclass
@@ -342,9 +357,10 @@ class SyntheticShop:
         """The chunk of sessions from ``begin`` on, the same each time it is asked."""
         rng, shop = self.random(_SESSIONS, begin), self.shop
         number = np.arange(begin, min(begin + self.chunk, shop.sessions))
-        # Spread evenly over all sessions, each client has its first one; who comes again has a long tail.
+        # Spread evenly over all sessions, each client has its first one; the regulars come again, with a long tail.
         first = number * shop.clients // shop.sessions
-        again = long_tailed(rng.random(len(number)), shop.clients, shop.tails.clients)
+        regulars = max(round(shop.clients * shop.regulars), 1)
+        again = long_tailed(rng.random(len(number)), regulars, shop.tails.clients)
         client = np.where((number + 1) * shop.clients // shop.sessions > first, first, again)
         own = self.favourite(client, rng.integers(0, shop.signals.favourites, len(number)))
         anyones = long_tailed(rng.random(len(number)), shop.categories, shop.tails.categories)
@@ -378,10 +394,11 @@ class SyntheticShop:
         place = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
         order = rng.permutation(len(of))  # files are not sorted
         of, place = of[order], place[order]
-        seconds = sessions.start[of] + self._offset(event_type, place, rng)
+        moment = (sessions.start[of] + self._offset(event_type, place, rng)).astype(np.int64)
+        seconds = np.minimum(moment, self.shop.days * _DAY - 1)
         columns = {
             schema.CLIENT_ID: scattered(sessions.client[of], self.shop.clients, self.salt(_IDS)),
-            schema.TIMESTAMP: np.minimum(seconds.astype(np.int64), self.shop.days * _DAY - 1),
+            schema.TIMESTAMP: seconds - seconds % _TIMES[self.shop.time],
         }
         return pl.DataFrame(columns).with_columns(self._subject(event_type, sessions, of, place, rng))
 
@@ -390,13 +407,18 @@ class SyntheticShop:
         total = self.shop.rows[event_type]
         begin, end = int(sessions.number[0]), int(sessions.number[-1]) + 1
         rows = total * end // self.shop.sessions - total * begin // self.shop.sessions
+        at_least = int(event_type == self.shop.session_has)
+        return at_least + shared_out(rows - at_least * len(sessions), self._inclination(event_type, sessions, rng))
+
+    def _inclination(self, event_type: EventType, sessions: Sessions, rng: np.random.Generator) -> Floats:
+        """What the events of a type are shared out by among sessions: float64 [sessions]."""
         if event_type == EventType.PAGE_VISIT:
-            return 1 + shared_out(rows - len(sessions), rng.exponential(size=len(sessions)))
+            return rng.exponential(size=len(sessions))
         if event_type == EventType.SEARCH_QUERY:
-            return shared_out(rows, rng.exponential(size=len(sessions)) ** 2)
+            return rng.exponential(size=len(sessions)) ** 2
         # One appetite for all three: who buys much in a session adds much, and sometimes removes some.
         power = {EventType.PRODUCT_BUY: 1.0, EventType.ADD_TO_CART: 0.7, EventType.REMOVE_FROM_CART: 0.5}
-        return shared_out(rows, sessions.appetite * sessions.readiness ** power[event_type])
+        return sessions.appetite * sessions.readiness ** power[event_type]
 
     def _offset(self, event_type: EventType, place: Ints, rng: np.random.Generator) -> Floats:
         """Seconds from the session's start to its n-th event of a type."""

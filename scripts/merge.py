@@ -8,7 +8,8 @@ A config names the blocks, in the order of their columns, and for each a process
 (any transformer of scikit-learn by ``_target_``); see `ubp.blocks.steps.BlockSettings`. ``condition=default`` makes the
 whole readable for a short training, ``condition=none`` leaves it as it is (`ubp.blocks.condition`); two figures of
 the profile are printed, with a warning where they lie outside what was found good. With ``submit=True``
-every relevant client is in the entry, once; with ``submit=False`` those with an event in the history. An entry is a
+every relevant client is in the entry, once; with ``submit=False`` those with an event in the history. A block that the
+history has no events for is left out, with a line; with ``missing=skip`` any block that is not there. An entry is a
 folder with ``client_ids.npy`` and ``embeddings.npy`` (float16). The fitted steps are kept in ``models/NAME/submit`` or
 ``models/NAME/local``; with them scripts/encode.py makes profiles of any clients on any day.
 """
@@ -25,20 +26,23 @@ from ubp.blocks.condition import figures_of, report
 from ubp.blocks.entry import entry_files, write_entry
 from ubp.blocks.fitted import save
 from ubp.blocks.merge import (
+    ERROR,
     MERGE_KEYS,
+    SKIP,
     FittedMerge,
     MergeSettings,
     check_histories,
     find_blocks,
     find_sources,
     fit_merge,
+    without_missing,
 )
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.cli.run import versions
 from ubp.data.history import ChallengeData
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, name_some, require
 from ubp.io.files import digest_of, fingerprint
 from ubp.io.stage import Stage
 
@@ -56,13 +60,17 @@ def _require_own_name(name: str, settings: MergeSettings) -> None:
         raise UserError(f"name={name}: a block has this name; give the merge another")
 
 
-def _keep(name: str, fitted: FittedMerge, settings: MergeSettings, data: ChallengeData, seed: int) -> None:
+def _keep(
+    name: str, fitted: FittedMerge, settings: MergeSettings, left_out: dict[str, str], data: ChallengeData, seed: int
+) -> None:
     """Keep the fitted merge, and warn of what keeps it from encoding."""
     if fitted.folder is None:
         raise ValueError("a merge that is not to be kept")
     lineage: dict[str, Any] = {
         "name": name,
         "config": dataclasses.asdict(settings),
+        "columns": {block.name: block.columns for block in fitted.blocks},
+        "left_out": left_out,
         "seed": seed,
         "fingerprint": data.fingerprint,
         "as_of": data.as_of.isoformat(sep=" "),
@@ -78,7 +86,16 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     settings = parse(MergeSettings, config, MERGE_KEYS)
     _require_own_name(config.name, settings)
+    require(config.missing in (ERROR, SKIP), "missing", config.missing, f"{ERROR} or {SKIP}")
     data = common.data()
+    settings, left_out = without_missing(
+        settings,
+        common.paths.embeddings(common.submit),
+        registry.can_be_made(common.paths, common.submit, common.moment)[1],
+        config.missing == SKIP,
+    )
+    for line in left_out.values():
+        logger.warning(line)
     clients = data.relevant_clients if common.submit else data.clients
     paths = find_blocks(settings, common.paths.embeddings(common.submit))
     check_histories(paths, data.fingerprint, data.folder)
@@ -90,12 +107,13 @@ def main(config: DictConfig) -> None:
         return {"settings": digest_of(settings), "history": data.fingerprint, **blocks, **fits}
 
     stage = Stage(config.name, (*entry_files(entry), model), made_from, of=entry)
-    with stage.once(common.overwrite, waited=data.require_unchanged):
+    remark = f" (without {name_some(list(left_out))})" if left_out else ""
+    with stage.once(common.overwrite, lambda: remark, data.require_unchanged):
         fitted, profiles = fit_merge(settings, paths, clients, model)
-        _keep(config.name, fitted, settings, data, common.seed)
+        _keep(config.name, fitted, settings, left_out, data, common.seed)
         write_entry(entry, clients, profiles)
         report(figures_of(profiles), config.name)
-    closing_line(config.name, entry, *profiles.shape)
+    closing_line(f"{config.name}{remark}", entry, *profiles.shape)
 
 
 if __name__ == "__main__":

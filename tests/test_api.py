@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 import ubp
 from scripts import split
-from tests.conftest import synthetic
+from tests.conftest import CATEGORIES, synthetic
+from ubp.blocks.fitted import lineage_of
 from ubp.data.paths import REPOSITORY
 from ubp.data.split import SplitDates
 from ubp.data.targets import TargetRules
@@ -41,7 +42,7 @@ def test_the_readmes_lines_run(paths, tmp_path, monkeypatch, capsys):
     assert "'churn': " in out
     assert out.count("\n") == 1
     assert len(names["later"]) <= 2
-    assert names["profiles"].columns == 43 + 32 + 1
+    assert names["profiles"].columns == 43 + CATEGORIES + 1  # as many factors as categories at most, and the constant
     assert np.isfinite(names["profiles"].vectors).all()
 
 
@@ -69,6 +70,10 @@ def test_a_merge_is_kept_and_encodes_clients_it_was_not_fitted_on(paths, tmp_pat
     merge = ubp.merge("basics", blocks, history, tmp_path, clients=some)
     table = merge.encode(ubp.open_history(paths.root), as_of=datetime(2023, 2, 5))
     assert len(table) > len(some)
+    assert set(lineage_of(tmp_path / "basics" / "fit")["left_out"]) == {
+        "als_64_buy_add_categories",
+        "als_64_visits_relevant",
+    }
     again = ubp.load(tmp_path / "basics" / "fit").encode(ubp.open_history(paths.root), as_of=datetime(2023, 2, 5))
     assert again.vectors.tobytes() == table.vectors.tobytes()
 
@@ -79,6 +84,8 @@ def test_faults_are_one_line(paths, tmp_path):
         ubp.fit("als_32", history)
     with pytest.raises(UserError, match="x: no block of basics; it has stat_features, "):
         ubp.merge("basics", {"x": ubp.fit("stat_features", history)}, history, tmp_path)
+    with pytest.raises(UserError, match="blocks: a merge needs at least one"):
+        ubp.merge("basics", {}, history, tmp_path)
     with pytest.raises(UserError, match="light: no such probe; known: judge, quick"):
         ubp.score(ubp.fit("stat_features", history).encode(history), history, probe="light")
     with pytest.raises(AttributeError, match="no attribute 'fitt'; it has fit, load"):

@@ -1,6 +1,17 @@
-"""Settings by which a block is fitted to the tiny history in a second or two."""
+"""Tiny logs of several shapes, and settings by which a block is fitted to one of them in a second or two."""
 
+from typing import Final
+
+from scripts.make_synthetic_data import Shop, SyntheticShop, streamed
+from tests.conftest import History, synthetic
 from ubp.blocks import registry
+from ubp.cli.config import composed, parse
+from ubp.data.paths import CONFIGS
+from ubp.data.schema import EventType
+
+# Profiles of the synthetic shop, by the scale at which some dozens of clients have events of each type.
+_SCALES: Final = {"default": 4e-5, "dense": 6e-5, "sparse": 3e-4, "purchases_only": 2e-4}
+LOGS: Final = ("tiny", *_SCALES)
 
 _GRU = (
     *("preset=demo", "logger=none", "model.hidden=16", "model.layers=1", "sequences.newest=8"),
@@ -22,3 +33,13 @@ _BY_FOLDER = {
 def overrides(entry: registry.Entry) -> tuple[str, ...]:
     """Of a block's folder; none for a block that is fast as it is."""
     return _BY_FOLDER.get(entry.folder, ())
+
+
+def log(name: str) -> History:
+    """A tiny log, the same each time: ``tiny``, that of `tests.conftest`, or a profile of the synthetic shop."""
+    if name == "tiny":
+        return synthetic()
+    config = composed(CONFIGS / "scripts", "make_synthetic_data", [f"profile={name}"])
+    shop = SyntheticShop(parse(Shop, config, at="shop").scaled(_SCALES[name]), config.seed, config.chunk)
+    events = {kind: streamed(shop, kind, timestamps="datetime").collect() for kind in EventType}
+    return History(events, shop.properties())

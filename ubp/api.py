@@ -100,7 +100,7 @@ def merge(
         The merge: `FittedBlock.encode` gives profiles.
 
     Raises:
-        UserError: there is no such config, a block that it does not have, or a block that does not fit.
+        UserError: there is no such config, no block, one that it does not have, or one that does not fit.
     """
     from ubp.blocks.merge import MERGE_KEYS, MergeSettings, fit_merge
     from ubp.cli.config import composed, parse
@@ -109,7 +109,10 @@ def merge(
     settings = parse(MergeSettings, composed(CONFIGS / "merge", name, overrides), MERGE_KEYS)
     if unknown := [block for block in blocks if block not in settings.blocks]:
         raise UserError(f"{unknown[0]}: no block of {name}; it has {', '.join(settings.blocks)}")
+    left_out = {block: "not given" for block in settings.blocks if block not in blocks}
     settings.blocks = {block: settings.blocks[block] for block in settings.blocks if block in blocks}
+    if not settings.blocks:
+        raise UserError("blocks: a merge needs at least one")
     chosen = history.clients if clients is None else history.seen(np.unique(np.asarray(clients, dtype=np.int64)))
     models, paths = Path(folder), {}
     for block in settings.blocks:
@@ -120,7 +123,7 @@ def merge(
         EmbeddingTable(table.client_ids, table.vectors, lineage).write(paths[block])
     own = models / name / _FIT
     fitted, _ = fit_merge(settings, paths, chosen, own)
-    save(fitted, own, {"name": name, "fingerprint": history.fingerprint})
+    save(fitted, own, {"name": name, "fingerprint": history.fingerprint, "left_out": left_out})
     return load(own)
 
 

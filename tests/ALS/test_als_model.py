@@ -254,42 +254,42 @@ def fake_gpu(monkeypatch):
 
 
 def test_the_gpu_gets_the_matrix_times_alpha_and_the_cpus_first_factors(fake_gpu):
-    log = sparse_log(60, 20, 3)
+    log = sparse_log(60, 40, 3)
     settings = dataclasses.replace(SMALL, factors=32, alpha=0.1)
     factors = factorise(log, settings, seed=0)
     assert fake_gpu.last.settings == (32, 0.1, 1.0, 10, 0)
     assert fake_gpu.last.matrix.dtype == np.float32
     assert (fake_gpu.last.matrix != np.float32(0.1) * log).nnz == 0
     rng = np.random.default_rng(0)
-    for side, rows in zip(fake_gpu.last.first, (60, 20), strict=True):
+    for side, rows in zip(fake_gpu.last.first, (60, 40), strict=True):
         assert side.dtype == np.float32
         np.testing.assert_array_equal(side, rng.random((rows, 32), dtype=np.float32) * 0.01)
-    for side, rows in ((factors.clients, 60), (factors.items, 20)):
+    for side, rows in ((factors.clients, 60), (factors.items, 40)):
         assert side.dtype == np.float32
         assert side.shape == (rows, 32)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-@pytest.mark.parametrize(("side", "rows"), [("clients", 60), ("items", 20)])
+@pytest.mark.parametrize(("side", "rows"), [("clients", 60), ("items", 40)])
 def test_what_the_gpu_could_not_solve_is_one_line(fake_gpu, value, side, rows):
     factors = np.ones((rows, 32), np.float32)
     factors[7] = value
     setattr(fake_gpu, side, factors)
     with pytest.raises(UserError, match=f"factors of 1 {side} are zero or not finite; try a larger regularization"):
-        factorise(sparse_log(60, 20, 3), dataclasses.replace(SMALL, factors=32), seed=0)
+        factorise(sparse_log(60, 40, 3), dataclasses.replace(SMALL, factors=32), seed=0)
 
 
 @pytest.mark.usefixtures("fake_gpu")
 @pytest.mark.parametrize("factors", [48, 2048])
 def test_factors_that_the_gpus_kernel_would_get_wrong(factors):
     with pytest.raises(UserError, match=f"als.factors={factors}: must be a multiple of 32 up to 1024 on a GPU"):
-        factorise(sparse_log(60, 20, 3), dataclasses.replace(SMALL, factors=factors), seed=0)
+        factorise(sparse_log(2100, 2100, 3), dataclasses.replace(SMALL, factors=factors), seed=0)
 
 
 @pytest.mark.usefixtures("fake_gpu")
 def test_a_log_beyond_the_gpus_32_bits():
-    wide = csr_matrix((np.ones(1, np.float32), ([0], [40_000_000 - 1])), (1, 40_000_000))
-    with pytest.raises(UserError, match="1 clients x 40,000,000 items with 1 pairs are too many"):
+    wide = csr_matrix((np.ones(1, np.float32), ([0], [40_000_000 - 1])), (64, 40_000_000))
+    with pytest.raises(UserError, match="64 clients x 40,000,000 items with 1 pairs are too many"):
         factorise(wide, dataclasses.replace(SMALL, factors=64), seed=0)
 
 
@@ -306,6 +306,19 @@ def test_the_log_says_why_there_is_no_gpu(monkeypatch, caplog):
         assert [record.levelname for record in lines] == [level]
         assert f"on the CPU ({fault})" in lines[0].message
         assert "alpha 1, regularization 0.1" in lines[0].message
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_no_more_factors_than_the_smaller_side(monkeypatch, caplog, on_gpu):
+    """On the CPU even where there is a GPU, whose kernel takes multiples of 32 alone."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(model, "gpu_fault", lambda: None if on_gpu else "no CUDA driver: x")
+    for log, made in ((sparse_log(60, 10, 3), 10), (sparse_log(7, 40, 3), 7)):
+        factors = factorise(log, dataclasses.replace(SMALL, factors=32), seed=0)
+        assert factors.items.shape == (log.shape[1], made)
+        assert factors.clients.shape == (log.shape[0], made)
+        assert client_factors(log, factors.items, factors.strength, threads=1).shape == factors.clients.shape
+    assert ("on the CPU (10 factors: a matrix so small)" in caplog.text) == on_gpu
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -15,7 +16,7 @@ from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError
+from ubp.io.errors import NoUsableEvents, UserError
 
 BUY, ADD, VISIT = EventType.PRODUCT_BUY, EventType.ADD_TO_CART, EventType.PAGE_VISIT
 CATEGORIES = Interactions("category", {"product_buy": 3.0, "add_to_cart": 1.0}, relevant_only=False, transform="none")
@@ -87,7 +88,12 @@ def test_settings_that_make_no_sense(settings, says):
 def test_no_events_of_the_kind(make_history, tmp_path):
     data = ChallengeData(make_history(empty=[VISIT]).write(tmp_path, null_typed=True), True)
     settings = Interactions("url", {"page_visit": 1.0}, relevant_only=False, transform="none")
-    with pytest.raises(UserError, match="no events of page_visit; this embedding needs some"):
+    data.paths.input.mkdir()
+    np.save(data.paths.relevant_clients, np.array([1]))
+    says = (
+        r"raw: no usable events: 0 events of page_visit before .*, 0 of them by relevant clients; leave the block out"
+    )
+    with pytest.raises(NoUsableEvents, match=says):
         weighted_interactions(data, settings)
 
 
@@ -116,7 +122,23 @@ def test_the_command_writes_recalculated_factors_of_the_relevant_clients(tiny):
     relevant = np.isin(found.clients, data.relevant_clients)
     assert table.client_ids.tolist() == found.clients[relevant].tolist()
     assert table.vectors.tobytes() == wanted[relevant].tobytes()
-    assert AlsRecipe(CATEGORIES, SMALL).fit(data, 0, data.paths.cache).report == {"alpha": 1.0, "regularization": 0.1}
+    assert AlsRecipe(CATEGORIES, SMALL).fit(data, 0, data.paths.cache).report == {
+        "alpha": 1.0,
+        "regularization": 0.1,
+        "columns_asked": 8,
+        "columns": 8,
+    }
+
+
+def test_more_factors_than_categories_are_cut_with_a_line(tiny, caplog):
+    data = tiny[1]
+    fit = AlsRecipe(CATEGORIES, replace(SMALL, factors=64)).fit(data, 0, data.paths.cache)
+    assert "als.factors: 64 asked, 8 categories in the history: 8 factors" in caplog.text
+    assert (fit.report["columns_asked"], fit.report["columns"]) == (64, 8)
+    assert fit.block.encode(data).columns == 8
+    caplog.clear()
+    AlsRecipe(VISITS, SMALL).fit(data, 0, data.paths.cache)
+    assert "asked" not in caplog.text
 
 
 @pytest.mark.parametrize("interactions", [CATEGORIES, VISITS])

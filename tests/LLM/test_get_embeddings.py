@@ -154,7 +154,6 @@ def test_a_text_of_another_history(paths, tiny_llama):
         ("dtype=int8", "dtype=int8: must be one of auto, float32"),
         ("max_tokens=2", "max_tokens=2: must be at least 8"),
         ("n_components=0", "n_components=0: must be at least 1"),
-        ("n_components=33", "n_components=33: only "),
         ("backend=vllm", "vLLM is not installed .* pip install 'vllm"),
     ],
 )
@@ -162,6 +161,16 @@ def test_settings_that_make_no_sense(paths, tiny_llama, override, says):
     make_text(paths, "search")
     with pytest.raises(UserError, match=says):
         embed(paths, tiny_llama, override)
+
+
+def test_more_components_than_the_model_has_columns_are_cut(paths, tiny_llama, caplog):
+    make_text(paths, "all_interactions")
+    embed(paths, tiny_llama, *INTERACTIONS[:2], "n_components=64")
+    table = EmbeddingTable.read(paths.block("smollm2_all_interactions", submit=True))
+    least = min(len(table), 32)
+    assert table.columns == least
+    assert (table.lineage["report"]["columns_asked"], table.lineage["report"]["columns"]) == (64, least)
+    assert "n_components: 64 asked, " in caplog.text
 
 
 def test_a_model_that_lacks_weights(tiny_llama, tmp_path):

@@ -5,7 +5,8 @@ import pytest
 from sklearn.decomposition import PCA
 
 from LLM.pca import fit_pca
-from ubp.io.errors import UserError
+from ubp.blocks.widths import CUT
+from ubp.io.errors import NoUsableEvents
 
 
 def test_the_pca_against_plain_scikit_learn():
@@ -33,9 +34,23 @@ def test_a_pca_of_drawn_clients_is_repeatable():
 
 
 @pytest.mark.parametrize(
-    ("texts", "clients", "says"),
-    [(20, 4, "n_components=5: only 4 clients with a text"), (20, 20, "n_components=5: only 3 columns of the model")],
+    ("clients", "pca_clients", "made", "line"),
+    [
+        (4, 100, 4, "n_components: 9 asked, 4 clients to fit on: 4 columns"),
+        (20, 3, 3, "n_components: 9 asked, 3 clients to fit on: 3 columns"),
+        (20, 100, 6, "n_components: 9 asked, 6 columns of the model: 6 columns"),
+    ],
 )
-def test_too_few_for_so_many_components(texts, clients, says):
-    with pytest.raises(UserError, match=says):
-        fit_pca(np.ones((texts, 3), np.float32), np.arange(clients), 5, 100, 0)
+def test_too_few_for_so_many_components_make_fewer_with_a_line(caplog, clients, pca_clients, made, line):
+    vectors = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    pca, share = fit_pca(vectors, np.arange(clients), 9, pca_clients, 0)
+    assert pca.reduce(vectors).shape == (20, made)
+    assert share == pytest.approx(1)
+    assert [message for message in caplog.messages if CUT in message] == [line]
+
+
+def test_a_single_client_has_no_pca():
+    with pytest.raises(
+        NoUsableEvents, match="1 relevant clients have a text, and a PCA takes two at least; set n_comp"
+    ):
+        fit_pca(np.ones((1, 3), np.float32), np.arange(1), 1, 100, 0)

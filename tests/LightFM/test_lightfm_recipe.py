@@ -25,6 +25,7 @@ from LightFM.recipe import (
     explained,
     positive_pairs,
     prepare,
+    root_mean_square,
 )
 from ubp.blocks.fitted import load, save
 from ubp.cli.config import composed
@@ -142,6 +143,7 @@ def test_no_pair_at_all(tiny):
         (lambda: Features(-1.0, 0.0), "features.names=-1.0: must be at least 0"),
         (lambda: ModelSettings(**{**vars(SMALL), "loss": "warp-kos"}), "model.loss=warp-kos: must be warp or bpr"),
         (lambda: ModelSettings(**{**vars(SMALL), "epochs": 0}), "model.epochs=0: must be at least 1"),
+        (lambda: ModelSettings(**{**vars(SMALL), "steps": 0}), "model.steps=0: must be at least 1, or null"),
         (lambda: ModelSettings(**{**vars(SMALL), "learning_rate": 0.0}), "learning_rate=0.0: must be above 0"),
         (
             lambda: ModelSettings(**{**vars(SMALL), "learning_schedule": "sgd"}),
@@ -281,6 +283,48 @@ def test_pairs_in_contiguous_memory_can_be_learned_from(tiny):
     assert np.isfinite(learn(prepare(data, pairs, BOTH), SMALL, seed=1).clients).all()
 
 
+@pytest.mark.parametrize(
+    ("pairs", "steps", "epochs"),
+    [
+        (807_446, None, 30),
+        (807_446, 400_000, 1),  # less than half of them: still each once
+        (400_000, 400_000, 1),
+        (200_001, 400_000, 2),  # the nearest number
+        (53_450, 100_000, 2),
+        (1_000, 100_000, 30),  # no more than the epochs
+        (0, 400_000, 30),
+    ],
+)
+def test_epochs_by_steps(pairs, steps, epochs):
+    assert dataclasses.replace(SMALL, epochs=30, steps=steps).epochs_over(pairs) == epochs
+
+
+def test_steps_are_passed_over_and_said(tiny, caplog):
+    """So many steps give the bits of so many epochs; the log and the report say how many those were."""
+    data = tiny[1]
+    pairs = len(positive_pairs(data, PAIRS, data.relevant_clients))
+    by_steps = dataclasses.replace(SMALL, epochs=9, steps=4 * pairs + 3)
+    with caplog.at_level("INFO", logger="LightFM.model"):
+        found = LightFmRecipe(PAIRS, BOTH, by_steps).fit(data, 0, data.paths.cache)
+    assert found.report["epochs"] == 4
+    [said] = [line for line in caplog.messages if line.startswith("model.steps")]
+    assert said == f"model.steps={4 * pairs + 3:,}: 4 epochs of {pairs:,} pairs, 9 at the most"
+    assert [line.partition(":")[0] for line in caplog.messages if line.startswith("epoch")][-1] == "epoch 4 of 4"
+    wanted = LightFmRecipe(PAIRS, BOTH, dataclasses.replace(SMALL, epochs=4)).fit(data, 0, data.paths.cache)
+    assert wanted.report["epochs"] == 4
+    assert found.block.encode(data).vectors.tobytes() == wanted.block.encode(data).vectors.tobytes()
+
+
+def test_the_demo_counts_steps_and_the_published_epochs_stay():
+    demo, full = (
+        LightFmRecipe.of(composed(CONFIGS / "LightFM", "lightfm_train", [f"preset={preset}"])).model
+        for preset in ("demo", "full")
+    )
+    assert (full.epochs, full.steps) == (30, None)
+    assert demo.epochs_over(807_446) == 1  # the demo's log
+    assert demo.epochs_over(40_000) > 1
+
+
 # --- clients' own parts by the skus they met ---------------------------------------------------------
 
 
@@ -322,6 +366,24 @@ def test_the_trainings_clients_have_a_mean_of_zero(tiny):
     table = fitted(data).encode(data, data.relevant_clients)
     assert np.abs(table.vectors.mean(axis=0)).max() < 1e-5
     assert np.abs(table.vectors).max() > 0.01
+
+
+@pytest.mark.parametrize("features", [BOTH, Features(names=0.0, searches=0.0)])
+@pytest.mark.parametrize("epochs", [1, 20])
+def test_the_trainings_clients_have_a_length_of_one_however_far_they_were_learned(epochs, features, tiny):
+    """Root mean square: one number for all, so that who met more stays the longer."""
+    data = tiny[1]
+    block = (
+        LightFmRecipe(PAIRS, features, dataclasses.replace(SMALL, epochs=epochs)).fit(data, 0, data.paths.cache).block
+    )
+    lengths = np.linalg.norm(block.encode(data, data.relevant_clients).vectors, axis=1)
+    assert np.sqrt((lengths**2).mean()) == pytest.approx(1, rel=1e-4)
+    assert lengths.std() > 0.1
+
+
+def test_one_client_alone_has_no_length_to_scale_by():
+    assert root_mean_square(np.zeros((1, 8))) == 1.0
+    assert root_mean_square(np.array([[3.0, 4.0], [0.0, 0.0]])) == pytest.approx(math.sqrt(12.5))
 
 
 def test_the_fold_in_is_near_what_was_learned(tiny):

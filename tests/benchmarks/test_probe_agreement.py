@@ -16,3 +16,4 @@ def test_equal_sums_of_the_probe_are_not_ordered_alike():
 
 def test_probes_by_their_names():
     assert (probe("quick").name, probe("judge").name) == ("quick", "judge")
+    assert list(probe("quick", "probe.seeds=[7,8]").seeds) == [7, 8]

@@ -189,6 +189,7 @@ def test_a_cycle_is_learnt(tmp_path):
     assert scores["event hit_rate@1"][MODEL] > 0.99
     assert scores["price MAE, buckets"][MODEL] < 5
     assert scores["price Spearman"][MODEL] > 0.85
+    assert trained.model.headline in scores
     # Of three categories the next one is the one that was met longest ago.
     assert scores["category mrr@10"][REPEATED] < 0.4
     assert scores["category mrr@10"][POPULAR] < 0.8

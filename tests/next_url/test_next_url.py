@@ -6,11 +6,22 @@ import torch
 from torch.nn import functional
 
 from next_url.model import BATCH, CLIENT, FREQUENCY, UNIFORM, NextUrl, Sampling
-from next_url.recipe import NextUrlNetwork, NextUrlSequences, build_model, known_urls, report, select_visits, tokenise
+from next_url.recipe import (
+    NextUrlNetwork,
+    NextUrlRecipe,
+    NextUrlSequences,
+    build_model,
+    known_urls,
+    report,
+    select_visits,
+    tokenise,
+)
+from ubp.cli.config import composed
 from ubp.data import schema
 from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
 from ubp.data.schema import FIRST_TOKEN, EventType
-from ubp.io.errors import UserError
+from ubp.io.errors import NoUsableEvents, UserError
 from ubp.training.encode import encode
 from ubp.training.fit import fit
 from ubp.training.ranking import MODEL, POPULAR, REPEATED
@@ -216,6 +227,7 @@ def test_a_cycle_is_learnt_and_the_best_epoch_encodes(tmp_path, sampling):
     assert scores["mrr@10"][MODEL] > 0.99
     assert scores["mrr@10"][REPEATED] < 0.4
     assert scores["mrr@10"][POPULAR] < 0.8
+    assert trained.model.headline in scores
     assert trained.best_score > 0.99  # NDCG, not a loss
     best = torch.load(trained.best_checkpoint, weights_only=False)["state_dict"]
     assert not any("cumulative" in name for name in best)
@@ -256,9 +268,36 @@ class TestRecipe:
         assert tokens.min() >= FIRST_TOKEN  # never the padding's id
         assert np.bincount(tokens - FIRST_TOKEN).tolist() == counts.tolist()
 
+    def test_no_visits_at_all_are_said_so(self, make_history, tmp_path):
+        paths = make_history(empty=[EventType.PAGE_VISIT]).write(tmp_path)
+        paths.input.mkdir()
+        np.save(paths.relevant_clients, np.array([1]))
+        recipe = NextUrlRecipe.of(composed(CONFIGS / "next_url", "next_url", ["logger=none"]))
+        with pytest.raises(
+            NoUsableEvents, match=r"no usable events: 0 events of page_visit before .*; leave the block out"
+        ):
+            recipe.prepare(ChallengeData(paths, submit=True), 0)
+
+    def test_visits_of_too_few_clients_are_counted(self, make_history, tmp_path):
+        history = make_history()
+        paths = history.write(tmp_path)
+        paths.input.mkdir()
+        visits = history.events[EventType.PAGE_VISIT]
+        np.save(paths.relevant_clients, visits["client_id"].mode()[:1].to_numpy())
+        words = ["logger=none", "preset=demo", "sequences.min_count=1", "model.layers=1"]
+        recipe = NextUrlRecipe.of(composed(CONFIGS / "next_url", "next_url", words))
+        with pytest.raises(NoUsableEvents) as raised:
+            recipe.fit(ChallengeData(paths, submit=True), 0, tmp_path / "fit")
+        (line,) = raised.value.messages
+        assert "clients with events to learn from: 1; training needs at least 3: " in line
+        assert f": {len(visits):,} events of page_visit before " in line
+
     def test_wrong_settings_say_what_is_right(self, data):
-        with pytest.raises(UserError, match="min_count=99999: no url has so many visits"):
-            known_urls(select_visits(data, data.relevant_clients), 99_999)
+        visits = select_visits(data, data.relevant_clients)
+        most = visits.vocabulary(schema.URL).counts[0]
+        says = f"min_count=99999: no url has so many .*: {len(visits):,} events .*, {most} at most .*; choose {most} or"
+        with pytest.raises(NoUsableEvents, match=says):
+            known_urls(visits, 99_999)
         right = {
             "width": 8,
             "layers": 1,

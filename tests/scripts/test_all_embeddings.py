@@ -5,9 +5,11 @@ import os
 import pytest
 
 from scripts import all_embeddings
-from scripts.all_embeddings import Memory, collapses, default_jobs, job, passed_on, shared_cores, without_left_out
+from scripts.all_embeddings import Memory, default_jobs, job, passed_on, remarked, shared_cores, without_left_out
 from ubp.blocks.registry import entries
+from ubp.cli.config import Common, composed
 from ubp.cli.jobs import longest_first
+from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 
 MEMORY = {"full": Memory(command=3.2, log=1.0), "demo": Memory(command=1.0, log=1.0)}
@@ -79,15 +81,22 @@ def test_texts_begin_before_what_reads_them_and_the_short_ones_last():
     assert names[-1] in ("stat_features", "als_64_visits_relevant")
 
 
-def test_a_collapsed_block_is_named_on_the_terminal(tmp_path):
+@pytest.mark.parametrize(
+    "remark",
+    ["COLLAPSED: effective rank 1.0 in 8 columns", "BELOW POPULARITY: category mrr@10 0.607 against 0.611"],
+)
+def test_a_block_with_a_remark_is_named_on_the_terminal(remark, tmp_path):
     log = tmp_path / "block.log"
-    last = "block (COLLAPSED: effective rank 1.0 in 8 columns) · 40 clients × 8 columns · 3.0 s · 100 MB · /x"
-    log.write_text(f"12:00:00 block has collapsed: effective rank 1.0\n{last}\n")
-    assert collapses(log) == [last]
-    log.write_text("block · 40 clients × 8 columns · 3.0 s · 100 MB · /x\n")
-    assert collapses(log) == []
+    last = f"block ({remark}) · 40 clients × 8 columns · 3.0 s · 100 MB · /x"
+    log.write_text(f"12:00:00 block: {remark}\n{last}\n")
+    assert remarked(log) == [last]
+    log.write_text(f"12:00:00 block: {remark}\nblock · 40 clients × 8 columns · 3.0 s · 100 MB · /x\n")
+    assert remarked(log) == []
+    cut = "12:00:00 n_components: 64 asked, 12 clients to fit on: 12 columns"
+    log.write_text(f"{cut}\n{last}\n")
+    assert remarked(log) == [cut, last]
     log.write_text("")
-    assert collapses(log) == []
+    assert remarked(log) == []
 
 
 def test_an_entry_as_a_job():
@@ -101,7 +110,8 @@ def test_an_entry_as_a_job():
 
 def test_what_the_log_has_no_events_for_is_left_out_with_one_line_each(make_history, tmp_path, capsys):
     paths = make_history(empty=[EventType.SEARCH_QUERY]).write(tmp_path)
-    todo = without_left_out(entries(), paths)
+    config = composed(CONFIGS / "scripts", "all_embeddings", [f"data_path={paths.root}"])
+    todo = without_left_out(entries(), Common.of(config))
     assert {entry.name for entry in entries()} - {entry.name for entry in todo} == {
         "preprocessing_search",
         "search_llm",

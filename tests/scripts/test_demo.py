@@ -1,18 +1,23 @@
 """The demo: which stages it has, what a stage's end means to it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from omegaconf import OmegaConf
 
-from scripts.demo import log_stages, plan, run_stage, stages
+from scripts import demo
+from scripts.demo import log_stages, of_what_was_made, plan, run_stage, stages
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
 pytestmark = pytest.mark.full
+
+BLOCKS_OF = {"visits": {"next_url_192_6_4": {}}, "both": {"stat_features": {}, "next_url_192_6_4": {}}}
 
 # Takes longer to end than subprocess.run would wait for it.
 SLOW_TO_END = """
@@ -40,18 +45,19 @@ def test_a_stage_has_the_time_to_end_itself_at_ctrl_c(tmp_path):
     script.write_text(SLOW_TO_END)
     call = f"from scripts.demo import run_stage; run_stage(['python', {str(script)!r}, {str(tmp_path)!r}], 'x')"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
-    demo = subprocess.Popen([sys.executable, "-c", call], process_group=0, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", call], process_group=0, stderr=subprocess.DEVNULL)
     signal.signal(signal.SIGINT, before)
     end = time.monotonic() + 30
     while not (tmp_path / "began").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
-    os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
-    demo.wait(30)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    process.wait(30)
     assert (tmp_path / "ended").exists()
 
 
 def test_every_stage_has_the_demos_preset(history):
+    shutil.copytree(history.raw, history.input)
     planned = plan(["basics", "best_solution"], ["best_solution"], history)
     assert planned.left_out == []
     assert len(planned.blocks) == 12
@@ -61,7 +67,6 @@ def test_every_stage_has_the_demos_preset(history):
         *(
             "make_demo_data.py",
             "split.py",
-            "get_all_embeddings.sh",
             "merge.py",
             "merge.py",
             "validate.py",
@@ -75,14 +80,32 @@ def test_every_stage_has_the_demos_preset(history):
     assert f"embeddings=[{','.join([*planned.blocks, *planned.merges])}]" in words[-2]
 
 
-def test_a_merge_of_what_the_log_has_no_events_for_is_left_out(make_history, tmp_path):
-    paths = make_history(empty=[EventType.PAGE_VISIT, EventType.SEARCH_QUERY]).write(tmp_path)
+def split_without(make_history, folder, *kinds):
+    """A log without events of these kinds, and its history; all clients are relevant, as far as anyone knows."""
+    paths = make_history(empty=kinds).write(folder)
+    shutil.copytree(paths.raw, paths.input)
+    return paths
+
+
+def test_merges_are_made_without_the_blocks_that_the_log_has_no_events_for(make_history, tmp_path):
+    paths = split_without(make_history, tmp_path, EventType.PAGE_VISIT, EventType.SEARCH_QUERY)
     planned = plan(["basics", "score_4_7406"], ["score_4_7406"], paths)
-    assert (planned.merges, planned.judged) == ([], [])
+    assert (planned.merges, planned.judged) == (["basics", "score_4_7406"], ["score_4_7406"])
     assert "stat_features" in planned.blocks
     assert not {"als_64_visits_relevant", "next_url_192_6_4", "search_llm"} & set(planned.blocks)
-    assert planned.left_out[0] == f"als_64_visits_relevant is left out: {paths.raw} has no events of page_visit"
-    assert planned.left_out[-2] == "merge basics is left out: als_64_visits_relevant"
-    assert len(planned.left_out) == 5
-    (evaluate,) = [stage for stage in stages(planned, tmp_path, [0], overwrite=False) if "scripts/evaluate.py" in stage]
-    assert f"embeddings=[{','.join(planned.blocks)}]" in evaluate
+    assert planned.left_out[0] == f"als_64_visits_relevant is left out: {paths.input} has no events of page_visit"
+    assert len(planned.left_out) == 3
+    merge, *_, evaluate, _ = stages(planned, tmp_path, [0], overwrite=False)
+    assert {"--config-name=basics", "missing=skip"} <= set(merge)
+    assert f"embeddings=[{','.join([*planned.blocks, *planned.merges])}]" in evaluate
+
+
+def test_a_merge_of_nothing_that_can_be_made_is_left_out(make_history, tmp_path, monkeypatch):
+    paths = split_without(make_history, tmp_path, EventType.PAGE_VISIT)
+    monkeypatch.setattr(demo, "composed", lambda _, name: OmegaConf.create({"blocks": BLOCKS_OF[name]}))
+    planned = plan(["visits", "both"], ["visits"], paths)
+    assert (planned.blocks, planned.merges, planned.judged) == (["stat_features"], ["both"], [])
+    assert planned.left_out[-1] == "merge visits is left out: all of its blocks are"
+    assert of_what_was_made(planned, tmp_path).blocks == []
+    (tmp_path / "stat_features.parquet").touch()
+    assert of_what_was_made(planned, tmp_path) == planned

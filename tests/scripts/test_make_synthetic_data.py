@@ -1,9 +1,10 @@
 """The synthetic shop: the published shape at any size, the same bytes from the same seed, tasks that can be learnt."""
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 
 import numpy as np
 import polars as pl
@@ -49,8 +50,11 @@ PUBLISHED = {
 CHUNK = 2_000  # sessions: several chunks even in a small shop
 
 
-def settings() -> Shop:
-    return parse(Shop, composed(CONFIGS / "scripts", "make_synthetic_data"), at="shop")
+PROFILES = sorted(path.stem for path in (CONFIGS / "scripts" / "profile").glob("*.yaml"))
+
+
+def settings(profile: str = "default") -> Shop:
+    return parse(Shop, composed(CONFIGS / "scripts", "make_synthetic_data", [f"profile={profile}"]), at="shop")
 
 
 def with_signals(shop: Shop, **signals: float) -> Shop:
@@ -106,13 +110,29 @@ def test_the_smallest_shops_are_valid(tmp_path):
         assert ChallengeData(paths, submit=True).rows(EventType.PRODUCT_BUY) == max(round(1_682_296 * scale), 1)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
-    shop = settings().scaled(2e-4)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(profile, tmp_path):
+    shop = settings(profile).scaled(2e-4 if profile == "default" else 2e-3)
     prints = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         prints[name] = [fingerprint(file) for file in outputs(made(shop, DataPaths(tmp_path / name), seed))]
     assert prints["a"] == prints["b"]
-    assert all(one != other for one, other in zip(prints["a"], prints["c"], strict=True))
+    differ = [one != other for one, other in zip(prints["a"], prints["c"], strict=True)]
+    # A file without rows stays so; all clients are relevant in shops other than the default one.
+    assert differ[:-1] == [*(shop.rows[event_type] > 0 for event_type in EventType), True]
+    assert differ[-1] or profile != "default"
+
+
+def test_the_default_shop_is_the_one_it_always_was():
+    """Of the values, not of the files: those change with the library that writes them."""
+    shop = SyntheticShop(settings().scaled(2e-4), 0, CHUNK)
+    digest = hashlib.sha256()
+    for event_type in EventType:
+        for begin in shop.chunks():
+            digest.update(shop.events(event_type, begin).write_csv().encode())
+    digest.update(shop.properties().write_csv().encode())
+    digest.update(shop.relevant_clients().tobytes())
+    assert digest.hexdigest() == "f34b8f1197b1f757ca90f7cbd0514e0aca9051f01d70f1ad7c7c0bccc526ddd3"
 
 
 def test_timestamps_as_text_or_datetime_are_the_same_moments(tmp_path):
@@ -240,6 +260,13 @@ def test_somebody_elses_data_is_left_alone(history):
     [
         (lambda: dataclasses.replace(settings(), start="June"), "shop.start=June"),
         (lambda: dataclasses.replace(settings(), rows={"visit": 1}), "shop.rows"),
+        (lambda: dataclasses.replace(settings(), rows=settings().rows | {"page_visit": -1}), "shop.rows.page_visit=-1"),
+        (lambda: dataclasses.replace(settings(), session_has="visit"), "shop.session_has=visit: must be a type with"),
+        (lambda: dataclasses.replace(settings("purchases_only"), session_has="page_visit"), "session_has=page_visit"),
+        (lambda: dataclasses.replace(settings(), session_events=0.5), "shop.session_events=0.5"),
+        (lambda: dataclasses.replace(settings(), time="hours"), "shop.time=hours: must be seconds or days"),
+        (lambda: dataclasses.replace(settings(), categories_power=2.0), "shop.categories_power=2.0"),
+        (lambda: dataclasses.replace(settings(), regulars=0.0), "shop.regulars=0.0"),
         (lambda: Tails(1.0, 0.5, 0.5, 0.5), "shop.tails.clients=1.0"),
         (lambda: Signals(1.5, 3, 0.5, 60.0, 1.0, 0.1), "shop.signals.taste=1.5"),
         (lambda: Order(0.0, "text", 1), "scale=0.0"),
@@ -252,21 +279,79 @@ def test_senseless_numbers_are_refused(wrong, says):
         wrong()
 
 
+# Sparse shops ------------------------------------------------------------------------------------------------
+
+SPARSE = ("purchases_only", "sparse")
+CLIENTS = 4000
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory) -> dict[str, ChallengeData]:
+    """The sparse profiles with a few thousand clients, split, by name; all events of them."""
+    root, found = tmp_path_factory.mktemp("sparse"), {}
+    for profile in SPARSE:
+        shop = settings(profile)
+        whole = ChallengeData(made(shop.scaled(CLIENTS / shop.clients), DataPaths(root / profile)), submit=True)
+        write_split(whole, SplitDates.of(whole))
+        make_targets(whole, SplitDates.of(whole), TargetRules(), overwrite=False)
+        found[profile] = whole
+    return found
+
+
+def of_all_types(data: ChallengeData) -> pl.DataFrame:
+    return pl.concat([table(data, kind).select(schema.CLIENT_ID, schema.TIMESTAMP) for kind in EventType])
+
+
+@pytest.mark.parametrize("profile", SPARSE)
+def test_a_sparse_shop_has_three_events_a_client_ten_categories_and_whole_days(profile, sparse):
+    events = of_all_types(sparse[profile])
+    assert events[schema.CLIENT_ID].n_unique() == CLIENTS
+    assert 3 <= len(events) / CLIENTS < 3.2
+    assert (events[schema.TIMESTAMP].dt.time() == time(0)).all()
+    assert events[schema.TIMESTAMP].dt.date().n_unique() > 150
+    assert sparse[profile].properties().collect()[schema.CATEGORY].n_unique() == 10
+
+
+def test_of_purchases_only_there_is_nothing_else_and_most_clients_have_one(sparse):
+    data = sparse["purchases_only"]
+    rows = {event_type: data.rows(event_type) for event_type in EventType if event_type != EventType.PRODUCT_BUY}
+    assert set(rows.values()) == {0}
+    count = table(data, EventType.PRODUCT_BUY)[schema.CLIENT_ID].value_counts()["count"]
+    assert 0.5 < (count == 1).mean() < 0.6
+
+
+def test_a_sparse_shop_has_few_carts_and_searches(sparse):
+    data = sparse["sparse"]
+    rows = {event_type: data.rows(event_type) for event_type in EventType}
+    assert min(rows.values()) > 0
+    some = (EventType.ADD_TO_CART, EventType.REMOVE_FROM_CART, EventType.SEARCH_QUERY)
+    assert sum(rows[event_type] for event_type in some) < 0.2 * sum(rows.values())
+
+
+@pytest.mark.parametrize("profile", SPARSE)
+def test_in_a_sparse_shop_churn_is_learnt_from_recency_and_each_category_is_bought(profile, sparse):
+    """The longer ago a client's last event, the likelier it does not buy again: AUROC over both windows' days."""
+    paths = sparse[profile].paths
+    history, active = ChallengeData(paths, submit=False), np.load(paths.active_clients)
+    churn, category = (next(task for task in TASKS if task.name == name) for name in ("churn", "propensity_category"))
+    newest = of_all_types(history).group_by(schema.CLIENT_ID).agg(pl.col(schema.TIMESTAMP).max())
+    last = pl.DataFrame({schema.CLIENT_ID: active}).join(newest, on=schema.CLIENT_ID, maintain_order="left")
+    for name in (schema.TRAIN_TARGET, schema.VALIDATION_TARGET):
+        window = load_window(paths, name)
+        lost = labels(churn, active, window, None)[:, 0]
+        assert (lost == 0).sum() >= 15
+        assert roc_auc_score(lost, -last[schema.TIMESTAMP].to_physical().to_numpy()) > 0.65
+        assert len(window) > 30
+        bought = labels(category, history.clients, window, load_targets(paths, category))
+        assert (bought.sum(axis=0) > 0).sum() >= 8
+
+
 # Learning ----------------------------------------------------------------------------------------------------
 
 
 def dense() -> Shop:
     """A shop of few clients that come and buy often: small enough for a test, and yet there is much to learn."""
-    rows = dict.fromkeys(EventType, 10_000_000) | {EventType.PAGE_VISIT: 40_000_000}
-    shop = dataclasses.replace(
-        with_signals(settings(), buyers=1.0),
-        rows=dict(rows),
-        clients=1_000_000,
-        relevant_clients=1_000_000,
-        categories=300,
-        visits_a_session=2.0,
-    )
-    return shop.scaled(0.002)
+    return settings("dense").scaled(0.002)
 
 
 def scores(shop: Shop, paths: DataPaths, tasks: tuple[str, ...]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -17,14 +17,17 @@ import numpy.typing as npt
 from ubp.blocks.condition import ConditionSettings, FittedCondition
 from ubp.blocks.embeddings import read_lineage
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load
-from ubp.blocks.steps import BlockSettings, FittedSteps
+from ubp.blocks.steps import BlockSettings, FittedSteps, columns_of
 from ubp.blocks.transformers import Arrays, Matrix
+from ubp.blocks.widths import cut_line
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some
 from ubp.io.files import digest_of, fingerprint
 
 logger = logging.getLogger(__name__)
+
+ERROR, SKIP = "error", "skip"  # what a merge does where a block is not there
 
 
 @dataclass  # not frozen: OmegaConf cannot fill the mappings of a frozen one
@@ -58,18 +61,55 @@ def find_blocks(settings: MergeSettings, folder: Path) -> dict[str, Path]:
     if not settings.blocks:
         raise UserError("blocks: a merge needs at least one")
     there = sorted(path.stem for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    paths = {
-        name: Path(block.path) if block.path else _by_name(name, folder) for name, block in settings.blocks.items()
-    }
+    paths = _paths(settings, folder)
     missing = [
-        f"{path}: no such block ({name}); there are: {name_some(there, 50) or 'none'}; make it, or leave it out with "
-        f"~blocks.{name}"
-        for name, path in paths.items()
-        if not (path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file())
+        f"{paths[name]}: no such block ({name}); there are: {name_some(there, 50) or 'none'}; make it, or leave it out "
+        f"with ~blocks.{name}, or all that are missing with missing={SKIP}"
+        for name in _missing(paths)
     ]
     if missing:
         raise UserError(missing)
     return paths
+
+
+def without_missing(
+    settings: MergeSettings, folder: Path, lacking: Mapping[str, str], skip: bool
+) -> tuple[MergeSettings, dict[str, str]]:
+    """A merge without those of its blocks that are not there and may be missing.
+
+    Args:
+        settings: the merge.
+        folder: of the embeddings' parquets.
+        lacking: by the name of a block that the log has no events for, a line that says so.
+        skip: any block may be missing, not only these.
+
+    Returns:
+        The merge of the other blocks, and by the name of each that is left out a line with the reason.
+
+    Raises:
+        UserError: none is left.
+    """
+    left_out = dict[str, str]()
+    for name, path in _missing(_paths(settings, folder)).items():
+        if name in lacking and not settings.blocks[name].path:
+            left_out[name] = lacking[name]
+        elif skip:
+            left_out[name] = f"{name} is left out: {path} is not there"
+    if left_out and len(left_out) == len(settings.blocks):
+        nothing = f"blocks: none of the merge's {len(left_out)} blocks is in {folder}; make one of them at least"
+        raise UserError([*left_out.values(), nothing])
+    blocks = {name: block for name, block in settings.blocks.items() if name not in left_out}
+    return replace(settings, blocks=blocks), left_out
+
+
+def _paths(settings: MergeSettings, folder: Path) -> dict[str, Path]:
+    return {name: Path(block.path) if block.path else _by_name(name, folder) for name, block in settings.blocks.items()}
+
+
+def _missing(paths: Mapping[str, Path]) -> dict[str, Path]:
+    return {
+        name: path for name, path in paths.items() if not (path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file())
+    }
 
 
 def _by_name(name: str, folder: Path) -> Path:
@@ -96,7 +136,7 @@ def check_histories(paths: Mapping[str, Path], of_history: str, history: Path) -
         elif made_from != of_history:
             faults.append(
                 f"{path}: made from another history than {history} as it is now; make {name} again, so that all "
-                "blocks see the same events"
+                f"blocks see the same events, or leave it out with ~blocks.{name}"
             )
     if faults:
         raise UserError(faults)
@@ -316,7 +356,7 @@ def fit_merge(
     Raises:
         UserError: more than 2,048 columns, a block that cannot be read, a transformer that does not fit.
     """
-    widths = {name: settings.blocks[name].width(path) for name, path in paths.items()}
+    widths = {name: _width(name, settings.blocks[name], path, clients) for name, path in paths.items()}
     columns = _require_room(widths, settings.condition)
     sources = {name: Source(name) for name in paths} if folder is None else find_sources(paths, folder)
     whole, matrix = _room(len(clients), sum(widths.values()), columns)
@@ -348,6 +388,16 @@ def _conditioned(condition: FittedCondition | None, matrix: Matrix, whole: Matri
     if condition is None:
         return matrix
     return condition.apply(matrix, whole if len(whole) == len(matrix) else None)
+
+
+def _width(name: str, block: BlockSettings, path: Path, clients: Clients) -> int:
+    """Columns that a block will have, with a line where the data allow fewer than its processor is asked for."""
+    columns = block.width(path, clients)
+    if block.columns is None and block.components is not None and columns < block.components:
+        limit = "columns" if columns == columns_of(path) else "clients with it"
+        setting = f"block {name}: n_components"
+        logger.warning(cut_line(setting, block.components, f"{columns} {limit}", f"{columns} columns"))
+    return columns
 
 
 def _merged_block(name: str, columns: int, source: Source, steps: FittedSteps) -> MergedBlock:

@@ -1,14 +1,17 @@
 """The registry of blocks, ``configs/blocks.yaml``: which blocks there are, and how each is made."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import polars as pl
 from omegaconf import OmegaConf
 
+from ubp.data import schema
+from ubp.data.history import of_clients
 from ubp.data.paths import CONFIGS, DataPaths
+from ubp.data.reading import collect, load_clients, scan, times_parsed
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, name_some
 
@@ -102,20 +105,35 @@ def block(name: str) -> Entry:
     return known[name]
 
 
-def can_be_made(paths: DataPaths) -> tuple[tuple[Entry, ...], dict[str, str]]:
-    """Which entries a log has the events for, and why the others are left out.
+def needs_of(name: str) -> tuple[EventType, ...]:
+    """The event types of which a block needs some: all types for one that takes what there is, or is not here."""
+    known = {entry.name: entry.needs for entry in entries()}
+    return known.get(name) or tuple(EventType)
+
+
+def can_be_made(
+    paths: DataPaths, submit: bool, as_of: datetime | None = None
+) -> tuple[tuple[Entry, ...], dict[str, str]]:
+    """Which entries a history has events by relevant clients for, and why the others are left out.
 
     Args:
-        paths: of the log; only the rows of its event files are looked at, not their contents.
+        paths: of the log. A file that cannot be read may hold what is needed: whoever reads it says what is wrong.
+        submit: the history of all events, or that before the train window.
+        as_of: only events before this moment; None for the whole history.
 
     Returns:
         Those that can be made, in the registry's order, and by the name of each of the others one line with the reason.
     """
-    empty = [event_type for event_type in EventType if not _has_rows(paths.raw / event_type.file_name)]
+    needed = {event_type for entry in entries() for event_type in entry.needs}
+    unusable = {event_type: _unusable(paths, submit, as_of, event_type) for event_type in needed}
     made, left_out = [], dict[str, str]()
     for entry in entries():
-        if entry.needs and set(entry.needs) <= set(empty):
-            left_out[entry.name] = f"{entry.name} is left out: {paths.raw} has no events of {' or '.join(entry.needs)}"
+        rows = [unusable[event_type] for event_type in entry.needs]
+        if rows and None not in rows:
+            total = sum(row or 0 for row in rows)
+            lacks = f"has no events of {' or '.join(entry.needs)}"
+            by_whom = f" by relevant clients ({total:,} in all)" if total else ""
+            left_out[entry.name] = f"{entry.name} is left out: {paths.history(submit)} {lacks}{by_whom}"
         else:
             made.append(entry)
     while waiting := [entry for entry in made if left_out.keys() & set(entry.after)]:
@@ -126,12 +144,20 @@ def can_be_made(paths: DataPaths) -> tuple[tuple[Entry, ...], dict[str, str]]:
     return tuple(made), left_out
 
 
-def _has_rows(file: Path) -> bool:
-    """Whether a parquet has rows; one that cannot be read may have some, and whoever reads it says what is wrong."""
+def _unusable(paths: DataPaths, submit: bool, as_of: datetime | None, event_type: EventType) -> int | None:
+    """How many events of a type a history has, all by clients that are not relevant; None where some may be."""
     try:
-        return bool(pl.scan_parquet(file).select(pl.len()).collect().item())
-    except (OSError, pl.exceptions.PolarsError):
-        return True
+        events = scan(paths.history(submit) / event_type.file_name)
+        if as_of is not None:
+            events = times_parsed(events).filter(pl.col(schema.TIMESTAMP) < as_of)
+        rows = int(collect(events.select(pl.len())).item())
+        if rows and not paths.relevant_clients.exists():
+            return None
+        ids = events.select(pl.col(schema.CLIENT_ID).cast(pl.Int64))
+        found = rows and len(collect(of_clients(ids, load_clients(paths.relevant_clients)).head(1)))
+    except (OSError, pl.exceptions.PolarsError, UserError):
+        return None
+    return None if found else rows
 
 
 def _entry(name: str, values: dict[str, Any]) -> Entry:

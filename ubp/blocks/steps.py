@@ -1,5 +1,6 @@
 """How one block enters a merge: its vectors beside their clients, processed, scaled, what is missing imputed."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +12,8 @@ import polars as pl
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.transformers import Arrays, FittedTransformer, Matrix, Transformer
 from ubp.data import schema
+from ubp.data.history import of_clients
+from ubp.data.reading import collect
 
 _STEPS = ("processor", "scaler", "imputer")
 
@@ -37,23 +40,29 @@ class BlockSettings:
     columns: int | None = None
     weight: float = 1.0
 
-    def width(self, path: Path) -> int:
-        """Columns that the block will have in the matrix, without reading its vectors.
+    @property
+    def components(self) -> int | None:
+        """Columns that the processor is asked for, where it says so."""
+        wanted = (self.processor or {}).get("n_components")
+        return wanted if isinstance(wanted, int) else None
+
+    def width(self, path: Path, clients: npt.NDArray[np.int64]) -> int:
+        """Columns that the block will have in the matrix: at most what its own columns and its clients allow.
 
         Args:
             path: where the block lies.
+            clients: int64 [clients], each once: the rows.
 
         Raises:
             UserError: it cannot be read.
         """
         if self.columns is not None:
             return self.columns
-        if self.processor is not None and isinstance(self.processor.get("n_components"), int):
-            return int(self.processor["n_components"])
-        if path.is_dir():
-            return int(np.load(path / schema.ENTRY_EMBEDDINGS, mmap_mode="r").shape[1])
-        dtype = pl.read_parquet_schema(path).get(schema.EMBEDDING)
-        return dtype.size if isinstance(dtype, pl.Array) else EmbeddingTable.read(path).columns
+        columns = columns_of(path)
+        if self.components is None:
+            return columns
+        wanted = min(self.components, columns)
+        return min(wanted, max(1, _clients_with(path, clients, self.drop_zeros, wanted)))
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,7 @@ class FittedSteps:
         values, places = gathered(EmbeddingTable.read(path), clients, settings.drop_zeros)
         if len(values) == 0:
             raise ValueError("it has none of the clients")
-        _require_columns(values.shape[1], settings.processor)
-        processor, values = _fitted(settings.processor, values)
+        processor, values = _fitted(_cut(settings, values), values)
         scaler, values = _fitted(settings.scaler, values)
         chosen = settings.imputer or imputer
         # Fitted on the clients that have the block and asked once for each row that lacks it: the same as filling
@@ -193,18 +201,43 @@ def align(table: EmbeddingTable, clients: npt.NDArray[np.int64]) -> tuple[npt.ND
     return rows[order], places[order]
 
 
-def _require_columns(columns: int, processor: Transformer | None) -> None:
-    wanted = (processor or {}).get("n_components")
-    if isinstance(wanted, int) and wanted > columns:
-        raise ValueError(
-            f"it has {columns} columns and its processor is to make {wanted} of them; make the block wider, or set "
-            f"processor.n_components={columns} or processor=null for it"
-        )
+def columns_of(path: Path) -> int:
+    """The columns of a block's vectors, without reading them.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if path.is_dir():
+        return int(np.load(path / schema.ENTRY_EMBEDDINGS, mmap_mode="r").shape[1])
+    dtype = pl.read_parquet_schema(path).get(schema.EMBEDDING)
+    return dtype.size if isinstance(dtype, pl.Array) else EmbeddingTable.read(path).columns
+
+
+def _clients_with(path: Path, clients: npt.NDArray[np.int64], drop_zeros: bool, at_most: int) -> int:
+    """How many of the clients have the block, counted up to a number: only as much as that takes is read."""
+    if path.is_dir():
+        return min(at_most, len(gathered(EmbeddingTable.read(path), clients, drop_zeros)[0]))
+    table = pl.scan_parquet(path, glob=False)
+    if drop_zeros:
+        vector = pl.col(schema.EMBEDDING).arr
+        table = table.filter((vector.min() != 0) | (vector.max() != 0))
+    found = of_clients(table.select(schema.CLIENT_ID), clients).head(at_most)
+    return len(collect(found))
+
+
+def _cut(settings: BlockSettings, values: Matrix) -> Transformer | None:
+    """The processor of a block, asked for no more columns than its values [clients, columns] allow."""
+    if settings.processor is None or settings.components is None:
+        return settings.processor
+    return settings.processor | {"n_components": min(settings.components, *values.shape)}
 
 
 def _fitted(settings: Transformer | None, values: Matrix) -> tuple[FittedTransformer | None, Matrix]:
     """A step, fitted, and what it makes of the values."""
     if settings is None:
         return None, values
-    step = FittedTransformer.fit(settings, values)
+    with warnings.catch_warnings():
+        # A scaler by quantiles takes fewer where there are fewer clients, and would say so in two lines of code.
+        warnings.filterwarnings("ignore", message="n_quantiles")
+        step = FittedTransformer.fit(settings, values)
     return step, step.apply(values)

@@ -31,7 +31,7 @@ class Command(Generic[Made]):
     """A function of a config, and the command made of it.
 
     Called with a config it is that function: what the function returns is returned, and its errors are raised. Called
-    without one it takes its config from the command line: a `UserError` becomes its lines on stderr and exit code 1;
+    without one it takes its config from the command line: a `UserError` becomes its lines on stderr and its exit code;
     `AlreadyDone` a line and exit code 0; what Hydra refuses one line that names what is known. ``--help`` prints what
     `ubp.cli.help` makes of the docstring and the config.
     """
@@ -104,7 +104,7 @@ def _reporting(body: Callable[[DictConfig], object]) -> Callable[[DictConfig], N
         except AlreadyDone as done:
             say(str(done))
         except UserError as error:
-            _fail(error.messages)
+            _fail(error.messages, error.exit_code)
 
     return run
 

@@ -85,6 +85,21 @@ class Common:
     def paths(self) -> DataPaths:
         return DataPaths(Path(self.data_path))
 
+    @property
+    def moment(self) -> datetime | None:
+        """``as_of`` as a time.
+
+        Raises:
+            UserError: it is none, or has a time zone.
+        """
+        try:
+            as_of = datetime.fromisoformat(self.as_of) if self.as_of else None
+        except ValueError as error:
+            raise UserError(f"as_of={self.as_of}: not a day or time; write it as as_of=2022-10-01") from error
+        if as_of is not None and as_of.tzinfo is not None:
+            raise UserError(f"as_of={self.as_of}: has a time zone; write it in the log's local time, without one")
+        return as_of
+
     def whole_log(self) -> ChallengeData:
         """All events, for what cuts the log by its own end.
 
@@ -104,13 +119,7 @@ class Common:
         Raises:
             UserError: see `ubp.data.history.ChallengeData`.
         """
-        try:
-            as_of = datetime.fromisoformat(self.as_of) if self.as_of else None
-        except ValueError as error:
-            raise UserError(f"as_of={self.as_of}: not a day or time; write it as as_of=2022-10-01") from error
-        if as_of is not None and as_of.tzinfo is not None:
-            raise UserError(f"as_of={self.as_of}: has a time zone; write it in the log's local time, without one")
-        return ChallengeData(self.paths, self.submit if submit is None else submit, self.unknown_sku, as_of)  # type: ignore[arg-type]
+        return ChallengeData(self.paths, self.submit if submit is None else submit, self.unknown_sku, self.moment)  # type: ignore[arg-type]
 
 
 def parse(

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from ubp.io.errors import NoUsableEvents
+
 _LOOK = 0.05  # seconds between looks at what runs
+_ERROR = "error: "
 _SHOWN = 20  # last lines of a log that holds no line "error: ..."
 
 
@@ -65,10 +68,14 @@ class JobFailed(Exception):
 
     def lines(self) -> list[str]:
         """What the job printed about its failure: its lines that begin with ``error:``, or else its last ones."""
-        if self.log is None:
-            return []
-        lines = self.log.read_text(errors="replace").splitlines()
-        return [line for line in lines if line.startswith("error: ")] or lines[-_SHOWN:]
+        return _said(self.log)
+
+
+def _said(log: Path | None) -> list[str]:
+    if log is None:
+        return []
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if line.startswith(_ERROR)] or lines[-_SHOWN:]
 
 
 def longest_first(jobs: Iterable[Job]) -> list[Job]:
@@ -88,6 +95,7 @@ def run_jobs(
     logs: Path | None,
     started: Callable[[Job], None],
     done: Callable[[Job, float], None],
+    left_out: Callable[[Job, str], None],
 ) -> None:
     """Run each job once what it waits for is done, the first ones first.
 
@@ -101,15 +109,16 @@ def run_jobs(
         logs: folder for the jobs' logs; None: they write to this process' terminal, in its process group.
         started: called when a job begins.
         done: called when it has ended well, with its seconds.
+        left_out: called with the reason when the log had no events for it (`NoUsableEvents`), and for those after it.
 
     Raises:
-        JobFailed: the first that did.
+        JobFailed: the first that did otherwise.
         ValueError: jobs wait for one another, or for one that is not there.
     """
     running: list[_Running] = []
     with _ended_by_signals():
         try:
-            _run(list(jobs), limits, environment, logs, started, done, running)
+            _run(list(jobs), limits, environment, logs, started, done, left_out, running)
         except BaseException as error:
             # Without groups of their own, Ctrl-C has reached the jobs already.
             interrupted = logs is None and isinstance(error, KeyboardInterrupt)
@@ -124,6 +133,7 @@ def _run(
     logs: Path | None,
     started: Callable[[Job], None],
     done: Callable[[Job, float], None],
+    left_out: Callable[[Job, str], None],
     running: "list[_Running]",
 ) -> None:
     ended = set[str]()
@@ -140,10 +150,25 @@ def _run(
         time.sleep(_LOOK)
         for over in [each for each in running if each.process.poll() is not None]:
             running.remove(over)
-            if code := over.process.returncode:
+            code = over.process.returncode
+            if code == NoUsableEvents.exit_code:
+                _leave_out(over, waiting, left_out)
+                continue
+            if code:
                 raise JobFailed(over.job, code if code > 0 else 128 - code, over.log)
             ended.add(over.job.name)
             done(over.job, time.monotonic() - over.since)
+
+
+def _leave_out(over: "_Running", waiting: list[Job], left_out: Callable[[Job, str], None]) -> None:
+    """Say why a job has made nothing, and leave out those that wait for it."""
+    left_out(over.job, "; ".join(line.removeprefix(_ERROR) for line in _said(over.log)) or "see above")
+    gone = {over.job.name}
+    while following := [job for job in waiting if gone & set(job.after)]:
+        for job in following:
+            waiting.remove(job)
+            left_out(job, f"{next(name for name in job.after if name in gone)} is")
+        gone |= {job.name for job in following}
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
 
+from ubp.blocks.registry import needs_of
+from ubp.cli.output import BELOW_POPULARITY
 from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.run import WARNINGS
 from ubp.data.history import ChallengeData
+from ubp.data.lacking import no_events
+from ubp.io.errors import NoUsableEvents
 from ubp.training.encode import Runtime
 from ubp.training.fit import Trained, fit, make_loggers, runtime_of
 from ubp.training.fitted import FittedSequenceModel
 from ubp.training.model import Model, Source
+from ubp.training.ranking import below_popularity
 from ubp.training.settings import TrainerSettings
 
 
@@ -61,9 +67,19 @@ class NeuralRecipe(Recipe, Generic[Model]):
         """
         prepared = self.prepare(history, seed)
         model = prepared.block.model
-        trained = fit(model, prepared.train_source, self.trainer, folder, seed, make_loggers(self.logger))
+        try:
+            trained = fit(model, prepared.train_source, self.trainer, folder, seed, make_loggers(self.logger))
+        except NoUsableEvents as error:
+            raise no_events(history, needs_of(self.name), str(error)) from error
         block = replace(prepared.block, runtime=trained.runtime)
         if not trained.trainer.is_global_zero:
             return Fit(block)
         monitor, _ = model.monitor
-        return Fit(block, {**prepared.report(trained), "epochs": trained.epochs, monitor: trained.best_score})
+        report = {**prepared.report(trained), "epochs": trained.epochs, monitor: trained.best_score}
+        return Fit(block, report | {WARNINGS: _warnings(report, model.headline)})
+
+
+def _warnings(report: Mapping[str, Any], headline: str | None) -> list[str]:
+    """What a block's closing line says of its model by the score on held-out clients that counts most."""
+    below = below_popularity(report, headline) if headline else None
+    return [f"{BELOW_POPULARITY}: {below}"] if below else []

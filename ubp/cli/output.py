@@ -14,7 +14,8 @@ _STARTED = psutil.Process().create_time()
 
 _WIDTH, _WIDEST = 140, 400  # of a table, in characters, where nobody's screen limits it
 
-COLLAPSED = "COLLAPSED"  # in the closing line of a block whose vectors hardly tell clients apart
+# In the closing line of a block whose vectors hardly tell clients apart, and of one whose model learned too little.
+COLLAPSED, BELOW_POPULARITY = REMARKS = ("COLLAPSED", "BELOW POPULARITY")
 
 
 def say(line: str) -> None:

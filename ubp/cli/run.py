@@ -18,9 +18,11 @@ from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.blocks.fitted import FittedBlock
 from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
+from ubp.blocks.registry import needs_of
 from ubp.cli.config import Common, resolved
 from ubp.cli.output import COLLAPSED, closing_line
 from ubp.data.history import ChallengeData
+from ubp.data.lacking import no_events
 from ubp.io.files import digest_of
 from ubp.io.stage import Stage, is_first_process
 
@@ -31,6 +33,7 @@ _NOT_IN_LINEAGE = (
     *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
+WARNINGS = "warnings"  # key of a report: what stands in the closing line, list[str]
 _PACKAGE = "universal-behavioral-profiles"
 
 
@@ -59,15 +62,21 @@ class EmbeddingRun:
     def save(self, fitted: FittedBlock, report: Mapping[str, Any]) -> None:
         """Keep the fitted block, write its embedding of the relevant clients, print the closing line.
 
-        The closing line says where the vectors have collapsed (`ubp.blocks.health`).
+        The closing line says where the vectors have collapsed (`ubp.blocks.health`), and has the report's warnings.
 
         Args:
             fitted: what learned from the history.
-            report: what the run says of its quality, kept in the lineage beside the vectors' health.
+            report: what the run says of its quality, kept in the lineage beside the vectors' health; under
+                ``WARNINGS`` what is wrong with it, in words.
+
+        Raises:
+            NoUsableEvents: no relevant client has events that the block reads.
         """
         lineage = self.lineage | {"versions": versions()}
-        keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
         encoded = fitted.encode(self.data, self.data.relevant_clients)
+        if not len(encoded):
+            raise no_events(self.data, needs_of(self.name), f"{self.name}: no relevant client has a vector")
+        keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
         health = health_of(encoded.vectors, self.seed)
         found = {**report, "health": health.as_dict()}
         logger.info(
@@ -78,9 +87,11 @@ class EmbeddingRun:
             logger.warning(
                 "%s has collapsed: %s; its vectors hardly tell clients apart", self.name, ", ".join(health.collapsed)
             )
+        for warning in found.get(WARNINGS, []):
+            logger.warning("%s: %s", self.name, warning)
         table = EmbeddingTable(encoded.client_ids, encoded.vectors, lineage | {"report": found})
         table.write(self.path)
-        closing_line(f"{self.name}{_collapsed(found)}", self.path, *table.vectors.shape)
+        closing_line(f"{self.name}{_remarks(found)}", self.path, *table.vectors.shape)
 
 
 @contextmanager
@@ -114,7 +125,7 @@ def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> I
     run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage)
 
     def remark() -> str:
-        return _collapsed(read_lineage(path).get("report", {}))
+        return _remarks(read_lineage(path).get("report", {}))
 
     stage = Stage(config.name, (path, model), lambda: lineage)
     with stage.once(common.overwrite, remark, data.require_unchanged):
@@ -124,10 +135,11 @@ def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> I
         yield run
 
 
-def _collapsed(report: Mapping[str, Any]) -> str:
-    """What a closing line says of a block by its report: nothing, or that it has collapsed and how."""
-    found = report.get("health", {}).get("collapsed", [])
-    return f" ({COLLAPSED}: {', '.join(found)})" if found else ""
+def _remarks(report: Mapping[str, Any]) -> str:
+    """What a closing line says of a block by its report: that it has collapsed and how, its warnings, or nothing."""
+    collapsed = report.get("health", {}).get("collapsed", [])
+    found = [*([f"{COLLAPSED}: {', '.join(collapsed)}"] if collapsed else []), *report.get(WARNINGS, [])]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def versions() -> dict[str, str]:

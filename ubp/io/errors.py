@@ -1,18 +1,33 @@
 """The error that a user can act on."""
 
 from collections.abc import Sequence
+from typing import ClassVar, Final
 
 
 class UserError(Exception):
     """Something in the user's data, files or command line is wrong.
 
     Each message is one clear line: which file, which column, how many rows, the first example, what to
-    do. Commands print the lines and exit with 1, without a traceback (`ubp.cli.command.command`).
+    do. Commands print the lines and exit with ``exit_code``, without a traceback (`ubp.cli.command.command`).
     """
+
+    exit_code: ClassVar[int] = 1
 
     def __init__(self, messages: str | Sequence[str]) -> None:
         self.messages = [messages] if isinstance(messages, str) else list(messages)
         super().__init__("\n".join(self.messages))
+
+
+class NoUsableEvents(UserError):
+    """The log has too few events of the kind that something is made of.
+
+    What is to be made of the rest can go on without it: ``scripts/all_embeddings.py`` does.
+    """
+
+    exit_code: ClassVar[int] = 4
+
+
+LEAVE_OUT: Final = "leave the block out, and merge with missing=skip"  # what to do about it
 
 
 def require(holds: bool, setting: str, value: object, what: str) -> None:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 from ubp.training.loader import BatchRequest, BucketSampler, make_loader
-from ubp.training.model import VALIDATION_LOSS, Batch, SequenceModel, Source, losses_of, rows_of
+from ubp.training.model import VALIDATION_LOSS, Batch, SequenceModel, Source, losses_of
 from ubp.training.partition import Parts
 from ubp.training.settings import TrainerSettings
 
@@ -88,8 +88,15 @@ class Training(lit.LightningModule):
             optimizer.step()
         # The step's is for the curves alone: a progress bar that shows it has to wait for the device at each step.
         self.log(f"{TRAIN_LOSS}_step", loss)
-        rows = sum(rows_of(micro_batch) for micro_batch in batch)
-        self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
+        weight = self._weight(batch)
+        self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=weight, sync_dist=True)
+
+    def _weight(self, micro_batches: Sequence[Batch]) -> int:
+        """Over how many positions a batch's loss and scores are means: what they weigh in the epoch's.
+
+        Lightning takes a tensor where its signature has an int, and a number would have to be waited for.
+        """
+        return cast("int", torch.stack([self.model.weight(micro_batch) for micro_batch in micro_batches]).sum())
 
     def _backward(self, micro_batches: Sequence[Batch]) -> Tensor:
         """The batch's loss, its gradients left in the weights."""
@@ -108,7 +115,7 @@ class Training(lit.LightningModule):
     def validation_step(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002
         (whole,) = batch
         scores = {VALIDATION_LOSS: self.model.loss(whole), **self.model.validation_scores(whole)}
-        self.log_dict(scores, prog_bar=True, batch_size=rows_of(whole), sync_dist=True)
+        self.log_dict(scores, prog_bar=True, batch_size=self._weight(batch), sync_dist=True)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.model.optimizers(self._settings.learning_rate)
@@ -130,7 +137,10 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 
 
 class EpochLines(Callback):
-    """A line in the log for each epoch, for those who read it later or without a terminal: means over the epoch."""
+    """A line in the log for each epoch, for those who read it later or without a terminal.
+
+    The losses are means over the epoch's positions, as each batch's is one over its own.
+    """
 
     def __init__(self, monitor: str) -> None:
         self._names = dict.fromkeys((TRAIN_LOSS, VALIDATION_LOSS, monitor))

@@ -53,10 +53,13 @@ class SequenceModel(nn.Module, ABC):
         width: of the vector.
         monitor: what early stopping and the best checkpoint go by, ``validation_loss`` or one of
             `validation_scores`, and whether less or more of it is better.
+        headline: the score in its report on held-out clients, the larger the better, that is held against
+            popularity's (`ubp.training.ranking.below_popularity`); None where there is none.
     """
 
     width: int
     monitor: tuple[str, Literal["min", "max"]] = (VALIDATION_LOSS, "min")
+    headline: str | None = None
 
     @property
     def on_host(self) -> Callable[[Batch], Batch]:

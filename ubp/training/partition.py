@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ubp.io.errors import UserError
+from ubp.io.errors import NoUsableEvents
 from ubp.training.model import Rows
 from ubp.training.settings import TrainerSettings
 
@@ -22,10 +22,12 @@ def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
     """Draw the held-out and the validation rows: at least one each, and one a device to validate on.
 
     Raises:
-        UserError: too few rows for that.
+        NoUsableEvents: too few rows for that.
     """
     if rows < 2 * settings.devices + 1:
-        raise UserError(f"only {rows} clients have such events; training needs at least {2 * settings.devices + 1}")
+        raise NoUsableEvents(
+            f"clients with events to learn from: {rows}; training needs at least {2 * settings.devices + 1}"
+        )
     order = np.random.default_rng(seed).permutation(rows).astype(np.int64)
     held_out = max(1, round(rows * settings.held_out))
     validation = max(settings.devices, round((rows - held_out) * settings.validation))

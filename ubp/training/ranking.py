@@ -12,6 +12,8 @@ _PAIRS = 1 << 22  # pairs of places that exist at the same time, where places ar
 
 MODEL, POPULAR, REPEATED = "model", "popularity", "repeat the last"
 
+_DECIMALS = 3  # of a score that is shown
+
 RankingScores = dict[str, dict[str, float]]  # metric to predictor to value
 
 
@@ -123,10 +125,24 @@ def compared(ranks: Mapping[str, Tensor], at: int = 10) -> RankingScores:
     return scores
 
 
+def below_popularity(scores: Mapping[str, Mapping[str, float]], metric: str) -> str | None:
+    """Both scores in words where the model's is less than popularity's by the three decimals of `score_table`.
+
+    Args:
+        scores: of the model and of popularity.
+        metric: one of them, of which more is better.
+
+    Raises:
+        KeyError: there is no such score.
+    """
+    model, popular = (round(scores[metric][name], _DECIMALS) for name in (MODEL, POPULAR))
+    return f"{metric} {model:.{_DECIMALS}f} against {popular:.{_DECIMALS}f}" if model < popular else None
+
+
 def score_table(title: str, scores: RankingScores) -> Table:
     """Scores of the model and of the baselines, a metric a line; empty where one has no such score."""
     names = (MODEL, POPULAR, REPEATED)
     table = Table("next event", *names, title=title)
     for metric, by_name in scores.items():
-        table.add_row(metric, *(f"{by_name[name]:.3f}" if name in by_name else "" for name in names))
+        table.add_row(metric, *(f"{by_name[name]:.{_DECIMALS}f}" if name in by_name else "" for name in names))
     return table

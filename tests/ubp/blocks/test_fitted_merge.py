@@ -81,6 +81,15 @@ def test_clients_that_were_not_merged_get_rows_those_without_events_none(paths):
     np.testing.assert_allclose(found.vectors[rows], profiles, atol=1e-4)  # PCA rounds by the number of rows
 
 
+def test_a_pca_that_was_cut_encodes_in_its_width(paths, caplog):
+    wide = {"purchases": BlockSettings(processor=PCA | {"n_components": 64})}
+    fitted, profiles, data = merged(paths, **wide)
+    assert "block purchases: n_components: 64 asked, 3 columns: 3 columns" in caplog.text
+    assert fitted.columns == profiles.shape[1] == 3
+    assert fitted.encode(data, data.relevant_clients).vectors.tobytes() == profiles.tobytes()
+    assert fitted.encode(data, data.clients[:1]).columns == 3
+
+
 def test_a_missing_block_is_imputed_with_what_was_saved(paths):
     fitted, _, data = merged(paths)
     buyers = pl.read_parquet(data.file(EventType.PRODUCT_BUY))["client_id"]

@@ -11,8 +11,16 @@ from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from ubp.blocks.condition import ConditionSettings
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
-from ubp.blocks.merge import MERGE_KEYS, MergeSettings, check_histories, find_blocks, fit_merge
+from ubp.blocks.merge import (
+    MERGE_KEYS,
+    MergeSettings,
+    check_histories,
+    find_blocks,
+    fit_merge,
+    without_missing,
+)
 from ubp.blocks.steps import BlockSettings, align
+from ubp.blocks.widths import CUT
 from ubp.cli.config import composed, parse
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
@@ -176,6 +184,47 @@ def test_missing_blocks_are_each_named_with_those_that_exist(tmp_path):
     assert f"{tmp_path}/own: no such block (y)" in second
 
 
+# What `without_missing` has from the registry.
+LACKING = {"x": "x is left out: raw has no events of page_visit", "own": "own is left out: raw has no events"}
+
+
+def without(folder, *names, skip=False, own=None):
+    blocks = {name: BlockSettings() for name in names} | ({"own": BlockSettings(path=str(own))} if own else {})
+    found, left_out = without_missing(MergeSettings(blocks, MEAN), folder, LACKING, skip)
+    assert found.imputer == MEAN
+    return list(found.blocks), left_out
+
+
+def test_what_the_log_lacks_is_left_out_in_either_mode_and_all_else_with_skip(tmp_path):
+    write(tmp_path / "there.parquet", [1], [[1.0]])
+    assert without(tmp_path, "there") == (["there"], {})
+    assert without(tmp_path, "there", "x") == (["there"], {"x": LACKING["x"]})
+    assert without(tmp_path, "there", "x", "y") == (["there", "y"], {"x": LACKING["x"]})
+    found, left_out = without(tmp_path, "there", "x", "y", skip=True)
+    assert found == ["there"]
+    assert left_out == {"x": LACKING["x"], "y": f"y is left out: {tmp_path}/y.parquet is not there"}
+
+
+def test_a_block_that_is_there_is_kept_whatever_the_log_lacks(tmp_path):
+    write(tmp_path / "x.parquet", [1], [[1.0]])
+    assert without(tmp_path, "x", skip=True) == (["x"], {})
+
+
+def test_a_path_of_ones_own_is_nothing_that_the_log_can_lack(tmp_path):
+    write(tmp_path / "there.parquet", [1], [[1.0]])
+    assert without(tmp_path, "there", own=tmp_path / "elsewhere") == (["there", "own"], {})
+    assert without(tmp_path, "there", own=tmp_path / "elsewhere", skip=True)[0] == ["there"]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_merge_whose_blocks_are_all_left_out_is_an_error(tmp_path, skip):
+    with pytest.raises(UserError) as caught:
+        without(tmp_path, *(["x", "y"] if skip else ["x"]), skip=skip)
+    *reasons, last = caught.value.messages
+    assert reasons[0] == LACKING["x"]
+    assert last.startswith(f"blocks: none of the merge's {len(reasons)} blocks is in {tmp_path}; make one")
+
+
 def test_a_merge_of_nothing(tmp_path):
     with pytest.raises(UserError, match="needs at least one"):
         find_blocks(MergeSettings(), tmp_path)
@@ -240,8 +289,8 @@ def test_a_transformer_that_does_not_exist_is_one_line(tmp_path, scaler, says):
 
 def test_a_transformer_that_does_not_fit_is_one_line(tmp_path):
     write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 20))
-    pca = {"_target_": "sklearn.decomposition.PCA", "n_components": 15}
-    with pytest.raises(UserError, match="block a: n_components=15 must be between") as caught:
+    pca = {"_target_": "sklearn.decomposition.PCA", "n_components": 0.9, "svd_solver": "arpack"}
+    with pytest.raises(UserError, match=r"block a: n_components=0\.9 must be between") as caught:
         merged(tmp_path, {"a": BlockSettings(processor=pca)})
     assert len(caught.value.messages) == 1
 
@@ -337,12 +386,42 @@ def test_an_ensemble_is_that_of_plain_sklearn(tmp_path, name):
     assert np.abs(found - np.hstack(wanted)).mean() < 1e-5
 
 
-def test_a_block_narrower_than_its_pca(tmp_path):
-    write(tmp_path / "a.parquet", np.arange(200), draw(np.arange(200), 32))
-    wide = {"_target_": "sklearn.decomposition.PCA", "n_components": 64}
-    says = r"block a: it has 32 columns and its processor is to make 64 of them; .*processor.n_components=32"
-    with pytest.raises(UserError, match=says):
-        merged(tmp_path, {"a": BlockSettings(processor=wide)}, np.arange(200))
+def pca_of(columns):
+    return BlockSettings(
+        drop_zeros=True,
+        processor={"_target_": "sklearn.decomposition.PCA", "n_components": columns, "svd_solver": "covariance_eigh"},
+    )
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder"])
+@pytest.mark.parametrize(
+    ("clients", "columns", "line"),
+    [
+        (200, 32, "block a: n_components: 64 asked, 32 columns: 32 columns"),
+        (20, 32, "block a: n_components: 64 asked, 15 clients with it: 15 columns"),
+        (200, 64, None),
+    ],
+)
+def test_a_pca_wider_than_the_data_allow_is_cut_with_a_line(tmp_path, caplog, kind, clients, columns, line):
+    """Clients with a vector of zeros, and those that are not asked for, count for nothing."""
+    ids = np.arange(clients + 7)
+    vectors = draw(ids, columns)
+    vectors[:5] = 0
+    if kind == "folder":
+        write_entry(tmp_path / "a", ids, vectors)
+    else:
+        write(tmp_path / "a.parquet", ids, vectors)
+    found = merged(tmp_path, {"a": pca_of(64)}, ids[:clients], MEAN)
+    width = min(64, columns, clients - 5)
+    assert found.shape == (clients, width)
+    kept = read_back(tmp_path, kind)[5:clients]
+    wanted = PCA(width, svd_solver="full").fit_transform(kept)
+    assert found[5:] @ found[5:].T == pytest.approx(wanted @ wanted.T, rel=1e-3, abs=0.5)
+    assert [message for message in caplog.messages if CUT in message] == ([line] if line else [])
+
+
+def read_back(folder, kind):
+    return EmbeddingTable.read(folder / ("a" if kind == "folder" else "a.parquet")).vectors
 
 
 def test_a_pca_to_the_blocks_own_width_is_a_rotation(tmp_path):

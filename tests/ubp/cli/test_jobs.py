@@ -1,5 +1,6 @@
 """Jobs side by side: order, limits, logs, the first failure. What signals do: tests/test_get_all_embeddings.py."""
 
+import dataclasses
 import os
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ubp.cli.jobs import Job, JobFailed, Limits, longest_first, run_jobs
+from ubp.io.errors import NoUsableEvents
 
 ONE_LINE = "import sys, time; time.sleep({sleep}); print({name!r}); sys.exit({code})"
 
@@ -27,6 +29,7 @@ def run(jobs: list[Job], at_once: int, folder: Path | None, gpu_at_once: int = 9
         folder,
         started=lambda job: happened.append(f"+{job.name}"),
         done=lambda job, _: happened.append(f"-{job.name}"),
+        left_out=lambda job, reason: happened.append(f"{job.name} is left out: {reason}"),
     )
     return happened
 
@@ -87,12 +90,27 @@ def test_the_first_failure_ends_the_others_and_begins_none(tmp_path):
     assert "KeyboardInterrupt" in (tmp_path / "slow.log").read_text()
 
 
+def test_a_job_without_events_is_left_out_with_those_that_wait_for_it_and_the_others_go_on(tmp_path):
+    text = job("error: no searches", code=NoUsableEvents.exit_code)
+    text = dataclasses.replace(text, name="text")
+    jobs = [text, job("later", after=("reads",)), job("reads", after=("text",)), job("other")]
+    happened = run(jobs, 1, tmp_path)
+    assert happened == [
+        *("+text", "text is left out: no searches", "reads is left out: text is", "later is left out: reads is"),
+        *("+other", "-other"),
+    ]
+
+
+def test_a_job_without_events_says_why_on_the_terminal_where_there_is_no_log():
+    assert run([job("a", code=NoUsableEvents.exit_code)], 1, None) == ["+a", "a is left out: see above"]
+
+
 def test_a_job_that_does_not_heed_is_killed_when_the_time_is_up(tmp_path):
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     jobs = [Job("deaf", [sys.executable, "-S", "-c", deaf], "deaf", 1), job("bad", sleep=0.5, code=7)]
     began = time.monotonic()
     with pytest.raises(JobFailed):
-        run_jobs(jobs, Limits(2, 2, grace=0.5), dict(os.environ), tmp_path, lambda _: None, lambda _, __: None)
+        run_jobs(jobs, Limits(2, 2, grace=0.5), dict(os.environ), tmp_path, lambda _: None, *[lambda _, __: None] * 2)
     assert time.monotonic() - began < 30
 
 

@@ -12,6 +12,7 @@ from ubp.blocks.fitted import FittedBlock, State, lineage_of, load
 from ubp.cli.config import composed
 from ubp.cli.run import embedding_run
 from ubp.data.paths import CONFIGS, DataPaths
+from ubp.io.errors import NoUsableEvents
 from ubp.io.stage import AlreadyDone
 
 
@@ -57,6 +58,20 @@ def test_the_fitted_block_is_kept_with_the_lineage(config):
     }
 
 
+def test_a_block_of_no_relevant_client_is_one_line_and_nothing_is_kept(config):
+    class Nobody(Fixed):
+        def vectors(self, history, clients):  # noqa: ARG002
+            return clients[:0], self.rows[:0]
+
+    with pytest.raises(NoUsableEvents) as raised, embedding_run(config) as run:
+        run.save(Nobody(np.ones((40, 8))), {})
+    (line,) = raised.value.messages
+    assert f"{run.data.folder}: als_64_buy_add_categories: no relevant client has a vector: " in line
+    assert " events of product_buy or add_to_cart before " in line
+    assert not run.path.exists()
+    assert not run.model.exists()
+
+
 def test_a_block_without_its_fitted_one_is_made_again(config):
     saved(config, np.random.default_rng(0).normal(size=(40, 8)))
     with pytest.raises(AlreadyDone), embedding_run(config):
@@ -100,3 +115,25 @@ def test_done_before_does_not_hide_it(config):
         embedding_run(config),
     ):
         pass
+
+
+BELOW = "BELOW POPULARITY: category mrr@10 0.607 against 0.611"
+
+
+def test_a_reports_warnings_stand_in_the_closing_line(config, capsys, caplog):
+    vectors = np.random.default_rng(0).normal(size=(40, 8))
+    path = saved(config, vectors, {"warnings": [BELOW]})
+    assert capsys.readouterr().out.startswith(f"als_64_buy_add_categories ({BELOW}) · 40 clients × 8 columns")
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning == f"als_64_buy_add_categories: {BELOW}"
+    assert read_lineage(path)["report"]["warnings"] == [BELOW]
+    with (
+        pytest.raises(AlreadyDone, match=rf"^als_64_buy_add_categories \({BELOW}\) · done before"),
+        embedding_run(config),
+    ):
+        pass
+
+
+def test_a_collapsed_block_with_a_warning_says_both(config, capsys):
+    saved(config, np.ones((40, 8)), {"warnings": [BELOW]})
+    assert f"(COLLAPSED: the same vector for all clients; {BELOW}) · 40 clients" in capsys.readouterr().out

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from tests.ubp.training.host_reads import host_reads
 from tests.ubp.training.toy import Copier, Numbers, OnNccl, Recaller, settings
-from ubp.io.errors import UserError
+from ubp.io.errors import NoUsableEvents, UserError
 from ubp.training.encode import Runtime, device_batches, encode, to_device
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import kernels, random_numbers, threads_for
@@ -37,7 +38,7 @@ def test_rows_are_split_by_purpose_each_once():
     together = np.concatenate([parts.train, parts.validation, parts.held_out])
     np.testing.assert_array_equal(np.sort(together), np.arange(1000))
     assert len(split_rows(3, settings(), seed=0).train) == 1
-    with pytest.raises(UserError, match="at least 3"):
+    with pytest.raises(NoUsableEvents, match="clients with events to learn from: 2; training needs at least 3"):
         split_rows(2, settings(), seed=0)
 
 
@@ -240,31 +241,62 @@ def test_workers_are_two_for_a_gpu_unless_their_number_is_said():
 
 
 class Remembering(Copier):
-    """Remembers the loss and the rows of each step."""
+    """Weighs rows by their values, and remembers the loss and the weight of each step and of each validation batch."""
 
-    steps_seen: list[list[tuple[float, int]]]
+    def __init__(self, fail_at=None):
+        super().__init__(fail_at, dropout=0.0)
+        self.seen = {True: [], False: []}
 
-    def __init__(self):
-        super().__init__(dropout=0.0)
-        self.steps_seen = []
+    def weight(self, batch):
+        return (batch["values"] != 0).sum().float()
 
     def loss(self, batch):
         loss = super().loss(batch)
-        if self.training:
-            self.steps_seen.append((float(loss.detach()), len(batch["rows"])))
+        self.seen[self.training].append((float(loss.detach()), float(self.weight(batch))))
         return loss
 
 
-def test_an_epochs_line_has_the_mean_loss_of_the_epoch(tmp_path, caplog):
+def slow_means(seen, epochs):
+    """Each epoch's mean over all of its values."""
+    return [sum(loss * weight for loss, weight in part) / sum(weight for _, weight in part) for part in
+            (seen[at * len(seen) // epochs : (at + 1) * len(seen) // epochs] for at in range(epochs))]  # fmt: skip
+
+
+def lines_of(caplog, name):
+    return [float(value) for value in re.findall(rf"\b{name} ([\d.]+)", caplog.text)]
+
+
+@pytest.mark.parametrize("micro_batch", [8, 3])
+def test_an_epochs_line_and_its_row_in_the_csv_have_the_epochs_means(micro_batch, tmp_path, caplog):
+    """Each batch weighs as many values as its loss is a mean over; one of validation as of training."""
     model = Remembering()
+    loggers = make_loggers({"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": str(tmp_path)}})
+    few = settings(max_epochs=2, learning_rate=0.05, validation=0.3, micro_batch=micro_batch)
     with caplog.at_level("INFO", logger="ubp.training.lightning_loop"):
-        fit(model, Numbers(), settings(max_epochs=2, learning_rate=0.05), tmp_path, seed=1)
-    logged = [float(loss) for loss in re.findall(r"train_loss ([\d.]+)", caplog.text)]
-    epochs = np.array_split(np.array(model.steps_seen), 2)
-    assert len({rows for _, rows in model.steps_seen}) > 1  # the last batch is smaller, and weighs less
-    wanted = [np.average(steps[:, 0], weights=steps[:, 1]) for steps in epochs]
-    assert logged == pytest.approx(wanted, abs=6e-5)
-    assert abs(logged[0] - model.steps_seen[len(epochs[0]) - 1][0]) > 1e-3  # not the last batch's
+        fit(model, Numbers(), few, tmp_path / "run", seed=1, loggers=loggers)
+    curve = pl.read_csv(next(tmp_path.rglob("metrics.csv")))
+    for training, name in ((True, "train_loss"), (False, "validation_loss")):
+        seen = model.seen[training]
+        assert len(seen) >= 2 * 2
+        wanted = slow_means(seen, epochs=2)
+        assert lines_of(caplog, name) == pytest.approx(wanted, abs=6e-5)
+        assert curve[name].drop_nulls().to_list() == pytest.approx(wanted, rel=1e-5)
+        first = [loss for loss, _ in seen[: len(seen) // 2]]
+        assert abs(wanted[0] - np.mean(first)) > 1e-3  # weights matter, and it is not the last batch's
+        assert abs(wanted[0] - first[-1]) > 1e-3
+
+
+def test_a_killed_run_says_the_means_of_an_undisturbed_one(tmp_path, caplog):
+    """Eight steps per epoch: it is killed in the midst of the third, which begins anew."""
+    caplog.set_level("INFO", logger="ubp.training.lightning_loop")
+    fit(Remembering(), Numbers(), settings(), tmp_path / "undisturbed", seed=1)
+    wanted = lines_of(caplog, "train_loss")
+    caplog.clear()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(Remembering(fail_at=21), Numbers(), settings(), tmp_path / "killed", seed=1)
+    fit(Remembering(), Numbers(), settings(), tmp_path / "killed", seed=1)
+    assert lines_of(caplog, "train_loss") == wanted
+    assert len(set(wanted)) == 4
 
 
 class Threaded(Copier):

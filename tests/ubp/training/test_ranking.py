@@ -8,6 +8,7 @@ from ubp.training.ranking import (
     MODEL,
     POPULAR,
     REPEATED,
+    below_popularity,
     compared,
     popularity_ranks,
     ranking_scores,
@@ -92,3 +93,22 @@ def test_the_table_shows_what_there_is():
     cells = {column.header: list(column.cells) for column in table.columns}
     assert cells[MODEL][0] == "0.500"
     assert cells[POPULAR] == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("model", "popular", "words"),
+    [
+        (0.6069, 0.6111, "mrr@10 0.607 against 0.611"),
+        (0.6111, 0.6069, None),
+        (0.61101, 0.61149, None),  # the same by what the table shows
+        (0.0, 0.0, None),
+    ],
+)
+def test_below_popularity_is_said_in_the_tables_decimals(model, popular, words):
+    scores = {"mrr@10": {MODEL: model, POPULAR: popular}, "ndcg@10": {MODEL: 0.0, POPULAR: 1.0}}
+    assert below_popularity(scores, "mrr@10") == words
+
+
+def test_below_popularity_by_a_score_that_is_not_there():
+    with pytest.raises(KeyError, match="ndcg@1"):
+        below_popularity({"mrr@10": {MODEL: 0.0, POPULAR: 1.0}}, "ndcg@1")
