@@ -25,6 +25,7 @@ from ubp.cli.command import command
 from ubp.cli.config import Common, composed
 from ubp.cli.output import closing_line, say, show
 from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.evaluation.reference import REFERENCES, marks, reference_folder
 from ubp.evaluation.scores import Scores, scores_file
 from ubp.evaluation.tables import scores_table
 from ubp.io.errors import UserError
@@ -88,11 +89,12 @@ def stages(plan: Plan, folder: Path, quick_seeds: Sequence[int], overwrite: bool
     local = ["submit=False", *again]
     names = ",".join([*plan.blocks, *plan.merges])
     seeds = ",".join(map(str, quick_seeds))
+    by_judge = [f"probe={JUDGE}", "references=False"]  # the reference rows would take it as long as the merge
     return [
         *(["python", "scripts/merge.py", f"--config-name={name}", "missing=skip", *local] for name in plan.merges),
         *(["python", "scripts/validate.py", f"entry={folder / name}", "preset=demo"] for name in plan.merges),
         ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={QUICK}", f"probe.seeds=[{seeds}]", *again],
-        *(["python", "scripts/evaluate.py", f"embeddings={name}", f"probe={JUDGE}", *again] for name in plan.judged),
+        *(["python", "scripts/evaluate.py", f"embeddings={name}", *by_judge, *again] for name in plan.judged),
     ]
 
 
@@ -120,11 +122,13 @@ def run_stage(words: list[str], data_path: str) -> None:
     logger.info("%.1f s", time.perf_counter() - started)
 
 
-def all_scores(plan: Plan, folder: Path) -> list[Scores]:
-    """Every block and merge by the quick probe, then the judged ones by the judge."""
-    quick = [scores_file(folder / f"{name}.parquet", QUICK) for name in plan.blocks]
-    quick += [scores_file(folder / name, QUICK) for name in plan.merges]
-    return [Scores.load(file) for file in [*quick, *(scores_file(folder / name, JUDGE) for name in plan.judged)]]
+def all_scores(plan: Plan, paths: DataPaths) -> list[Scores]:
+    """The reference rows, every block and merge by the quick probe, then the judged ones by the judge."""
+    folder = paths.embeddings(submit=False)
+    quick = [reference_folder(name, paths) for name in REFERENCES]
+    quick += [folder / f"{name}.parquet" for name in plan.blocks] + [folder / name for name in plan.merges]
+    judged = [scores_file(folder / name, JUDGE) for name in plan.judged]
+    return [Scores.load(file) for file in [*(scores_file(path, QUICK) for path in quick), *judged]]
 
 
 @command("scripts", "demo")
@@ -142,8 +146,9 @@ def main(config: DictConfig) -> list[Scores]:
     for words in stages(planned, folder, config.quick_seeds, common.overwrite):
         run_stage(words, common.data_path)
     say("")
-    scores = all_scores(planned, folder)
-    show(scores_table(scores, "the demo's blocks alone and merged: local validation, higher is better"))
+    scores = all_scores(planned, common.paths)
+    title = "the demo's blocks alone and merged: local validation, higher is better"
+    show(scores_table(scores, title, marks(scores[len(REFERENCES) :], scores[: len(REFERENCES)])))
     closing_line("demo", folder)
     return scores
 

@@ -5,10 +5,12 @@
     python scripts/evaluate.py embeddings=[stat_features,basics] probe=quick   several in one table
     python scripts/evaluate.py embeddings=basics probe.seeds=[1278,1,2]        the mean of three seeds, its spread
     python scripts/evaluate.py embeddings=/some/where/my_entry
+    python scripts/evaluate.py embeddings=basics references=False              without the two reference rows
 
 Prints a table and writes ``scores.json`` (``scores_quick.json``) beside the entry's files, for a block
 ``NAME.scores.json`` beside its parquet. The judge gives the organisers' score. A task without targets is left out:
-the table shows – and over how many tasks the sum goes.
+the table shows – and over how many tasks the sum goes. Below it stand two reference rows, made from the history in
+seconds: what is below one of them is marked.
 """
 
 from omegaconf import DictConfig
@@ -19,6 +21,7 @@ from ubp.cli.output import closing_line, show
 from ubp.evaluation.evaluate import evaluate_all
 from ubp.evaluation.probes import Probe, probe_title
 from ubp.evaluation.profiles import find_profiles
+from ubp.evaluation.reference import ReferenceSettings, marks, reference_rows
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.tables import scores_table
 
@@ -28,10 +31,12 @@ def main(config: DictConfig) -> list[Scores]:
     common, probe = Common.of(config), parse(Probe, config, at="probe")
     asked = one_or_several(config, "embeddings", "a block or an entry, or a path of one")
     found = [find_profiles(name, common.paths.embeddings(common.submit)) for name in asked]
-    done = evaluate_all(found, probe, common.data(submit=False), config.device, common.overwrite)
+    data = common.data(submit=False)
+    references = reference_rows(data, ReferenceSettings()) if config.references else []
+    done = evaluate_all([*found, *references], probe, data, config.device, common.overwrite)
     rows = [evaluated.scores for evaluated in done]
-    show(scores_table(rows, probe_title(probe)))
-    for one in done:
+    show(scores_table(rows, probe_title(probe), marks(rows[: len(found)], rows[len(found) :])))
+    for one in done[: len(found)]:
         closing_line(f"{one.scores.name} scored", one.file, one.clients, one.scores.columns, one.seconds)
     return rows
 
