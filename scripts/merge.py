@@ -112,7 +112,7 @@ def main(config: DictConfig) -> None:
         fitted, profiles = fit_merge(settings, paths, clients, model)
         _keep(config.name, fitted, settings, left_out, data, common.seed)
         write_entry(entry, clients, profiles)
-        report(figures_of(profiles), config.name)
+        report({config.name: figures_of(profiles)})
     closing_line(f"{config.name}{remark}", entry, *profiles.shape)
 
 

@@ -6,7 +6,7 @@ model's outputs fall to the base rates at once (docs/judge.md, Profiles that a s
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ubp.blocks.transformers import Arrays, FittedTransformer, Matrix
-from ubp.io.errors import UserError, require
+from ubp.io.errors import UserError, name_some, require
 
 logger = logging.getLogger(__name__)
 
@@ -202,22 +202,26 @@ class Figures:
         constant = f", a constant of {self.constant:.2f} lengths" if self.constant else ""
         return f"common to all {self.common:.2f} of the length{constant}, row ratio {self.row_ratio:.1f}"
 
-    @property
-    def warnings(self) -> list[str]:
-        """A line for each figure outside of what was found good, with what to do; see docs/judge.md."""
-        found = []
-        if self.common > COMMON_LIMIT:
-            found.append(
-                f"{self.common:.0%} of a row's length is common to all clients; a short training spends itself on "
-                "that part: merge with condition=default"
-            )
-        if self.row_ratio > RATIO_LIMIT:
-            found.append(
-                f"row ratio {self.row_ratio:.1f}, above {RATIO_LIMIT:g}: the judge may learn too fast to be steady, "
-                "which the quick judge does not show; merge with condition.rotate=300, or leave blocks out with "
-                "~blocks.NAME"
-            )
-        return found
+
+def warnings_of(figures: Mapping[str, Figures]) -> list[str]:
+    """A line for each figure that lies outside of what was found good, with what to do; see docs/models.md.
+
+    Args:
+        figures: by the name of the block or merge.
+    """
+    found = []
+    if common := {name: f.common for name, f in figures.items() if f.common > COMMON_LIMIT}:
+        found.append(
+            f"{name_some(list(common))}: up to {max(common.values()):.0%} of a row's length is common to all clients; "
+            "a short training spends itself on that part: merge with condition=default"
+        )
+    if ratios := {name: f.row_ratio for name, f in figures.items() if f.row_ratio > RATIO_LIMIT}:
+        found.append(
+            f"{name_some(list(ratios))}: row ratio up to {max(ratios.values()):.1f}, above {RATIO_LIMIT:g}: the judge "
+            "may learn too fast to be steady, and the quick judge does not show that; score it by probe=judge, merge "
+            "with condition=default condition.constant=3, or leave blocks out with ~blocks.NAME"
+        )
+    return found
 
 
 def figures_of(matrix: npt.NDArray[np.floating[Any]]) -> Figures:
@@ -239,8 +243,9 @@ def figures_of(matrix: npt.NDArray[np.floating[Any]]) -> Figures:
     return Figures(float(common), float(np.sqrt(squares[~varies].sum() / len(matrix)) / length), ratios / len(matrix))
 
 
-def report(figures: Figures, name: str) -> None:
-    """Log the figures of profiles, and what to do where one of them is not good."""
-    logger.info("%s: %s", name, figures)
-    for warning in figures.warnings:
-        logger.warning("%s: %s", name, warning)
+def report(figures: Mapping[str, Figures]) -> None:
+    """Log the figures of profiles by their names, and what to do where they are not good."""
+    for name, found in figures.items():
+        logger.info("%s: %s", name, found)
+    for warning in warnings_of(figures):
+        logger.warning("%s", warning)

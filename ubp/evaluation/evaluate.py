@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubp.blocks.condition import Figures, figures_of, report
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.evaluation.probes import Probe
@@ -35,12 +36,14 @@ class Evaluated:
         scores: its scores.
         clients: over how many clients.
         file: where they lie.
+        figures: of the vectors.
         seconds: from its first run's beginning to its last one's end; 0 for what was scored before.
     """
 
     scores: Scores
     clients: int
     file: Path
+    figures: Figures
     seconds: float
 
 
@@ -55,7 +58,8 @@ def evaluate_all(
 ) -> list[Evaluated]:
     """Score some things, each unless that was done before; a probe whose runs go side by side keeps all cores busy.
 
-    Things are read when their turn comes, and let go when they are scored.
+    Things are read when their turn comes, and let go when they are scored. What a short training can read in them is
+    logged (`ubp.blocks.condition.report`).
 
     Args:
         things: blocks or entries, by their paths or in memory.
@@ -92,6 +96,7 @@ def evaluate_all(
                 found[place] = done
         while begun:
             finish_first()
+    report({evaluated.scores.name: evaluated.figures for evaluated in found.values()})
     return [found[place] for place in places]
 
 
@@ -105,7 +110,7 @@ def _evaluation(
     profiles = profiles_at(thing, data) if isinstance(thing, Path) else thing
     made_from, file = what_counts(profiles, probe, data.paths), scores_file(profiles.path, probe.name)
     stage = Stage(f"{profiles.name} scored by the {probe.name} probe", (file,), lambda: made_from)
-    clients = len(profiles.client_ids)
+    clients, figures = len(profiles.client_ids), figures_of(profiles.vectors)
     try:
         with stage.once(overwrite):
             scored = scorer().begin(profiles)
@@ -115,7 +120,7 @@ def _evaluation(
     except AlreadyDone as done:
         logger.info("%s", done)
         scores, seconds = Scores.load(file), 0.0
-    yield Evaluated(scores, clients, file, seconds)
+    yield Evaluated(scores, clients, file, figures, seconds)
 
 
 def _finished(evaluation: _Evaluation) -> Evaluated:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ubp.blocks.condition import LENGTH, ConditionSettings, FittedCondition, figures_of
+from ubp.blocks.condition import LENGTH, ConditionSettings, FittedCondition, figures_of, warnings_of
 from ubp.io.errors import UserError
 
 WIDTHS = [3, 5, 2]
@@ -146,13 +146,17 @@ def test_a_constant_column_is_told_apart_from_what_is_common():
     figures = figures_of(conditioned(draw(), constant=2.0))
     assert figures.common < 1e-3
     assert figures.constant == pytest.approx(2.0, rel=1e-4)
-    assert figures.warnings == []
+    assert warnings_of({"a": figures}) == []
 
 
-def test_warnings_name_the_remedy():
-    assert "condition=default" in figures_of(draw() + 20).warnings[0]
+def test_warnings_name_the_remedy_once_for_all():
     wide = np.random.default_rng(0).choice([-1.0, 1.0], (50, 400))
-    assert "condition.rotate" in figures_of(wide).warnings[0]
+    figures = {"a": figures_of(draw() + 20), "b": figures_of(wide), "c": figures_of(draw() + 90)}
+    common, ratio = warnings_of(figures)
+    assert common.startswith("a, c: up to 100% of a row's length is common")
+    assert "condition=default" in common
+    assert ratio.startswith("b: row ratio up to 20.0, above 12")
+    assert "probe=judge" in ratio
 
 
 def test_rows_of_zeros_and_profiles_all_alike_have_figures():
