@@ -2,7 +2,7 @@
 
 Most of a raw profile is the same for every client, and a training of few steps spends itself on that part. So each
 column is centred, the blocks get the same length, and one constant column takes the place of what was common: by it the
-model's outputs fall to the base rates at once (docs/judge.md, Profiles that a short training can read).
+model's outputs fall to the base rates at once (docs/models.md, What a short training can read).
 """
 
 import logging

@@ -17,6 +17,9 @@ class Probe:
         batch_size: rows per step, for training and for scoring.
         learning_rate: of AdamW.
         seeds: one run each; their mean counts.
+        like_width: the width whose training a smaller model imitates: weights whose inputs are as many as the width
+            learn at ``learning_rate`` times ``like_width / width``, so that a step changes what they put out by as
+            much as there (Yang et al. 2022, arXiv 2203.03466, table 3 for Adam); None: all at ``learning_rate``.
         side_by_side: on a CPU, one run a core instead of all cores on one run: faster for small models, and the
             same scores whatever the number of cores.
 
@@ -31,14 +34,21 @@ class Probe:
     batch_size: int = 128
     learning_rate: float = 0.001
     seeds: tuple[int, ...] = (1278,)
+    like_width: int | None = None
     side_by_side: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "probe", "width", "hidden", "epochs", "batch_size")
+        require_positive(self, "probe", *([] if self.like_width is None else ["like_width"]))
         seeds = list(self.seeds)
         require(
             len(seeds) > 0 and len(set(seeds)) == len(seeds), "probe.seeds", seeds, "one seed or several, each once"
         )
+
+    @property
+    def rate_of_the_width(self) -> float:
+        """The learning rate of weights whose inputs are as many as the width."""
+        return self.learning_rate * (self.like_width or self.width) / self.width
 
 
 def probe_title(probe: Probe) -> str:

@@ -187,3 +187,43 @@ def test_what_is_called_before_a_batch_can_end_the_run():
 
     with pytest.raises(CancelledError):
         judge(data, TINY, 0, lambda: None, stop)
+
+
+def step_of_logits(probe: Probe) -> float:
+    """By how much an epoch of one batch changes the mean logit, of a target that nobody has."""
+    profiles = torch.randn(64, 30, generator=torch.Generator().manual_seed(0))
+    model = None
+
+    class Kept(JudgeModel):
+        def __init__(self, *sizes):
+            nonlocal model
+            super().__init__(*sizes)
+            model, self.before = self, None
+
+        def forward(self, x):
+            logits = super().forward(x)
+            self.before = logits.detach() if self.before is None else self.before
+            return logits
+
+    data = TaskData(OF["churn"], profiles, torch.zeros(64, 1), torch.eye(64)[:, :1].byte(), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge_module, "JudgeModel", Kept)
+        judge(data, probe, 0, lambda: None)
+    with torch.no_grad():
+        return float((model(profiles) - model.before).mean())
+
+
+def test_a_narrow_model_that_imitates_a_wide_one_moves_as_fast():
+    wide = step_of_logits(Probe("wide", 512, 1024, epochs=1))
+    narrow, imitating = (step_of_logits(Probe("narrow", 128, 256, epochs=1, like_width=like)) for like in (None, 512))
+    assert wide < -0.3
+    assert narrow / wide < 0.4
+    assert 0.5 < imitating / wide < 2
+
+
+def test_every_weight_learns_once_and_only_inner_ones_faster():
+    model = JudgeModel(COLUMNS, TARGETS, THIN, WIDE)
+    usual, inner = judge_module._optimizer(model, Probe("x", THIN, WIDE, like_width=4 * THIN)).param_groups
+    assert (usual["lr"], inner["lr"]) == (0.001, pytest.approx(0.004))
+    assert len(inner["params"]) == 7
+    assert len(usual["params"]) + 7 == len(list(model.parameters()))
