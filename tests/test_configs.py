@@ -199,7 +199,8 @@ def test_the_judges_probe_is_the_challenges():
     judge = parse(Probe, config_at(evaluate).probe)
     assert dataclasses.replace(judge, seeds=tuple(judge.seeds)) == Probe()
     quick = parse(Probe, config_at(evaluate, "probe=quick").probe)
-    wanted = dataclasses.replace(Probe(), name="quick", width=2048 // 4, hidden=4096 // 4, side_by_side=True)
+    smaller = {"width": 2048 // 4, "hidden": 4096 // 4, "like_width": 2048}
+    wanted = dataclasses.replace(Probe(), name="quick", **smaller, side_by_side=True)
     assert dataclasses.replace(quick, seeds=wanted.seeds) == wanted
     assert list(quick.seeds) == [1278, 1]
 
