@@ -25,6 +25,8 @@ LENGTH: Final = 32.0
 
 COMMON_LIMIT: Final = 0.3
 RATIO_LIMIT: Final = 12.0
+RATIO: Final = 9.0  # of rows, to which a constant that is not given brings them
+_CONSTANTS: Final = (1.0, 3.0)  # least and largest of those
 
 _SCALES: Final = ("equal", "none")
 _ROWS: Final = 4_096  # summed up at a time, in float64
@@ -39,13 +41,15 @@ class ConditionSettings:
         block_scale: ``equal``: every block to the same root mean square length, times its weight; ``none``: the
             blocks keep the lengths that they have to one another, times their weights.
         rotate: principal components to keep of the whole; None: the columns stay as they are.
-        constant: value of one further column, in root mean square lengths of a row; 0 for no such column.
+        constant: value of one further column, in root mean square lengths of a row; 0 for no such column. None: the
+            least from 1 to 3 at which the rows' ratio (`Figures.row_ratio`) is `RATIO` or less: the wider a profile,
+            the larger.
     """
 
     centre: bool = True
     block_scale: str = "equal"
     rotate: int | None = None
-    constant: float = 1.5
+    constant: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
@@ -54,13 +58,13 @@ class ConditionSettings:
             UserError: an unknown scale, a negative constant, fewer than one component.
         """
         require(self.block_scale in _SCALES, "condition.block_scale", self.block_scale, " or ".join(_SCALES))
-        require(self.constant >= 0, "condition.constant", self.constant, "at least 0")
+        require(self.constant is None or self.constant >= 0, "condition.constant", self.constant, "at least 0, or null")
         require(self.rotate is None or self.rotate > 0, "condition.rotate", self.rotate, "at least 1, or null")
 
     def columns(self, columns: int) -> int:
         """Of a conditioned profile, for those of the blocks together."""
         kept = columns if self.rotate is None else min(self.rotate, columns)
-        return kept + (self.constant > 0)
+        return kept + (self.constant is None or self.constant > 0)
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,12 @@ class FittedCondition:
         scale = np.repeat(factors * LENGTH / length, widths).astype(np.float32)
         rotation = None
         if settings.rotate is not None:
-            scaled = matrix - mean
-            scaled *= scale
-            rotation = _rotation(settings.rotate, scaled)
-        return cls(mean, scale, rotation, settings.constant * LENGTH)
+            rotation = _rotation(settings.rotate, _scaled(matrix, mean, scale))
+        constant = settings.constant
+        if constant is None:
+            some = _scaled(matrix[:: 1 + (len(matrix) - 1) // _ROWS], mean, scale)
+            constant = constant_by_rule(some if rotation is None else rotation.apply(some))
+        return cls(mean, scale, rotation, constant * LENGTH)
 
     @property
     def columns(self) -> int:
@@ -156,6 +162,27 @@ class FittedCondition:
         rotation = state["rotation"] and FittedTransformer.from_state(state["rotation"], arrays)
         name = state["name"]
         return cls(arrays[f"{name}.mean"], arrays[f"{name}.scale"], rotation, state["constant"])
+
+
+def _scaled(matrix: Matrix, mean: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> Matrix:
+    scaled = matrix - mean
+    scaled *= scale
+    return scaled
+
+
+def constant_by_rule(rows: Matrix) -> float:
+    """The constant of `ConditionSettings` where none is given, to two decimals.
+
+    Args:
+        rows: float32 [clients, columns] at a root mean square length of `LENGTH`, without a constant.
+    """
+    sums = np.abs(rows).sum(axis=1, dtype=np.float64)
+    squares = np.square(rows, dtype=np.float64).sum(axis=1)
+    for constant in np.arange(*_CONSTANTS, 0.01):
+        value = constant * LENGTH
+        if ((sums + value) / np.sqrt(squares + value**2)).mean() <= RATIO:
+            return float(round(constant, 2))
+    return _CONSTANTS[1]
 
 
 def _rotation(components: int, matrix: Matrix) -> FittedTransformer:

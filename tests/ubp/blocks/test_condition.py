@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ubp.blocks.condition import LENGTH, ConditionSettings, FittedCondition, figures_of, warnings_of
+from ubp.blocks.condition import LENGTH, RATIO, ConditionSettings, FittedCondition, figures_of, warnings_of
 from ubp.io.errors import UserError
 
 WIDTHS = [3, 5, 2]
@@ -19,8 +19,9 @@ def draw(clients=200, seed=0):
     return np.concatenate(blocks, axis=1).astype(np.float32)
 
 
-def conditioned(matrix, weights=None, **settings):
-    return FittedCondition.fit(ConditionSettings(**settings), matrix, WIDTHS, weights).apply(matrix.copy())
+def conditioned(matrix, weights=None, constant=1.5, **settings):
+    chosen = ConditionSettings(constant=constant, **settings)
+    return FittedCondition.fit(chosen, matrix, WIDTHS, weights).apply(matrix.copy())
 
 
 def length(rows):
@@ -86,6 +87,16 @@ def test_a_block_without_spread_stays_without_and_harms_nobody():
     found = conditioned(matrix)
     assert (found[:, :3] == 0).all()
     assert length(found[:, :-1]) == pytest.approx(LENGTH, rel=1e-4)
+
+
+@pytest.mark.parametrize(("columns", "least", "most"), [(20, 1, 1), (300, 1.2, 2.9), (2000, 3, 3)])
+def test_the_constant_follows_the_rows_ratio(columns, least, most):
+    matrix = np.random.default_rng(0).normal(5, 2, (5_000, columns)).astype(np.float32)
+    found = FittedCondition.fit(ConditionSettings(), matrix, [columns]).apply(matrix.copy())
+    constant = found[0, -1] / LENGTH
+    assert least <= constant <= most
+    if least < most:
+        assert figures_of(found).row_ratio == pytest.approx(RATIO, abs=0.1)
 
 
 def test_profiles_that_are_all_alike_are_refused():
