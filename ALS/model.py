@@ -29,7 +29,7 @@ class AlsSettings:
     Attributes:
         factors: columns of the embedding.
         confidence: mean confidence of a client's pair with an item; that of a pair not seen is 1.
-        shrinkage: regularization as a share of the singular value that chance alone would give.
+        shrinkage: regularization, in units of the smallest singular value that can be told from chance.
         alpha: confidence of a pair is alpha × its weight; None for what ``confidence`` gives.
         regularization: of implicit; None for what ``shrinkage`` gives.
         iterations: of both sides.
@@ -95,11 +95,14 @@ def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
         alpha = confidence / mean(W's entries that are not zero)
         p[i] = sum(C[:, i]) / (sum(C[:, i]) + clients who never met i)    popularity: the best constant for item i
         G[u, i] = C[u, i] × (1 - p[i]) where seen, -p[i] where not
-        regularization = shrinkage × ‖G‖ × (1 / √clients + 1 / √items)
+        regularization = shrinkage × ‖G‖ / (clients × items)^¼
 
-    with the Frobenius norm. What stands after ``shrinkage`` is about the largest singular value of a matrix whose
-    entries have the mean square of G's, but no structure (σ (√clients + √items); Candès and Plan, "Matrix
-    Completion With Noise", 2010). Without p, a dense log's staples would count as if they were informative, and the
+    with the Frobenius norm. What stands after ``shrinkage`` is σ (clients × items)^¼, with σ² the mean square of G's
+    entries: in noise of that size, a direction can be told from chance if its singular value is larger (Benaych-Georges
+    and Nadakuditi, "The Singular Values and Vectors of Low Rank Perturbations of Large Rectangular Random Matrices",
+    2012). The largest singular value of the noise, σ (√clients + √items), is no measure: of a matrix with many clients
+    and few items, all singular values lie near σ √clients, those of chance as those of structure, and a share of 0.8
+    of it takes them all. Without p, a dense log's staples would count as if they were informative, and the
     regularization would take everything else.
 
     Args:
@@ -122,8 +125,8 @@ def strength(matrix: csr_matrix, settings: AlsSettings) -> Strength:
     # An item that all clients met, each time with a weight of 0, has no popularity.
     popularity = np.divide(total, total + never, out=np.zeros(items), where=total + never > 0)
     squares = ((confidence * (1 - popularity[matrix.indices])) ** 2).sum() + (never * popularity**2).sum()
-    by_chance = float(np.sqrt(squares)) * (clients**-0.5 + items**-0.5)
-    return Strength(alpha, settings.shrinkage * by_chance)
+    detectable = float(np.sqrt(squares)) / (clients * items) ** 0.25
+    return Strength(alpha, settings.shrinkage * detectable)
 
 
 def factors_of(matrix: csr_matrix, settings: AlsSettings) -> int:

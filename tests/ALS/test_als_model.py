@@ -35,6 +35,14 @@ def sparse_log(clients: int, items: int, each: int, seed: int = 0) -> csr_matrix
     return csr_matrix((weights, (np.repeat(np.arange(clients), each), chosen)), (clients, items))
 
 
+def uneven_log(clients: int, items: int) -> csr_matrix:
+    """Two or three purchases a client on average, most clients one, a few up to fifty; of items at random."""
+    rng = np.random.default_rng(0)
+    owners = np.repeat(np.arange(clients), 1 + np.minimum(rng.pareto(1.2, clients), 49).astype(int))
+    chosen = rng.integers(items, size=len(owners))
+    return csr_matrix((np.full(len(owners), 3.0, np.float32), (owners, chosen)), (clients, items))
+
+
 # --- the fit -----------------------------------------------------------------------------------------
 
 
@@ -147,8 +155,8 @@ def test_the_rule_against_the_whole_gradient():
         confidence = np.where(seen, found.alpha * weights[:, item], 1.0)
         popularity = confidence[seen].sum() / confidence.sum()
         gradient[:, item] = confidence * (seen - popularity)
-    by_chance = np.linalg.norm(gradient) * (1 / math.sqrt(40) + 1 / math.sqrt(9))
-    assert found.regularization == pytest.approx(0.5 * by_chance)
+    detectable = np.linalg.norm(gradient) / math.sqrt(math.sqrt(40 * 9))
+    assert found.regularization == pytest.approx(0.5 * detectable)
 
 
 def test_factors_of_a_small_dense_log_keep_their_rank():
@@ -156,6 +164,20 @@ def test_factors_of_a_small_dense_log_keep_their_rank():
     found = health_of(factorise(sparse_log(60, 30, 12), preset("full"), seed=0).clients)
     assert found.collapsed == []
     assert found.effective_rank > 3
+
+
+@pytest.mark.parametrize(("clients", "categories"), [(2_000, 10), (4_000, 30)])
+def test_factors_of_few_categories_keep_their_rank(clients, categories):
+    """Clients of one category each have factors of their own, although a few clients have most of the events."""
+    log = uneven_log(clients, categories)
+    fitted = factorise(log, preset("full"), seed=0)
+    found = health_of(client_factors(log, fitted.items, fitted.strength, threads=1))
+    assert found.collapsed == []
+    assert found.effective_rank > categories / 2
+    one_each = csr_matrix(3 * np.eye(categories, dtype=np.float32))
+    vectors = client_factors(one_each, fitted.items, fitted.strength, threads=1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert (vectors @ vectors.T - np.eye(categories)).max() < 0.8
 
 
 def test_weights_of_nothing():
