@@ -26,7 +26,7 @@ LENGTH: Final = 32.0
 COMMON_LIMIT: Final = 0.3
 RATIO_LIMIT: Final = 12.0
 RATIO: Final = 9.0  # of rows, to which a constant that is not given brings them
-_CONSTANTS: Final = (1.5, 3.0)  # least and largest of those
+_CONSTANTS: Final = (2.0, 3.0)  # least and largest of those
 
 _SCALES: Final = ("equal", "none")
 _ROWS: Final = 4_096  # summed up at a time, in float64
@@ -42,7 +42,7 @@ class ConditionSettings:
             blocks keep the lengths that they have to one another, times their weights.
         rotate: principal components to keep of the whole; None: the columns stay as they are.
         constant: value of one further column, in root mean square lengths of a row; 0 for no such column. None: the
-            least from 1.5 to 3 at which the rows' ratio (`Figures.row_ratio`) is `RATIO` or less: the wider a profile,
+            least from 2 to 3 at which the rows' ratio (`Figures.row_ratio`) is `RATIO` or less: the wider a profile,
             the larger.
     """
 

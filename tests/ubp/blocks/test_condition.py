@@ -89,7 +89,7 @@ def test_a_block_without_spread_stays_without_and_harms_nobody():
     assert length(found[:, :-1]) == pytest.approx(LENGTH, rel=1e-4)
 
 
-@pytest.mark.parametrize(("columns", "least", "most"), [(20, 1.5, 1.5), (400, 1.6, 2.9), (2000, 3, 3)])
+@pytest.mark.parametrize(("columns", "least", "most"), [(20, 2, 2), (700, 2.1, 2.9), (2000, 3, 3)])
 def test_the_constant_follows_the_rows_ratio(columns, least, most):
     matrix = np.random.default_rng(0).normal(5, 2, (5_000, columns)).astype(np.float32)
     found = FittedCondition.fit(ConditionSettings(), matrix, [columns]).apply(matrix.copy())
