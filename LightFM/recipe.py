@@ -74,7 +74,8 @@ class Interactions:
         known = [event_type.value for event_type in schema.ITEM_EVENTS]
         for name in self.weights:
             require(name in known, "interactions.weights", name, f"of {', '.join(known)}")
-        require(bool(self.weights), "interactions.weights", "{}", "the weight of one item event type at least")
+        liked = any(weight > 0 for weight in self.weights.values())
+        require(liked, "interactions.weights", self.weights, "one weight above 0 at least: of what a client likes")
         require(self.transform in _TRANSFORMS, "interactions.transform", self.transform, " or ".join(_TRANSFORMS))
         require(self.scale > 0, "interactions.scale", self.scale, "above 0")
         require(self.clients in ("relevant", "all"), "interactions.clients", self.clients, "relevant or all")

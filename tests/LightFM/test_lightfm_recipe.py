@@ -32,7 +32,7 @@ from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError
+from ubp.io.errors import NoUsableEvents, UserError
 
 BUY, ADD, REMOVE, SEARCH = (
     EventType.PRODUCT_BUY,
@@ -123,10 +123,16 @@ def test_what_is_taken_out_of_the_cart_counts_against_the_pair(make_history, tmp
     assert found["weight"].to_list() == pytest.approx([1.0, 0.2])
 
 
-def test_no_pair_at_all(tiny):
-    recipe = LightFmRecipe(Interactions({"remove_from_cart": -0.5}, "none", 1.0, "all"), BOTH, SMALL)
-    with pytest.raises(UserError, match="no client has a sku with a positive weight"):
-        recipe.fit(tiny[1], 0, tiny[1].paths.cache)
+def test_no_pair_at_all(make_history, tmp_path):
+    history = make_history()
+    history.events[EventType.ADD_TO_CART] = history.events[EventType.ADD_TO_CART].clear()
+    paths = history.write(tmp_path)
+    paths.relevant_clients.parent.mkdir()
+    np.save(paths.relevant_clients, np.arange(10_000))
+    recipe = LightFmRecipe(Interactions({"add_to_cart": 1.0}, "none", 1.0, "all"), BOTH, SMALL)
+    wanted = "no client has a positive weight of a sku: 0 events of add_to_cart before .*; leave the block"
+    with pytest.raises(NoUsableEvents, match=wanted):
+        recipe.fit(ChallengeData(paths, submit=True), 0, paths.cache)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +143,7 @@ def test_no_pair_at_all(tiny):
             "weights=page_visit: must be of product_buy, add",
         ),
         (lambda: Interactions({}, "none", 1.0, "all"), "interactions.weights={}: must be"),
+        (lambda: Interactions({"remove_from_cart": -0.5}, "none", 1.0, "all"), "must be one weight above 0 at least"),
         (lambda: Interactions(WEIGHTS, "log", 1.0, "all"), "transform=log: must be none or log1p or one"),
         (lambda: Interactions(WEIGHTS, "none", 1.0, "some"), "clients=some: must be relevant or all"),
         (lambda: Interactions(WEIGHTS, "none", 0.0, "all"), "interactions.scale=0.0: must be above 0"),
