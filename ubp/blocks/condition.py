@@ -29,6 +29,7 @@ RATIO: Final = 9.0  # of rows, to which a constant that is not given brings them
 _CONSTANTS: Final = (2.0, 3.0)  # least and largest of those
 
 _SCALES: Final = ("equal", "none")
+_ROUNDING: Final = 1e-12  # of a mean square: float32 has 24 bits
 _ROWS: Final = 4_096  # summed up at a time, in float64
 
 
@@ -104,10 +105,11 @@ class FittedCondition:
             raise ValueError(f"{sum(widths)} columns and {len(chosen)} weights for {matrix.shape[1]} columns")
         mean = column_means(matrix) if settings.centre else np.zeros(matrix.shape[1], np.float32)
         squares = _mean_squares(matrix, mean)
-        of_block = np.add.reduceat(squares, np.cumsum([0, *widths[:-1]])) if widths else np.zeros(0)
+        starts = np.cumsum([0, *widths[:-1]])
+        of_block, of_mean = (np.add.reduceat(values, starts) for values in (squares, np.square(mean, dtype=np.float64)))
+        of_block[of_block <= _ROUNDING * of_mean] = 0  # a block without any spread, but for what its mean is rounded by
         factors = np.asarray(chosen)
         if settings.block_scale == "equal":
-            # A block without any spread keeps its zeros.
             factors = np.divide(factors, np.sqrt(of_block), out=np.zeros_like(factors), where=of_block > 0)
         length = np.sqrt((factors**2 * of_block).sum())
         if length == 0:

@@ -387,7 +387,9 @@ def _room(clients: int, of_blocks: int, of_profile: int) -> tuple[Matrix, Matrix
 def _conditioned(condition: FittedCondition | None, matrix: Matrix, whole: Matrix) -> Matrix:
     if condition is None:
         return matrix
-    return condition.apply(matrix, whole if len(whole) == len(matrix) else None)
+    # A PCA makes a matrix of its own, and of few clients a narrower one than was asked for.
+    in_place = condition.rotation is None and len(whole) == len(matrix)
+    return condition.apply(matrix, whole if in_place else None)
 
 
 def _width(name: str, block: BlockSettings, path: Path, clients: Clients) -> int:

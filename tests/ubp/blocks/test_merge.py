@@ -471,6 +471,14 @@ def test_a_merge_is_conditioned_at_last(tmp_path):
     assert len(np.unique(found[:, -1])) == 1
 
 
+def test_a_rotation_of_few_clients_is_narrower(tmp_path):
+    write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 9))
+    chosen = MergeSettings({"a": BlockSettings()}, None, ConditionSettings(rotate=20))
+    fitted, found = fit_merge(chosen, find_blocks(chosen, tmp_path), CLIENTS)
+    assert found.shape == (6, 7) == (6, fitted.columns)
+    assert (np.ptp(found, axis=0) == 0).sum() == 1
+
+
 def test_the_constant_counts_as_a_column(tmp_path):
     write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 2048))
     chosen = MergeSettings({"a": BlockSettings()}, None, ConditionSettings())
