@@ -9,7 +9,6 @@ row of the table is one score; rows that are there already are not made again, s
 """
 
 import csv
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.table import Table
 
+from benchmarks.measuring import pyplot
 from ubp.blocks.condition import ConditionSettings, FittedCondition, figures_of
 from ubp.blocks.merge import MERGE_KEYS, MergeSettings, find_blocks, fit_merge
 from ubp.blocks.transformers import Matrix
@@ -30,7 +30,6 @@ from ubp.data.paths import CONFIGS
 from ubp.evaluation.evaluate import score_anew
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import Profiles
-from ubp.io.errors import UserError
 
 RAW = "raw"
 
@@ -131,10 +130,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     Raises:
         UserError: matplotlib is missing.
     """
-    try:
-        plt = importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise UserError("matplotlib is missing: pip install -r benchmarks/requirements.txt, or plot=null") from error
+    plt = pyplot()
     curves: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if "rotate" not in row.variant:

@@ -13,7 +13,6 @@ before. Ends with a table for each scale, the goals, and pandas beside what is o
 ``plot``. What was measured is noted beside the data: a killed run goes on, and tables of several runs are one.
 """
 
-import importlib
 import json
 import logging
 import math
@@ -28,7 +27,7 @@ import polars as pl
 from omegaconf import DictConfig
 from rich.table import Table
 
-from benchmarks.measuring import as_markdown, run_apart, write_report
+from benchmarks.measuring import as_markdown, pyplot, run_apart, write_report
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
@@ -39,7 +38,7 @@ from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.data.targets import TASKS
 from ubp.evaluation.tasks import labels, load_targets, load_window
-from ubp.io.errors import UserError, name_some, require
+from ubp.io.errors import name_some, require
 from ubp.io.files import atomic_write
 from ubp.sequences.build import build_or_open
 
@@ -393,12 +392,7 @@ def draw(file: Path, by_scale: Mapping[float, Notes], names: Sequence[str]) -> N
     Raises:
         UserError: matplotlib is missing.
     """
-    try:
-        plt = importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise UserError("matplotlib is missing: pip install -r benchmarks/requirements.txt, or plot=null") from error
-    plt.switch_backend("agg")
-
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 6))
     for number, name in enumerate(names):
         points = [(scale, notes.figures[name].cpu) for scale, notes in by_scale.items() if name in notes.figures]

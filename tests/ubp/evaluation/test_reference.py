@@ -26,14 +26,6 @@ from ubp.evaluation.wide_features import last_purchases, wide_features
 SETTINGS = ReferenceSettings()
 
 
-@pytest.fixture
-def local(history) -> ChallengeData:
-    data = ChallengeData(history, True)
-    write_split(data, SplitDates.of(data))
-    make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)
-    return ChallengeData(history, False)
-
-
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 

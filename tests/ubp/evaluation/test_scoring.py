@@ -12,9 +12,7 @@ import torch
 
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
-from ubp.data.history import ChallengeData
-from ubp.data.split import SplitDates, write_split
-from ubp.data.targets import TASKS, TargetRules, make_targets
+from ubp.data.targets import TASKS
 from ubp.evaluation import scoring
 from ubp.evaluation.judge import judge
 from ubp.evaluation.probes import Probe
@@ -26,14 +24,6 @@ from ubp.io.errors import UserError
 CPU = torch.device("cpu")
 TINY = Probe("tiny", 4, 4, epochs=1)
 OF = {task.name: task for task in TASKS}
-
-
-@pytest.fixture
-def local(history) -> ChallengeData:
-    data = ChallengeData(history, True)
-    write_split(data, SplitDates.of(data))
-    make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)
-    return ChallengeData(history, False)
 
 
 @pytest.fixture
