@@ -173,7 +173,7 @@ def test_the_local_entry_holds_the_clients_with_history(journey):
     ids, profiles = read_entry(journey.paths.embeddings(submit=False) / "basics")
     assert ids.tolist() == data.clients.tolist()
     columns = sum(EmbeddingTable.read(journey.paths.block(name, submit=False)).columns for name in MERGED)
-    assert profiles.shape == (len(ids), columns)
+    assert profiles.shape == (len(ids), columns + 1)  # the constant
     found = CLOSING.fullmatch(journey.runs["merge"].last)
     assert found["what"] == "basics"
     assert (int(found["clients"]), int(found["columns"])) == profiles.shape
@@ -279,7 +279,7 @@ def test_contract_same_seed_same_bits(journey, first_blocks, overwritten, name):
 def test_contract_the_closing_line(journey, first_blocks, name):
     found = CLOSING.fullmatch(journey.runs[name].last)
     assert found, journey.runs[name].last
-    assert found["what"] == name
+    assert found["what"].partition(" (")[0] == name  # so small a model may rank below popularity, and then says so
     assert int(found["clients"].replace(",", "")) == len(first_blocks[name])
     assert int(found["columns"].replace(",", "")) == first_blocks[name].columns
     assert found["path"] == str(journey.paths.block(name, submit=False))
