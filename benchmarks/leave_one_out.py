@@ -7,6 +7,7 @@
 The table has, for each block, the score of a few base blocks (``base``) with it added, and of the merge without it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -28,7 +29,7 @@ from ubp.evaluation.tables import sum_cell
 
 def merged_scores(names: list[str], whole: MergeSettings, data: ChallengeData, folder: Path) -> Scores:
     """The merge of some of the blocks, by the quick probe."""
-    part = MergeSettings({name: whole.blocks[name] for name in names}, whole.imputer)
+    part = replace(whole, blocks={name: whole.blocks[name] for name in names})
     _, vectors = fit_merge(part, find_blocks(part, folder), data.clients)
     device = choose_device("auto")
     return score(Profiles("+".join(names), folder, data.clients, vectors), probe("quick"), data.paths, device)
