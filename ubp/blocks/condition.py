@@ -242,13 +242,13 @@ def warnings_of(figures: Mapping[str, Figures]) -> list[str]:
     if common := {name: f.common for name, f in figures.items() if f.common > COMMON_LIMIT}:
         found.append(
             f"{name_some(list(common))}: up to {max(common.values()):.0%} of a row's length is common to all clients; "
-            "a short training spends itself on that part: merge with condition=default"
+            "a short training may spend itself on that part: try condition=default"
         )
     if ratios := {name: f.row_ratio for name, f in figures.items() if f.row_ratio > RATIO_LIMIT}:
         found.append(
             f"{name_some(list(ratios))}: row ratio up to {max(ratios.values()):.1f}, above {RATIO_LIMIT:g}: the judge "
-            "may learn too fast to be steady, and the quick judge does not show that; score it by probe=judge, merge "
-            "with condition=default condition.constant=3, or leave blocks out with ~blocks.NAME"
+            "may learn too fast to be steady, and the quick judge does not show that; score it by probe=judge, try "
+            "condition=default condition.constant=3, or leave blocks out with ~blocks.NAME"
         )
     return found
 
