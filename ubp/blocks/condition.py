@@ -201,8 +201,8 @@ def column_means(matrix: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float3
 
 def _mean_squares(matrix: Matrix, mean: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Of each column less its mean: float64 [columns]."""
-    total = sum((np.square(part - mean, dtype=np.float64).sum(axis=0) for part in _parts(matrix)), 0.0)
-    return np.asarray(total / max(len(matrix), 1) + np.zeros(matrix.shape[1]))
+    squares = (np.square(part - mean, dtype=np.float64).sum(axis=0) for part in _parts(matrix))
+    return np.asarray(sum(squares, np.zeros(matrix.shape[1])) / max(len(matrix), 1))
 
 
 def _parts(matrix: npt.NDArray[np.floating[Any]]) -> Iterator[npt.NDArray[np.floating[Any]]]:
