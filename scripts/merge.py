@@ -91,7 +91,7 @@ def main(config: DictConfig) -> None:
     settings, left_out = without_missing(
         settings,
         common.paths.embeddings(common.submit),
-        registry.can_be_made(common.paths, common.submit, common.moment)[1],
+        lambda: registry.can_be_made(common.paths, common.submit, common.moment)[1],
         config.missing == SKIP,
     )
     for line in left_out.values():

@@ -6,7 +6,7 @@ With the fitted blocks it gives the profiles of any clients on any day.
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -73,14 +73,15 @@ def find_blocks(settings: MergeSettings, folder: Path) -> dict[str, Path]:
 
 
 def without_missing(
-    settings: MergeSettings, folder: Path, lacking: Mapping[str, str], skip: bool
+    settings: MergeSettings, folder: Path, lacking: Callable[[], Mapping[str, str]], skip: bool
 ) -> tuple[MergeSettings, dict[str, str]]:
     """A merge without those of its blocks that are not there and may be missing.
 
     Args:
         settings: the merge.
         folder: of the embeddings' parquets.
-        lacking: by the name of a block that the log has no events for, a line that says so.
+        lacking: gives, by the name of a block that the log has no events for, a line that says so; it reads the log,
+            and is asked only where a block is not there.
         skip: any block may be missing, not only these.
 
     Returns:
@@ -89,10 +90,11 @@ def without_missing(
     Raises:
         UserError: none is left.
     """
-    left_out = dict[str, str]()
-    for name, path in _missing(_paths(settings, folder)).items():
-        if name in lacking and not settings.blocks[name].path:
-            left_out[name] = lacking[name]
+    missing, left_out = _missing(_paths(settings, folder)), dict[str, str]()
+    reasons = lacking() if missing else {}
+    for name, path in missing.items():
+        if name in reasons and not settings.blocks[name].path:
+            left_out[name] = reasons[name]
         elif skip:
             left_out[name] = f"{name} is left out: {path} is not there"
     if left_out and len(left_out) == len(settings.blocks):

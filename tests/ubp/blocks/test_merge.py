@@ -190,7 +190,7 @@ LACKING = {"x": "x is left out: raw has no events of page_visit", "own": "own is
 
 def without(folder, *names, skip=False, own=None):
     blocks = {name: BlockSettings() for name in names} | ({"own": BlockSettings(path=str(own))} if own else {})
-    found, left_out = without_missing(MergeSettings(blocks, MEAN), folder, LACKING, skip)
+    found, left_out = without_missing(MergeSettings(blocks, MEAN), folder, lambda: LACKING, skip)
     assert found.imputer == MEAN
     return list(found.blocks), left_out
 
