@@ -1,7 +1,7 @@
 """Two rows that every block and merge is held against, made from the history in seconds.
 
 - *recency and frequency*: two columns a client, the last purchase and how many (`last_purchases`);
-- *SVDs and counts*: what a good engineer builds in an hour (`wide_features`).
+- *SVDs and counts*: what a good engineer builds in an hour (`ubp.blocks.wide_features`).
 
 Both are conditioned, so that a short training can read them (`ubp.blocks.condition`). What scores below one of them
 is not worth its training.
@@ -22,7 +22,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
-from ubp.evaluation.wide_features import COUNTS, Matrix, WideSettings, last_purchases, wide_features
+from ubp.blocks.wide_features import COUNTS, Matrix, WideFeatures, WideSettings, last_purchases
 from ubp.io.stage import AlreadyDone, Stage
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ def _row(name: str, history: ChallengeData, settings: ReferenceSettings) -> Prof
 
 def _groups(name: str, history: ChallengeData, settings: ReferenceSettings) -> dict[str, Matrix]:
     if name == SVDS_AND_COUNTS:
-        return wide_features(history, history.clients, settings.seed, settings.wide)
+        fitted = WideFeatures.fit(history, history.clients, settings.seed, settings.wide, listed={})
+        return fitted.groups(history, history.clients)
     table = last_purchases(history, history.clients)
     return {column: table.select(column).to_numpy() for column in table.columns}
 

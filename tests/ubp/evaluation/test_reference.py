@@ -21,7 +21,7 @@ from ubp.evaluation.reference import (
     reference_rows,
 )
 from ubp.evaluation.scores import Scores
-from ubp.evaluation.wide_features import last_purchases, wide_features
+from ubp.blocks.wide_features import last_purchases, wide_features
 
 SETTINGS = ReferenceSettings()
 

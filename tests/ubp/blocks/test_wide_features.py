@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
-from ubp.evaluation.wide_features import (
+from ubp.blocks.wide_features import (
     COUNTS,
     ITEM_VIEWS,
     VIEWS,

@@ -1,0 +1,486 @@
+"""What a good engineer makes of a log in an hour: counts in windows, days since, rhythm, and SVDs of what a client met.
+
+Fitted on one history, applied to any clients on any day; events at or after ``as_of`` play no part. Nothing here is
+centred: that is the conditioning's part (`ubp.blocks.condition`). A client without events gets zeros, so zero stands
+for never: how lately an event was is told by a number that falls with the days since.
+
+Tables are aggregated in Polars' streaming engine, one event type after the other. What clients met is a sparse matrix
+of so many values at most. So memory grows with the clients, and with the pairs of a client and a value.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.sparse import csr_matrix, hstack
+
+from ubp.data import schema
+from ubp.data.history import ChallengeData
+from ubp.data.reading import collect
+from ubp.data.schema import EventType
+from ubp.io.errors import require
+
+logger = logging.getLogger(__name__)
+
+Ids: TypeAlias = npt.NDArray[np.int64]
+Matrix: TypeAlias = npt.NDArray[np.float32]
+
+COUNTS: Final = "counts"
+LISTED: Final = "listed"
+# What a client met, each a matrix of its own: skus and what they are, the subjects of its other events.
+ITEM_VIEWS: Final = (schema.SKU, schema.CATEGORY, schema.PRICE, schema.NAME)
+RECENT: Final = "recent_"  # before an item view in which an event counts the less the older it is
+VIEWS: Final = (*ITEM_VIEWS, *(f"{RECENT}{view}" for view in ITEM_VIEWS), schema.URL, schema.QUERY)
+
+_ROW, _VALUE, _AMOUNT = "row", "value", "amount"
+_DAY: Final = timedelta(days=1)
+_MILLION: Final = 1_000_000
+_ITERATIONS: Final = 5  # of the power method in an SVD
+_ROUNDING: Final = 1e-5  # of the largest singular value; what is smaller is float32's rounding
+_PART_OF_DAY: Final = 4  # hours
+
+
+@dataclass(frozen=True)
+class WideSettings:
+    """How wide features are made.
+
+    Attributes:
+        windows: days before ``as_of`` in which events are counted; beside them all events are.
+        rhythm: whether gaps between days with events, days of the week and hours are among the counts.
+        bought: what a purchase counts in the matrices of skus, categories, prices and names.
+        added: the same of a cart addition.
+        removed: the same of a removal from the cart.
+        half_life: days in which an event comes to count half as much, in the matrices of what was met lately.
+        components: of each SVD, at most.
+        most_values: skus, urls in their matrix, at most: those with the most events.
+        half_lives: the same as ``half_life``, for the columns of listed values.
+    """
+
+    windows: tuple[int, ...] = (1, 3, 7, 14, 28, 60)
+    rhythm: bool = False
+    bought: float = 1.0
+    added: float = 0.5
+    removed: float = 0.25
+    half_life: float = 30.0
+    components: int = 32
+    most_values: int = 20_000
+    half_lives: tuple[float, ...] = (7.0, 30.0, 120.0)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            UserError: no window, one below a day, purchases that count nothing, a negative weight, no half-life, no
+                component, no value.
+        """
+        require(bool(self.windows) and min(self.windows) > 0, "windows", self.windows, "one or more days, at least 1")
+        for name in ("bought", "half_life"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("added", "removed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("components", "most_values"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "at least 1")
+        require(all(days > 0 for days in self.half_lives), "half_lives", self.half_lives, "above 0 each")
+
+    @property
+    def weights(self) -> dict[EventType, float]:
+        """Of the item events, what each type counts."""
+        return dict(zip(schema.ITEM_EVENTS, (self.bought, self.added, self.removed), strict=True))
+
+
+# The fitted features
+
+
+@dataclass(frozen=True)
+class View:
+    """What clients met of one kind, and its main directions.
+
+    Attributes:
+        values: int64, ascending: of the columns of its matrix, see `item_values`; a code is one of its position.
+        directions: float32 [values, components], orthonormal: the right singular vectors of the fit's matrix.
+    """
+
+    values: Ids
+    directions: Matrix
+
+
+@dataclass(frozen=True)
+class WideFeatures:
+    """Counts, the main directions of what clients met, and decayed amounts of listed values.
+
+    Attributes:
+        settings: how.
+        scales: of the counts, by column: the standard deviations in the fit; constant columns are not there.
+        views: by name, in the order of `VIEWS`.
+        listed: by column of the properties, int64, ascending: whose amounts are columns of their own.
+    """
+
+    settings: WideSettings
+    scales: dict[str, float]
+    views: dict[str, View]
+    listed: dict[str, Ids]
+
+    @classmethod
+    def fit(
+        cls, history: ChallengeData, clients: Ids, seed: int, settings: WideSettings, listed: Mapping[str, Ids]
+    ) -> Self:
+        """From the events of some clients; nothing after the history's ``as_of`` is read.
+
+        Args:
+            history: the events.
+            clients: int64 [clients], each once.
+            seed: of the SVDs.
+            settings: how.
+            listed: see the attribute.
+        """
+        deviations = client_counts(history, clients, settings).select(pl.all().cast(pl.Float64).std(ddof=0))
+        scales = {name: value for name, value in deviations.row(0, named=True).items() if value > _ROUNDING}
+        views = {}
+        for name, (values, matrix) in client_matrices(history, clients, settings).items():
+            directions = right_directions(matrix, settings.components, seed)
+            if directions.shape[1]:
+                views[name] = View(values, directions)
+            if directions.shape[1] < settings.components:
+                logger.debug("%s: %d components; the data have no more", name, directions.shape[1])
+        return cls(settings, scales, views, {column: values for column, values in listed.items() if len(values)})
+
+    def groups(self, history: ChallengeData, clients: Ids) -> dict[str, Matrix]:
+        """All groups of columns: counts, projections of each view on its directions, listed values.
+
+        Args:
+            history: the events before its ``as_of``.
+            clients: int64 [clients], each once, in any order; zeros for one without events.
+
+        Returns:
+            `COUNTS`, each column with a variance of 1 in the fit; each view's name, log(1 + how much of each value)
+            on its directions; `LISTED`, the same of the listed values by each half-life. Float32 [clients, columns]. A
+            group without columns is left out.
+        """
+        groups = {COUNTS: self._counts(history, clients)} if self.scales else {}
+        amounts = ClientItems.of(history, clients, self.settings)
+        properties = collect(history.properties())
+        for name, view in self.views.items():
+            matrix = self._view(name, view, amounts, properties, history, clients)
+            groups[name] = np.asarray(logarithms(matrix) @ view.directions, dtype=np.float32)
+        if self.listed and self.settings.half_lives:
+            parts = [
+                logarithms(amounts.by(properties, column, half_life, values)).toarray()
+                for half_life in self.settings.half_lives
+                for column, values in self.listed.items()
+            ]
+            groups[LISTED] = np.concatenate(parts, axis=1, dtype=np.float32)
+        return groups
+
+    def _counts(self, history: ChallengeData, clients: Ids) -> Matrix:
+        table = client_counts(history, clients, self.settings)
+        absent = [name for name in self.scales if name not in table.columns]  # a type without events by this day
+        table = table.with_columns(pl.lit(0, pl.Float32).alias(name) for name in absent)
+        return np.ascontiguousarray(
+            table.select(pl.col(name) / scale for name, scale in self.scales.items()).to_numpy()
+        )
+
+    def _view(
+        self,
+        name: str,
+        view: View,
+        amounts: "ClientItems",
+        properties: pl.DataFrame,
+        history: ChallengeData,
+        clients: Ids,
+    ) -> csr_matrix:
+        if name == schema.URL:
+            return client_urls(history, clients, view.values)
+        if name == schema.QUERY:
+            return client_query_codes(history, clients)[:, view.values]
+        half_life = self.settings.half_life if name.startswith(RECENT) else None
+        return amounts.by(properties, name.removeprefix(RECENT), half_life, view.values)
+
+
+def client_matrices(history: ChallengeData, clients: Ids, settings: WideSettings) -> dict[str, tuple[Ids, csr_matrix]]:
+    """For each of `VIEWS` that has any: its values, and log(1 + how much of each), float32 [clients, values]."""
+    properties = collect(history.properties())
+    amounts = ClientItems.of(history, clients, settings)
+    found = {}
+    for prefix, half_life in (("", None), (RECENT, settings.half_life)):
+        for column in ITEM_VIEWS:
+            values = amounts.values(properties, column, settings.most_values)
+            found[f"{prefix}{column}"] = values, amounts.by(properties, column, half_life, values)
+    urls = most_visited(history, clients, settings.most_values)
+    found[schema.URL] = urls, client_urls(history, clients, urls)
+    queries = client_query_codes(history, clients)
+    codes = np.flatnonzero(queries.getnnz(axis=0))
+    found[schema.QUERY] = codes, queries[:, codes]
+    return {name: (values, logarithms(matrix)) for name, (values, matrix) in found.items() if len(values)}
+
+
+# Counts and days
+
+
+def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings) -> pl.DataFrame:
+    """Float32, a row per client in their order, zeros for what it has not; types without events have no columns.
+
+    For each event type the columns of `event_counts`, for purchases and cart additions those of `prices`; for each
+    type those of `rhythm`, if it is asked for.
+    """
+    makers = [
+        (partial(event_counts, windows=settings.windows), tuple(EventType)),
+        (partial(prices, windows=settings.windows), schema.ITEM_EVENTS[:2]),
+        (rhythm, tuple(EventType) if settings.rhythm else ()),
+    ]
+    parts = [
+        made(history, clients, event_type).select(pl.all().name.prefix(f"{event_type}_"))
+        for made, event_types in makers
+        for event_type in event_types
+        if history.rows(event_type)
+    ]
+    return pl.concat(parts, how="horizontal")
+
+
+def event_counts(history: ChallengeData, clients: Ids, event_type: EventType, windows: Sequence[int]) -> pl.DataFrame:
+    """Of one event type, the logarithms log(1 + x) of counts and of days. A row per client, Float32.
+
+    - ``28d``: events in the last 28 days before ``as_of``; ``all``: all of them;
+    - ``days``: days of the calendar with an event;
+    - ``subjects``: different skus, urls or queries;
+    - ``since_first``: days since the first event;
+    - ``nearness``: log(1 + days of the history) - log(1 + days since the last event).
+    """
+    time, as_of = pl.col(schema.TIMESTAMP), history.as_of
+    table = of_rows(history.events(event_type), clients).group_by(_ROW).agg(
+        **{f"{days}d": (time >= as_of - days * _DAY).sum() for days in windows},
+        all=pl.len(),
+        days=time.dt.date().n_unique(),
+        subjects=pl.col(event_type.subject).n_unique(),
+        since_first=days_until(as_of, time.min()),
+        nearness=days_until(as_of, time.max()),
+    )  # fmt: skip
+    logs = table.select(_ROW, pl.exclude(_ROW).log1p())
+    return filled(logs.with_columns(np.log1p(length(history)) - pl.col("nearness")), len(clients))
+
+
+def prices(history: ChallengeData, clients: Ids, event_type: EventType, windows: Sequence[int]) -> pl.DataFrame:
+    """Of one item event type, prices in buckets. A row per client, Float32.
+
+    - ``price``: mean bucket + 1, so that the cheapest is not as if there were none;
+    - ``spend``: log(1 + sum of the buckets); ``spend_60d``: of the longest window.
+    """
+    price, longest = pl.col(schema.PRICE), max(windows)
+    recent = pl.col(schema.TIMESTAMP) >= history.as_of - longest * _DAY
+    bought = of_rows(history.events(event_type), clients).join(
+        history.properties().select(schema.SKU, schema.PRICE), on=schema.SKU
+    )
+    table = bought.group_by(_ROW).agg(
+        price=price.mean() + 1, spend=price.sum().log1p(), **{f"spend_{longest}d": (price * recent).sum().log1p()}
+    )
+    return filled(table, len(clients))
+
+
+def rhythm(history: ChallengeData, clients: Ids, event_type: EventType) -> pl.DataFrame:
+    """Of one event type, gaps between its days, and when in the week and the day. A row per client, Float32.
+
+    - ``gap``: log(1 + mean days between two neighbouring days with an event), ``gap_spread``: of their standard
+      deviation; 0 with fewer than two, three such days;
+    - ``overdue``: log(1 + days since the last such day) - ``gap``; 0 with fewer than two such days;
+    - ``weekday_1`` to ``weekday_7`` (Monday to Sunday), ``hours_0`` to ``hours_20``: log(1 + events) on that weekday,
+      in the four hours from that hour on.
+    """
+    events, time = of_rows(history.events(event_type), clients), pl.col(schema.TIMESTAMP)
+    gaps = pl.col("day").sort().diff().dt.total_days()
+    by_day = events.select(_ROW, day=time.dt.truncate("1d")).unique().group_by(_ROW).agg(
+        gap=gaps.mean().fill_null(0).log1p(),
+        gap_spread=gaps.std(ddof=0).fill_null(0).log1p(),
+        overdue=pl.when(pl.len() > 1).then(
+            days_until(history.as_of, pl.col("day").max()).log1p() - gaps.mean().log1p()
+        ).otherwise(0),
+    )  # fmt: skip
+    hours = range(0, 24, _PART_OF_DAY)
+    by_time = events.group_by(_ROW).agg(
+        **{f"weekday_{number}": (time.dt.weekday() == number).sum().log1p() for number in range(1, 8)},
+        **{f"hours_{hour}": (time.dt.hour() // _PART_OF_DAY == hour // _PART_OF_DAY).sum().log1p() for hour in hours},
+    )
+    return filled(by_day.join(by_time, on=_ROW), len(clients))
+
+
+def last_purchases(history: ChallengeData, clients: Ids) -> pl.DataFrame:
+    """A row per client, Float32: ``recency`` and ``frequency``.
+
+    log(1 + days from the last purchase to ``as_of``), or of the history's days where there is none, and
+    log(1 + number of purchases).
+    """
+    bought = of_rows(history.events(EventType.PRODUCT_BUY), clients)
+    table = bought.group_by(_ROW).agg(
+        recency=days_until(history.as_of, pl.col(schema.TIMESTAMP).max()), frequency=pl.len()
+    )
+    return filled(table, len(clients), recency=length(history)).with_columns(pl.all().log1p())
+
+
+def of_rows(events: pl.LazyFrame, clients: Ids) -> pl.LazyFrame:
+    """The events of some clients, with each client's place among them as ``row``."""
+    rows = pl.LazyFrame({schema.CLIENT_ID: clients, _ROW: np.arange(len(clients), dtype=np.uint32)})
+    return events.join(rows, on=schema.CLIENT_ID)
+
+
+def filled(table: pl.LazyFrame, rows: int, **absent: float) -> pl.DataFrame:
+    """A table by ``row`` as one with a row for each number, Float32; ``absent`` or zero where it has none."""
+    whole = pl.LazyFrame({_ROW: np.arange(rows, dtype=np.uint32)})
+    joined = collect(whole.join(table, on=_ROW, how="left", maintain_order="left")).drop(_ROW)
+    return joined.select(pl.col(name).fill_null(absent.get(name, 0)).cast(pl.Float32) for name in joined.columns)
+
+
+def days_until(as_of: datetime, moment: pl.Expr) -> pl.Expr:
+    """Days from a moment to ``as_of``, with their fraction."""
+    return (as_of - moment).dt.total_microseconds() / (_DAY / timedelta(microseconds=1))
+
+
+def length(history: ChallengeData) -> float:
+    """Of the history, in days."""
+    return (history.as_of - history.start) / _DAY
+
+
+# What clients met
+
+
+@dataclass(frozen=True)
+class ClientItems:
+    """How much each client had to do with each sku.
+
+    Attributes:
+        skus: int64, ascending.
+        amounts: by half-life in days, None for none: float32 [clients, skus], sums of the events' weights.
+    """
+
+    skus: Ids
+    amounts: dict[float | None, csr_matrix]
+
+    @classmethod
+    def of(cls, history: ChallengeData, clients: Ids, settings: WideSettings) -> Self:
+        """From all item events of some clients.
+
+        Args:
+            history: of the events.
+            clients: int64 [clients].
+            settings: the event types' weights, and the half-lives.
+        """
+        half_lives = (None, *dict.fromkeys((settings.half_life, *settings.half_lives)))
+        amounts = [pl.len() if days is None else faded(history.as_of, days) for days in half_lives]
+        tables = [
+            collect(
+                of_rows(history.events(event_type), clients)
+                .group_by(_ROW, pl.col(schema.SKU).alias(_VALUE))
+                .agg(amount.alias(f"{number}") * weight for number, amount in enumerate(amounts))
+            )
+            for event_type, weight in settings.weights.items()
+            if weight
+        ]
+        skus = np.unique(np.concatenate([table[_VALUE].to_numpy() for table in tables]))
+        shape = (len(clients), len(skus))
+        whole = {
+            half_life: sum(
+                (sparse(table, f"{number}", shape[0], skus) for table in tables),
+                start=csr_matrix(shape, dtype=np.float32),
+            )
+            for number, half_life in enumerate(half_lives)
+        }
+        return cls(skus, whole)
+
+    def values(self, properties: pl.DataFrame, column: str, most: int) -> Ids:
+        """The values of a column of the properties that were met; of skus those that most clients met, so many."""
+        if column != schema.SKU:
+            return np.unique(item_values(self._own(properties), column))
+        clients = self.amounts[None].getnnz(axis=0)
+        return np.sort(self.skus[np.argsort(-clients, kind="stable")[:most]])
+
+    def by(self, properties: pl.DataFrame, column: str, half_life: float | None, values: Ids) -> csr_matrix:
+        """Amounts of some values of a column of the properties: float32 [clients, values]."""
+        own = item_values(self._own(properties), column)
+        rows = np.repeat(np.arange(len(own)), own.shape[1])
+        places = np.searchsorted(values, own.ravel())
+        known = places < len(values)
+        known[known] = values[places[known]] == own.ravel()[known]
+        ones = np.ones(int(known.sum()), np.float32)
+        to_values = csr_matrix((ones, (rows[known], places[known])), shape=(len(own), len(values)))
+        amounts = self.amounts[half_life] @ to_values
+        amounts.sort_indices()
+        return amounts
+
+    def _own(self, properties: pl.DataFrame) -> pl.DataFrame:
+        """The properties of `skus`, in their order."""
+        return properties.join(pl.DataFrame({schema.SKU: self.skus}), on=schema.SKU, how="semi").sort(schema.SKU)
+
+
+def item_values(properties: pl.DataFrame, column: str) -> Ids:
+    """The values of skus in a column: int64 [skus, 1], of names [skus, 16], each position with codes of its own."""
+    values = properties[column].to_numpy().reshape(len(properties), -1).astype(np.int64)
+    return values + np.arange(schema.CODES) * schema.CODE_BOOK if column == schema.NAME else values
+
+
+def most_visited(history: ChallengeData, clients: Ids, most: int) -> Ids:
+    """The urls with the most visits by these clients, at most so many: int64, ascending."""
+    visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
+    often = visits.group_by(schema.URL).agg(visits=pl.len()).sort("visits", schema.URL, descending=[True, False])
+    return np.sort(collect(often.head(most).select(schema.URL))[schema.URL].to_numpy())
+
+
+def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
+    """Visits of some urls: float32 [clients, urls]."""
+    visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
+    known = visits.join(pl.LazyFrame({schema.URL: urls}), on=schema.URL, how="semi")
+    pairs = collect(known.group_by(_ROW, pl.col(schema.URL).alias(_VALUE)).agg(pl.len().alias(_AMOUNT)))
+    return sparse(pairs, _AMOUNT, len(clients), urls)
+
+
+def client_query_codes(history: ChallengeData, clients: Ids) -> csr_matrix:
+    """Codes of a client's queries, by position: float32 [clients, 16 × 256]."""
+    searches = collect(of_rows(history.events(EventType.SEARCH_QUERY), clients).select(_ROW, schema.QUERY))
+    rows, ones = searches[_ROW].to_numpy(), np.ones(len(searches), np.float32)
+    # One position at a time: all of them would be a list of sixteen times the searches.
+    positions = searches[schema.QUERY].to_numpy().reshape(-1, schema.CODES).T
+    shape = (len(clients), schema.CODE_BOOK)
+    codes = hstack([csr_matrix((ones, (rows, codes)), shape=shape) for codes in positions], format="csr")
+    codes.sort_indices()
+    return codes
+
+
+def faded(as_of: datetime, half_life: float) -> pl.Expr:
+    """Events counted as what is left of them: half after so many days, a quarter after twice as many.
+
+    In whole millionths: sums of integers are the same in whatever order Polars adds them up.
+    """
+    left = 0.5 ** (days_until(as_of, pl.col(schema.TIMESTAMP)) / half_life)
+    return (left * _MILLION).round().cast(pl.Int64).sum() / _MILLION
+
+
+def sparse(pairs: pl.DataFrame, amount: str, rows: int, values: Ids) -> csr_matrix:
+    """Amounts by row and value as float32 [rows, values]; all values are among those given, which ascend."""
+    places = np.searchsorted(values, pairs[_VALUE].to_numpy())
+    amounts = pairs[amount].to_numpy().astype(np.float32)
+    matrix = csr_matrix((amounts, (pairs[_ROW].to_numpy(), places)), shape=(rows, len(values)))
+    matrix.sort_indices()  # Polars gives the pairs in any order, and sums are rounded in theirs
+    return matrix
+
+
+def logarithms(matrix: csr_matrix) -> csr_matrix:
+    """log(1 + x) of the values that are there; the matrix is overwritten."""
+    np.log1p(matrix.data, out=matrix.data)
+    return matrix
+
+
+def right_directions(matrix: csr_matrix, components: int, seed: int) -> Matrix:
+    """The right singular vectors of a truncated SVD (Halko et al. 2009, arXiv 0909.4061).
+
+    Returns:
+        float32 [columns of the matrix, directions]: so many components, or what the matrix's sides and rank allow.
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    if not matrix.nnz:
+        return np.zeros((matrix.shape[1], 0), np.float32)
+    _, singular, right = randomized_svd(matrix, min(components, *matrix.shape), n_iter=_ITERATIONS, random_state=seed)
+    kept = singular > singular[0] * _ROUNDING
+    return np.ascontiguousarray(right[kept].T, dtype=np.float32)
