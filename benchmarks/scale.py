@@ -36,8 +36,8 @@ from ubp.data import schema
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
-from ubp.data.targets import TASKS
-from ubp.evaluation.tasks import labels, load_targets, load_window
+from ubp.data.targets import TASKS, load_targets
+from ubp.evaluation.tasks import labels, load_window
 from ubp.io.errors import name_some, require
 from ubp.io.files import atomic_write
 from ubp.sequences.build import build_or_open

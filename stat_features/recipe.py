@@ -25,7 +25,7 @@ from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData, of_clients
-from ubp.data.reading import collect
+from ubp.data.reading import collect, within
 from ubp.data.schema import EventType
 
 # Of each event type: see `timing`.
@@ -64,7 +64,7 @@ def timing(data: ChallengeData, clients: Clients, event_type: EventType, start: 
         count=pl.len(),
         first=time.min(),
         last=time.max(),
-        **{name: _between(*window).sum().cast(pl.Int64) for name, window in _windows(data.as_of).items()},
+        **{name: within(*window).sum().cast(pl.Int64) for name, window in _windows(data.as_of).items()},
     )
     gaps = pl.when(pl.col("count") > 1).then(_days(pl.col("last") - pl.col("first")) / (pl.col("count") - 1))
     return summed.select(
@@ -215,10 +215,6 @@ def absent_value(column: str, days: float) -> float:
     if column.endswith(("_first_day", "_last_day")):
         return -(days + ABSENT_DAYS)
     return ABSENT_PRICE if column == "mean_price" else 0.0
-
-
-def _between(start: datetime, end: datetime) -> pl.Expr:
-    return pl.col(schema.TIMESTAMP).is_between(start, end, closed="left")
 
 
 def _days(duration: pl.Expr) -> pl.Expr:

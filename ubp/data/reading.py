@@ -1,5 +1,6 @@
 """Files as lazy Polars frames with the promised dtypes."""
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,11 @@ def load_clients(path: Path, may_be_empty: bool = False) -> npt.NDArray[np.int64
             f"(the first: {values[counts > 1][0]}); keep each once: np.save(path, np.unique(ids))"
         )
     return clients
+
+
+def within(start: datetime, end: datetime) -> pl.Expr:
+    """Events at or after a moment and before another: windows that meet share no event."""
+    return pl.col(schema.TIMESTAMP).is_between(start, end, closed="left")
 
 
 def numbers_in(column: str) -> pl.Expr:

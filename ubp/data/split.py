@@ -10,6 +10,7 @@ import polars as pl
 
 from ubp.data import schema
 from ubp.data.history import ChallengeData
+from ubp.data.reading import within
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
@@ -58,7 +59,7 @@ class SplitDates:
         return pl.col(schema.TIMESTAMP) < self.train_start
 
     def in_train_window(self) -> pl.Expr:
-        return pl.col(schema.TIMESTAMP).is_between(self.train_start, self.validation_start, closed="left")
+        return within(self.train_start, self.validation_start)
 
     def in_validation_window(self) -> pl.Expr:
         return pl.col(schema.TIMESTAMP).is_between(self.validation_start, self.end, closed="both")

@@ -1,8 +1,9 @@
-"""The six tasks, and how their targets are made for a log that comes without them."""
+"""The six tasks, their targets, and how these are made for a log that comes without them."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates
+from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -31,11 +33,13 @@ class Task:
         name: as in the names of the target files and in scores.
         column: whose values are the labels; None where the label is "bought nothing".
         active_only: whether only the clients with a purchase in the history take part.
+        is_open: whether a block may know what is asked; it must serve the hidden tasks unseen.
     """
 
     name: str
     column: str | None = None
     active_only: bool = False
+    is_open: bool = False
 
     @property
     def is_propensity(self) -> bool:
@@ -43,10 +47,10 @@ class Task:
 
 
 TASKS: Final = (
-    Task("churn", active_only=True),
+    Task("churn", active_only=True, is_open=True),
     Task("conversion"),
-    Task("propensity_category", schema.CATEGORY),
-    Task("propensity_sku", schema.SKU),
+    Task("propensity_category", schema.CATEGORY, is_open=True),
+    Task("propensity_sku", schema.SKU, is_open=True),
     Task("propensity_new_sku", schema.SKU),
     Task("propensity_price", schema.PRICE),
 )
@@ -62,6 +66,48 @@ class Targets:
 
 def target_files(paths: DataPaths, task: Task) -> tuple[Path, Path]:
     return paths.target / f"{task.name}.npy", paths.target / f"popularity_{task.name}.npy"
+
+
+def load_targets(paths: DataPaths, task: Task) -> Targets:
+    """Read a propensity task's targets.
+
+    Raises:
+        UserError: a file is missing or cannot be read, or the two do not fit.
+    """
+    files = target_files(paths, task)
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file}: file missing; put it there, or make it with: python scripts/make_targets.py")
+    values, popularity = (_read_array(file) for file in files)
+    if values.shape != popularity.shape or values.ndim != 1:
+        raise UserError(
+            f"{files[0]}: {values.shape} targets but {popularity.shape} popularities in {files[1].name}; "
+            "both must be one list of the same length"
+        )
+    return Targets(values.astype(np.int64), popularity.astype(np.float64))
+
+
+def open_targets(paths: DataPaths) -> dict[str, Ids]:
+    """The values that the open propensity tasks ask for; the files of the hidden ones are not opened.
+
+    Returns:
+        ``category`` and ``sku`` to int64, ascending, each once; without those that have no file.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    files = {str(task.column): target_files(paths, task)[0] for task in TASKS if task.is_propensity and task.is_open}
+    return {column: np.unique(_read_array(file).astype(np.int64)) for column, file in files.items() if file.exists()}
+
+
+def _read_array(file: Path) -> npt.NDArray[np.generic]:
+    try:
+        array: npt.NDArray[np.generic] = np.load(file, allow_pickle=True)  # the organisers' may hold Python objects
+    except (ValueError, OSError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"{file}: not a readable .npy file ({error}); delete it and make it with: python scripts/make_targets.py"
+        ) from error
+    return array
 
 
 @dataclass(frozen=True)

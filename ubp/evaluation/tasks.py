@@ -1,8 +1,6 @@
 """The six tasks, their targets and labels."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Final
 
 import numpy as np
@@ -12,37 +10,8 @@ import polars as pl
 from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients
-from ubp.data.targets import TASKS, Ids, Targets, Task, target_files
+from ubp.data.targets import TASKS, Ids, Targets, Task, load_targets, target_files
 from ubp.io.errors import UserError
-
-
-def load_targets(paths: DataPaths, task: Task) -> Targets:
-    """Read a propensity task's targets.
-
-    Raises:
-        UserError: a file is missing or cannot be read, or the two do not fit.
-    """
-    files = target_files(paths, task)
-    for file in files:
-        if not file.exists():
-            raise UserError(f"{file}: file missing; put it there, or make it with: python scripts/make_targets.py")
-    values, popularity = (_read_array(file) for file in files)
-    if values.shape != popularity.shape or values.ndim != 1:
-        raise UserError(
-            f"{files[0]}: {values.shape} targets but {popularity.shape} popularities in {files[1].name}; "
-            "both must be one list of the same length"
-        )
-    return Targets(values.astype(np.int64), popularity.astype(np.float64))
-
-
-def _read_array(file: Path) -> npt.NDArray[np.generic]:
-    try:
-        array: npt.NDArray[np.generic] = np.load(file, allow_pickle=True)  # the organisers' may hold Python objects
-    except (ValueError, OSError, EOFError, UnpicklingError) as error:
-        raise UserError(
-            f"{file}: not a readable .npy file ({error}); delete it and make it with: python scripts/make_targets.py"
-        ) from error
-    return array
 
 
 def load_window(paths: DataPaths, file_name: str) -> pl.DataFrame:

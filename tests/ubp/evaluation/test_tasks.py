@@ -12,8 +12,8 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates, write_split
-from ubp.data.targets import TASKS, TargetRules, Targets, Task, make_targets
-from ubp.evaluation.tasks import GroundTruth, labels, load_targets, load_window
+from ubp.data.targets import TASKS, TargetRules, Targets, Task, load_targets, make_targets
+from ubp.evaluation.tasks import GroundTruth, labels, load_window
 from ubp.io.errors import UserError
 
 BUY = EventType.PRODUCT_BUY
