@@ -118,10 +118,9 @@ def save(fitted: FittedBlock, folder: str | Path, lineage: Mapping[str, Any]) ->
     from safetensors.numpy import save_file
 
     state = fitted.state()
-    kind = type(fitted)
     note = {
         "format": _FORMAT,
-        "class": f"{kind.__module__}:{kind.__qualname__}",
+        "class": _class_name(fitted),
         "settings": state.settings,
         "tables": sorted(state.tables),
         "lineage": dict(lineage),
@@ -157,6 +156,41 @@ def load(folder: str | Path) -> FittedBlock:
     return kind.from_state(State(note["settings"], arrays, tables, folder))
 
 
+def packed(blocks: Mapping[str, FittedBlock]) -> State:
+    """The states of several blocks as one: for a block that keeps others within its own folder.
+
+    Args:
+        blocks: by name.
+    """
+    notes, arrays, tables = [], dict[str, npt.NDArray[Any]](), dict[str, pl.DataFrame]()
+    for name, block in blocks.items():
+        state = block.state()
+        kept = {"arrays": sorted(state.arrays), "tables": sorted(state.tables)}
+        notes.append({"name": name, "class": _class_name(block), "settings": state.settings, **kept})
+        arrays |= {f"{name}.{key}": array for key, array in state.arrays.items()}
+        tables |= {f"{name}.{key}": table for key, table in state.tables.items()}
+    return State({"blocks": notes}, arrays, tables)
+
+
+def unpacked(state: State) -> dict[str, FittedBlock]:
+    """The blocks that `packed` made a state of; further arrays and tables may lie beside theirs.
+
+    Raises:
+        UserError: a block's class is not there.
+    """
+    blocks = {}
+    for note in state.settings["blocks"]:
+        name = note["name"]
+        arrays = {key: state.arrays[f"{name}.{key}"] for key in note["arrays"]}
+        tables = {key: state.tables[f"{name}.{key}"] for key in note["tables"]}
+        try:
+            kind = imported(note["class"])
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{state.folder}: block {name}: {error}; fit it again") from error
+        blocks[name] = kind.from_state(State(note["settings"], arrays, tables, state.folder))
+    return blocks
+
+
 def lineage_of(folder: Path) -> dict[str, Any]:
     """The lineage of the fit in a folder.
 
@@ -181,6 +215,11 @@ def imported(name: str) -> Any:  # noqa: ANN401 (whatever it is)
     """
     module, _, inside = name.partition(":")
     return getattr(import_module(module), inside)
+
+
+def _class_name(block: FittedBlock) -> str:
+    kind = type(block)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _note(folder: Path) -> dict[str, Any]:

@@ -10,16 +10,17 @@ of so many values at most. So memory grows with the clients, and with the pairs 
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_matrix, hstack
 
+from ubp.blocks.transformers import Arrays
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
@@ -176,6 +177,24 @@ class WideFeatures:
             ]
             groups[LISTED] = np.concatenate(parts, axis=1, dtype=np.float32)
         return groups
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """What `from_state` makes the same features of: settings that JSON holds, and arrays."""
+        arrays: Arrays = {f"listed.{column}": values for column, values in self.listed.items()}
+        for name, view in self.views.items():
+            arrays |= {f"{name}.values": view.values, f"{name}.directions": view.directions}
+        names = {"views": list(self.views), "listed": list(self.listed)}
+        return {"settings": asdict(self.settings), "scales": self.scales, **names}, arrays
+
+    @classmethod
+    def from_state(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
+        """The features that gave this state."""
+        given = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in settings["settings"].items()
+        }
+        views = {name: View(arrays[f"{name}.values"], arrays[f"{name}.directions"]) for name in settings["views"]}
+        listed = {column: arrays[f"listed.{column}"] for column in settings["listed"]}
+        return cls(WideSettings(**given), dict(settings["scales"]), views, listed)
 
     def _counts(self, history: ChallengeData, clients: Ids) -> Matrix:
         table = client_counts(history, clients, self.settings)

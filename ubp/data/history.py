@@ -8,7 +8,7 @@ strings.
 import copy
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,27 @@ from ubp.io.files import atomic_write, digest_of, fingerprint
 logger = logging.getLogger(__name__)
 
 UnknownSku = Literal["error", "drop"]
+
+_DRAWS = 1_000_000  # different shares of events that can be masked
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which events of a history are left out.
+
+    Attributes:
+        share: of them.
+        seed: of the draw.
+    """
+
+    share: float
+    seed: int
+
+    def keeps(self, event_type: EventType) -> pl.Expr:
+        """True for the events that stay."""
+        fields = [schema.CLIENT_ID, schema.TIMESTAMP, *({event_type.subject} & {schema.SKU, schema.URL})]
+        drawn = pl.struct(fields).hash(self.seed) % _DRAWS
+        return drawn >= round(self.share * _DRAWS)
 
 
 class ChallengeData:
@@ -57,6 +78,7 @@ class ChallengeData:
         self.submit = submit
         self.unknown_sku = unknown_sku
         self._as_of = _whole_second(as_of)
+        self._mask: Mask | None = None
         self.folder = paths.history(submit)
         self._summaries = self._checked()
         if as_of is not None and (self.start >= as_of or self.rows(EventType.PRODUCT_BUY) == 0):
@@ -83,6 +105,8 @@ class ChallengeData:
         frame = typed(scan(self.file(event_type)), schema.event_columns(event_type))
         if self._as_of is not None:
             frame = frame.filter(pl.col(schema.TIMESTAMP) < self._as_of)
+        if self._mask is not None:
+            frame = frame.filter(self._mask.keeps(event_type))
         if event_type.has_sku and self._summaries[event_type].unknown_skus:
             frame = frame.join(self.properties().select(schema.SKU), on=schema.SKU, how="semi")
         return frame
@@ -108,7 +132,7 @@ class ChallengeData:
 
     def rows(self, event_type: EventType) -> int:
         """Events of one type in the history."""
-        if self._as_of is None and not self._summaries[event_type].unknown_skus:
+        if self._as_of is None and self._mask is None and not self._summaries[event_type].unknown_skus:
             return self._summaries[event_type].rows
         return int(collect(self.events(event_type).select(pl.len())).item())
 
@@ -175,6 +199,25 @@ class ChallengeData:
             raise UserError(f"as_of={as_of}: {self.folder} has no event before it; choose a later day")
         return self._until(as_of)
 
+    def masked(self, share: float, seed: int) -> "ChallengeData":
+        """The same history without some of its events, drawn by the seed; each client loses about that share.
+
+        An event is drawn by what it is, so it is masked on every day or on none. Events of one client, time and
+        subject are masked together.
+
+        Args:
+            share: of the events that are left out, from 0 to 1.
+            seed: of the draw.
+        """
+        view = self._until(self._as_of)
+        view._mask = Mask(share, seed)
+        return view
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether some of its events are left out."""
+        return self._mask is not None
+
     @property
     def whole(self) -> "ChallengeData":
         """All events of the files, those at or after ``as_of`` too: for what belongs to the files, not to the day."""
@@ -190,7 +233,8 @@ class ChallengeData:
     @cached_property
     def fingerprint(self) -> str:
         """Tells one history from another: files, relevant clients, ``as_of``, ``unknown_sku``."""
-        return digest_of(self.files_fingerprint, self.relevant_clients.tobytes(), self._as_of, self.unknown_sku)
+        mask = [] if self._mask is None else [self._mask]
+        return digest_of(self.files_fingerprint, self.relevant_clients.tobytes(), self._as_of, self.unknown_sku, *mask)
 
     @property
     def events_fingerprint(self) -> str:

@@ -18,11 +18,11 @@ import numpy as np
 
 from ubp.blocks.condition import ConditionSettings, FittedCondition
 from ubp.blocks.entry import entry_files, read_entry, write_entry
+from ubp.blocks.wide_features import COUNTS, Matrix, WideFeatures, WideSettings, last_purchases
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.evaluation.profiles import Profiles
 from ubp.evaluation.scores import Scores
-from ubp.blocks.wide_features import COUNTS, Matrix, WideFeatures, WideSettings, last_purchases
 from ubp.io.stage import AlreadyDone, Stage
 
 logger = logging.getLogger(__name__)

@@ -60,7 +60,8 @@ def runtime_of(settings: TrainerSettings) -> Runtime:
 class Trained(Generic[Model]):
     """What `fit` gives: the model with its best weights, and how the run went (``best_score``: its monitor's).
 
-    ``settings`` are those that the run took: ``threads`` is their number.
+    ``epochs`` were trained, ``kept_epoch`` is the one whose weights the model has, from 1. ``settings`` are those that
+    the run took: ``threads`` is their number.
     """
 
     model: Model
@@ -69,6 +70,7 @@ class Trained(Generic[Model]):
     best_checkpoint: Path
     best_score: float
     epochs: int
+    kept_epoch: int
     settings: TrainerSettings
 
     @property
@@ -94,6 +96,8 @@ def fit(
     folder: Path,
     seed: int,
     loggers: "list[Logger] | None" = None,
+    parts: Parts | None = None,
+    keep_last: bool = False,
 ) -> Trained[Model]:
     """Train a model and load the weights of its best epoch.
 
@@ -104,6 +108,8 @@ def fit(
         folder: of this run's checkpoints; a run that was killed is taken up where its last epoch ended.
         seed: of everything random.
         loggers: Lightning's.
+        parts: rows by what they are for; None: drawn by the seed (`split_rows`).
+        keep_last: take the weights of the last epoch instead, and train all epochs: where it is known how many.
 
     Returns:
         The model, its rows by purpose, and how it went.
@@ -117,13 +123,14 @@ def fit(
 
     from ubp.training.lightning_loop import EpochLines, Training, make_trainer
 
-    parts = split_rows(len(source.lengths), settings, seed)
+    parts = parts or split_rows(len(source.lengths), settings, seed)
     settings = replace(settings, threads=threads_for(model, source, settings))
     # Both after validation and early stopping of the epoch.
     monitor, mode = model.monitor
     keep = partial(ModelCheckpoint, folder, save_on_train_epoch_end=True, enable_version_counter=False)
     best, last = keep(BEST, monitor, mode=mode), keep(LAST)
-    stop = EarlyStopping(monitor, mode=mode, patience=settings.patience, check_finite=True)
+    patience = settings.max_epochs if keep_last else settings.patience
+    stop = EarlyStopping(monitor, mode=mode, patience=patience, check_finite=True)
     checkpoint = folder / f"{LAST}.ckpt"
     first_epoch = 0
     if checkpoint.exists():
@@ -144,6 +151,7 @@ def fit(
     if trainer.is_global_zero:
         with atomic_write(finished) as aside:
             aside.write_text(str(trainer.current_epoch))
-    path = Path(best.best_model_path)
-    training.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
-    return Trained(model, parts, trainer, path, best_score, trainer.current_epoch, settings)
+    path = checkpoint if keep_last else Path(best.best_model_path)
+    kept = torch.load(path, map_location="cpu", weights_only=False)
+    training.load_state_dict(kept["state_dict"])
+    return Trained(model, parts, trainer, path, best_score, trainer.current_epoch, kept["epoch"] + 1, settings)

@@ -1,0 +1,449 @@
+"""A deep and cross network over numbers and other blocks' vectors, with a narrow layer that is the profile.
+
+- `QuantileEmbedding`: each number by the quantiles of its column, as SYSTEMS.md has it of the 4th place: 64 quantiles
+  cut it into 65 intervals, each in 32 equal parts, each part with a learned vector of 2.
+- `CrossNetwork`: Wang et al. 2021, "DCN V2" (arXiv 2008.13535), equation 1, and its low-rank form, equation 3.
+- The heads ask what came in the window after the day: one logit a label, and numbers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ubp.training.model import Batch, SequenceModel, rows_of
+from ubp.training.snapshot_source import (
+    ADDED,
+    BASKETS,
+    BOUGHT,
+    CENSORED,
+    CHURN,
+    DAYS,
+    LABELS,
+    VIEWS,
+    view_name,
+)
+
+CONTRASTIVE: Final = "contrastive"
+NUMBERS, VECTOR = "numbers", "vector"  # how a block enters: each of its columns by itself, or all by an MLP
+STANDARDISED, QUANTILES, BOTH = "standardised", "quantiles", "both"  # how a number does
+# What is asked beside the groups of labels: yes or no, a count, a time.
+QUESTIONS: Final = (CHURN, BOUGHT, ADDED, BASKETS, DAYS)
+_RATE: Final = (-10.0, 5.0)  # logarithms of a rate a day, beyond which a loss would overflow
+
+
+class QuantileEmbedding(nn.Module):
+    """Numbers as learned vectors, by where they stand among their column's quantiles.
+
+    Args:
+        quantiles: float32 [columns, quantiles], ascending.
+        bounds: float32 [columns, 2], the least and the largest value of the fit: ends of the outer intervals.
+        parts: of each interval.
+        width: of a vector.
+    """
+
+    quantiles: Tensor
+    edges: Tensor
+
+    def __init__(self, quantiles: Tensor, bounds: Tensor, parts: int, width: int) -> None:
+        super().__init__()
+        columns, count = quantiles.shape
+        edges = torch.cat(
+            [bounds[:, :1].minimum(quantiles[:, :1]), quantiles, bounds[:, 1:].maximum(quantiles[:, -1:])], 1
+        )
+        self.register_buffer("quantiles", quantiles.contiguous())
+        self.register_buffer("edges", edges.contiguous())
+        self.parts, self.ids = parts, (count + 1) * parts
+        self.table = nn.Embedding(columns * self.ids, width)
+        nn.init.normal_(self.table.weight, std=0.1)
+        self.register_buffer("firsts", torch.arange(columns) * self.ids, persistent=False)
+
+    @property
+    def width(self) -> int:
+        """Of all columns together."""
+        return len(self.quantiles) * self.table.embedding_dim
+
+    def places(self, numbers: Tensor) -> Tensor:
+        """Interval × parts + part: float [rows, columns] to int64 [rows, columns]."""
+        interval = torch.searchsorted(self.quantiles, numbers.T.contiguous(), right=True)  # [columns, rows]
+        low, high = self.edges.gather(1, interval), self.edges.gather(1, interval + 1)
+        inside = (numbers.T - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+        part = (inside * self.parts).long().clamp(0, self.parts - 1)
+        return (interval * self.parts + part).T
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Float [rows, columns] to float [rows, columns × width]."""
+        return self.table(self.places(numbers) + self.get_buffer("firsts")).flatten(1)
+
+
+class CrossNetwork(nn.Module):
+    """x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l; with a rank, W_l = U_l V_lᵀ.
+
+    Args:
+        width: of x.
+        layers: how many.
+        rank: of W; None for a full one.
+    """
+
+    def __init__(self, width: int, layers: int, rank: int | None) -> None:
+        super().__init__()
+
+        def weights() -> nn.Module:
+            if rank is None:
+                return nn.Linear(width, width)
+            return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+
+        self.layers = nn.ModuleList(weights() for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [rows, width] to the same."""
+        crossed = x
+        for layer in self.layers:
+            crossed = x * layer(crossed) + crossed
+        return crossed
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """A block's columns over the rows that are learned from.
+
+    Attributes:
+        mean: float32 [columns].
+        deviation: float32 [columns]; 1 for a constant column.
+        quantiles: float32 [columns, quantiles], ascending; of standardised values.
+        bounds: float32 [columns, 2], the least and the largest; of standardised values.
+    """
+
+    mean: npt.NDArray[np.float32]
+    deviation: npt.NDArray[np.float32]
+    quantiles: npt.NDArray[np.float32]
+    bounds: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, vectors: npt.NDArray[np.float32], quantiles: int) -> "InputStatistics":
+        """Of float32 [rows, columns]."""
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        deviation = vectors.std(axis=0, dtype=np.float64)
+        deviation[deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1
+        standardised = ((vectors - mean) / deviation).astype(np.float32)
+        shares = np.arange(1, quantiles + 1) / (quantiles + 1)
+        found = np.quantile(standardised, shares, axis=0, method="lower").T
+        bounds = np.stack([standardised.min(axis=0), standardised.max(axis=0)], axis=1)
+        return cls(mean.astype(np.float32), deviation.astype(np.float32), np.ascontiguousarray(found), bounds)
+
+    @classmethod
+    def empty(cls, columns: int, quantiles: int) -> "InputStatistics":
+        """Of so many columns, to be filled by saved weights."""
+        zeros, ones = np.zeros(columns, np.float32), np.ones(columns, np.float32)
+        return cls(zeros, ones, np.zeros((columns, quantiles), np.float32), np.zeros((columns, 2), np.float32))
+
+
+@dataclass
+class InputSettings:
+    """How a block's vectors enter the network.
+
+    Attributes:
+        form: ``numbers``: each column by itself; ``vector``: all of them through an MLP.
+        width: of the MLP's output.
+    """
+
+    form: str = NUMBERS
+    width: int = 64
+
+
+class Input(nn.Module):
+    """A block's vectors as they enter: standardised and cut at a limit, and by their quantiles or through an MLP."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, statistics: InputStatistics, settings: InputSettings, numbers: "NumberSettings") -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(statistics.mean))
+        self.register_buffer("deviation", torch.from_numpy(statistics.deviation))
+        self.limit, columns = numbers.limit, len(statistics.mean)
+        self.embedding: QuantileEmbedding | None = None
+        self.mlp: nn.Module | None = None
+        self.width = columns
+        if settings.form == VECTOR:
+            self.mlp = nn.Sequential(
+                nn.Linear(columns, 2 * settings.width), nn.GELU(), nn.Linear(2 * settings.width, settings.width)
+            )
+            self.width = settings.width
+        elif numbers.form != STANDARDISED:
+            quantiles, bounds = torch.from_numpy(statistics.quantiles), torch.from_numpy(statistics.bounds)
+            self.embedding = QuantileEmbedding(quantiles, bounds, numbers.parts, numbers.width)
+            self.width = self.embedding.width + columns * (numbers.form == BOTH)
+        self.with_numbers = self.embedding is None or numbers.form == BOTH
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Float [rows, columns] to float [rows, width]."""
+        whole = (vectors - self.mean) / self.deviation
+        standardised = whole.clamp(-self.limit, self.limit)
+        if self.mlp is not None:
+            return self.mlp(standardised)
+        parts = [standardised] if self.with_numbers else []
+        if self.embedding is not None:
+            parts.append(self.embedding(whole))
+        return torch.cat(parts, dim=1)
+
+
+@dataclass
+class NumberSettings:
+    """How a number enters.
+
+    Attributes:
+        form: ``standardised``, ``quantiles`` or ``both``.
+        limit: of standardised values, in standard deviations.
+        quantiles: that cut a column.
+        parts: of each interval between two of them.
+        width: of the learned vector of a part.
+    """
+
+    form: str
+    limit: float
+    quantiles: int
+    parts: int
+    width: int
+
+
+@dataclass
+class NetworkSettings:
+    """One network.
+
+    Attributes:
+        width: of the profile.
+        hidden: units of each dense layer.
+        cross_layers: of the cross network; 0 for none.
+        cross_rank: of its matrices; None for full ones.
+        input_dropout: of what enters.
+        dropout: of the dense layers.
+        head: hidden units of each group's head; 0 for a linear one.
+    """
+
+    width: int
+    hidden: list[int]
+    cross_layers: int
+    cross_rank: int | None
+    input_dropout: float
+    dropout: float
+    head: int
+
+
+class Network(nn.Module):
+    """From what enters to the profile, and from there to the answers.
+
+    Args:
+        entering: width of what enters.
+        settings: numbers.
+        answers: by group of labels or question, how many.
+    """
+
+    def __init__(self, entering: int, settings: NetworkSettings, answers: Mapping[str, int]) -> None:
+        super().__init__()
+        n = settings
+        self.input_dropout = nn.Dropout(n.input_dropout)
+        self.cross = CrossNetwork(entering, n.cross_layers, n.cross_rank) if n.cross_layers else None
+        layers: list[nn.Module] = []
+        width = entering
+        for hidden in n.hidden:
+            layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(n.dropout)]
+            width = hidden
+        self.deep = nn.Sequential(*layers)
+        self.bottleneck = nn.Linear(width + entering * (self.cross is not None), n.width)
+        self.norm = nn.LayerNorm(n.width)
+        self.heads = nn.ModuleDict({name: self._head(n, count) for name, count in answers.items()})
+
+    @staticmethod
+    def _head(settings: NetworkSettings, count: int) -> nn.Module:
+        if not settings.head:
+            return nn.Linear(settings.width, count)
+        return nn.Sequential(nn.Linear(settings.width, settings.head), nn.GELU(), nn.Linear(settings.head, count))
+
+    def forward(self, entering: Tensor) -> Tensor:
+        """Float [rows, entering] to the profile, float [rows, width]."""
+        x = self.input_dropout(entering)
+        parts = [self.deep(x)] + ([] if self.cross is None else [self.cross(x)])
+        return self.norm(self.bottleneck(torch.cat(parts, dim=1)))
+
+
+@dataclass
+class LossSettings:
+    """What is learned.
+
+    Attributes:
+        weights: of groups of labels, of `QUESTIONS` and of the contrastive loss that do not weigh 1; 0 switches one
+            off. Each is a sum over its labels.
+        rare: rare labels weigh more: by p^-rare, p their share of the rows, on average 1 in a group; 0 for no such
+            weights.
+        temperature: of the contrastive loss.
+        mask: share of a client's events that each of its two views in the contrastive loss lacks.
+    """
+
+    weights: dict[str, float]
+    rare: float
+    temperature: float
+    mask: float
+
+    def weight(self, name: str) -> float:
+        """Of a group, a question or the contrastive loss."""
+        return self.weights.get(name, 1.0)
+
+
+class Dcn(SequenceModel):
+    """Networks side by side over the same inputs, each with a bottleneck of its own; the profile is all of these.
+
+    Args:
+        inputs: by name of a block, its statistics and settings.
+        numbers: how numbers enter.
+        network: of each network.
+        networks: how many.
+        groups: by name, in the order of a batch's labels, the share of rows that each label is 1 for: float32 [labels].
+        asked: of `QUESTIONS`, those that are asked.
+        losses: what is learned.
+    """
+
+    shares: Tensor
+
+    def __init__(
+        self,
+        inputs: Mapping[str, tuple[InputStatistics, InputSettings]],
+        numbers: NumberSettings,
+        network: NetworkSettings,
+        networks: int,
+        groups: Mapping[str, npt.NDArray[np.float32]],
+        asked: Sequence[str],
+        losses: LossSettings,
+    ) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleDict({name: Input(*given, numbers) for name, given in inputs.items()})
+        self.groups = {name: len(shares) for name, shares in groups.items()}
+        self.asked, self.losses, self.width = tuple(asked), losses, network.width * networks
+        entering = sum(int(module.width) for module in self.inputs.values())  # type: ignore[arg-type]
+        answers = self.groups | dict.fromkeys(self.asked, 1)
+        self.networks = nn.ModuleList(Network(entering, network, answers) for _ in range(networks))
+        parts = [np.empty(0, np.float32), *groups.values()]
+        self.register_buffer("shares", torch.from_numpy(np.concatenate(parts).astype(np.float32)))
+
+    def start_from_shares(self) -> None:
+        """Let each label's logit begin at that of its share: what a model without inputs would answer."""
+        logits = torch.logit(self.shares.clamp(1e-5, 1 - 1e-5))
+        for network in self.networks:
+            for name, part in zip(self.groups, logits.split(list(self.groups.values())), strict=True):
+                head = network.heads[name]
+                with torch.no_grad():
+                    (head[-1] if isinstance(head, nn.Sequential) else head).bias.copy_(part)
+
+    def entering(self, batch: Batch, view: int | None = None) -> Tensor:
+        """What all networks read: float [rows, entering]."""
+        names = {name: name if view is None else view_name(name, view) for name in self.inputs}
+        return torch.cat([module(batch[names[name]]) for name, module in self.inputs.items()], dim=1)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """See `ubp.training.model.SequenceModel`: the profiles of the networks side by side."""
+        entering = self.entering(batch)
+        return torch.cat([network(entering) for network in self.networks], dim=1)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum over the networks of what `answer_losses` and the contrastive loss give, each with its weight."""
+        entering = self.entering(batch)
+        total = entering.new_zeros(())
+        for network in self.networks:
+            found = self.answer_losses(network, network(entering), batch)
+            total = total + sum(self.losses.weight(name) * part for name, part in found.items())
+        if self.losses.weight(CONTRASTIVE) and view_name(next(iter(self.inputs)), 0) in batch:
+            views = [self.entering(batch, view) for view in range(VIEWS)]
+            for network in self.networks:
+                one, other = (network(view) for view in views)
+                total = total + self.losses.weight(CONTRASTIVE) * contrastive(one, other, self.losses.temperature)
+        return total
+
+    def answer_losses(self, network: nn.Module, profile: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """By group and question: the mean over the rows, and over the group's labels; scalars.
+
+        So a group weighs the same however many labels it has. In a sum over all labels churn, one of some thousand,
+        was hardly learned (docs/ablations.md).
+        """
+        labels = batch[LABELS].split(list(self.groups.values()), dim=1) if self.groups else ()
+        shares = self.shares.split(list(self.groups.values())) if self.groups else ()
+        heads: nn.ModuleDict = network.heads  # type: ignore[assignment]
+        found = {}
+        for name, wanted, share in zip(self.groups, labels, shares, strict=True):
+            each = functional.binary_cross_entropy_with_logits(heads[name](profile), wanted.float(), reduction="none")
+            found[name] = (each * rarity(share, self.losses.rare)).mean()
+        for name in self.asked:
+            answer = heads[name](profile).squeeze(1)
+            found[name] = question_loss(name, answer, batch)
+        return found
+
+    def answers(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits of each group, float [rows, labels], and the answer to each question, float [rows, 1].
+
+        Means over the networks' probabilities for labels, as logits; means of the answers for questions.
+        """
+        entering = self.entering(batch)
+        profiles = [(network, network(entering)) for network in self.networks]
+        found = {}
+        for name in (*self.groups, *self.asked):
+            parts = torch.stack([network.heads[name](profile) for network, profile in profiles])
+            yes_or_no = name not in (BASKETS, DAYS)
+            found[name] = torch.logit(parts.sigmoid().mean(dim=0), eps=1e-7) if yes_or_no else parts.mean(dim=0)
+        return found
+
+    @property
+    def on_host(self) -> Callable[[Batch], Batch]:
+        """See `ubp.training.model.SequenceModel`: nothing to add."""
+        return super().on_host
+
+    def weight(self, batch: Batch) -> Tensor:
+        """See `ubp.training.model.SequenceModel`: the rows."""
+        return torch.full((), float(rows_of(batch)), device=self.shares.device)
+
+
+def rarity(shares: Tensor, power: float) -> Tensor:
+    """Weights p^-power of labels, on average 1; labels that no row has count as the rarest that one has."""
+    if not power:
+        return torch.ones_like(shares)
+    present = shares[shares > 0]
+    least = present.min() if len(present) else shares.new_ones(())
+    weights = shares.clamp(min=float(least)) ** -power
+    return weights / weights.mean()
+
+
+def question_loss(name: str, answer: Tensor, batch: Batch) -> Tensor:
+    """The mean loss of a question's answer over the rows that have one: a scalar; 0 where none has.
+
+    - yes or no: binary cross-entropy of a logit;
+    - `BASKETS`: Poisson, the answer is the rate's logarithm;
+    - `DAYS`: exponential with a censored end, the answer is the logarithm of the rate a day: rate × days - its
+      logarithm where the purchase came.
+    """
+    wanted = batch[name]
+    real = ~wanted.isnan()
+    wanted = wanted.nan_to_num()
+    if name == BASKETS:
+        each = functional.poisson_nll_loss(answer.clamp(*_RATE), wanted, reduction="none")
+    elif name == DAYS:
+        rate = answer.clamp(*_RATE)
+        each = rate.exp() * wanted - (1 - batch[CENSORED]) * rate
+    else:
+        each = functional.binary_cross_entropy_with_logits(answer, wanted, reduction="none")
+    return (each * real).sum() / len(each)
+
+
+def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """Which of the batch's profiles is the other view of the same client: softmax over them, both ways; a scalar.
+
+    Args:
+        one: float [rows, width], of one view.
+        other: float [rows, width], of the other view of the same rows.
+        temperature: that cosines are divided by.
+    """
+    cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T / temperature
+    rows = torch.arange(len(one), device=one.device)
+    return (functional.cross_entropy(cosines, rows) + functional.cross_entropy(cosines.T, rows)) / 2

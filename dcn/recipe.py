@@ -1,0 +1,298 @@
+"""What the dcn command does: encode the inputs on past days, label the windows after them, learn; the fitted block."""
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+
+from dcn.model import (
+    CONTRASTIVE,
+    QUESTIONS,
+    Dcn,
+    InputSettings,
+    InputStatistics,
+    LossSettings,
+    NetworkSettings,
+    NumberSettings,
+)
+from dcn.report import report
+from ubp.blocks.fitted import (
+    Clients,
+    FittedBlock,
+    State,
+    Vectors,
+    is_fitted,
+    lineage_of,
+    load,
+    packed,
+    unpacked,
+)
+from ubp.blocks.registry import block as registered
+from ubp.cli.recipe import Fit, Recipe
+from ubp.data.history import ChallengeData
+from ubp.data.labels import LabelSettings, LabelSpace
+from ubp.data.snapshots import Snapshot, SnapshotSettings, snapshots
+from ubp.data.targets import open_targets
+from ubp.io.errors import UserError, require, require_positive
+from ubp.training.encode import Runtime, encode
+from ubp.training.fit import fit, make_loggers
+from ubp.training.kernels import random_numbers
+from ubp.training.model import Batch, Rows
+from ubp.training.partition import Parts, split_rows
+from ubp.training.settings import TrainerSettings
+from ubp.training.snapshot_source import ADDED, MaskSettings, SnapshotSource, prepare, vectors_of
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE: Final = 100_000  # rows that the inputs' means, deviations and quantiles are taken over
+_FORMS: Final = {"inputs": ("numbers", "vector"), "numbers.form": ("standardised", "quantiles", "both")}
+
+
+@dataclass  # not frozen: OmegaConf cannot fill the mappings of a frozen one
+class DcnSettings:
+    """The config's part `model`.
+
+    Attributes:
+        numbers: how numbers enter.
+        network: each network's numbers.
+        networks: side by side, each with its own first weights; the profile is all their bottlenecks.
+        losses: what is learned, and how much it weighs.
+        refit: learn once more from all snapshots, for as many epochs as were best on the newest window.
+    """
+
+    numbers: NumberSettings
+    network: NetworkSettings
+    networks: int
+    losses: LossSettings
+    refit: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            UserError: an unknown choice or a number out of its range.
+        """
+        require_positive(self, "model", "networks")
+        require_positive(self.network, "model.network", "width")
+        require_positive(self.numbers, "model.numbers", "quantiles", "parts", "width")
+        form, forms = self.numbers.form, _FORMS["numbers.form"]
+        require(form in forms, "model.numbers.form", form, " or ".join(forms))
+        require(self.numbers.limit > 0, "model.numbers.limit", self.numbers.limit, "above 0")
+        for name in ("input_dropout", "dropout"):
+            value = getattr(self.network, name)
+            require(0 <= value < 1, f"model.network.{name}", value, "at least 0 and below 1")
+        require(0 <= self.losses.mask < 1, "model.losses.mask", self.losses.mask, "at least 0 and below 1")
+        require(self.losses.temperature > 0, "model.losses.temperature", self.losses.temperature, "above 0")
+        for name, weight in self.losses.weights.items():
+            require(weight >= 0, f"model.losses.weights.{name}", weight, "at least 0")
+        weight = self.losses.weight(CONTRASTIVE)
+        masked = "above 0 where the contrastive loss weighs something"
+        require(weight == 0 or self.losses.mask > 0, "model.losses.mask", self.losses.mask, masked)
+
+
+def fitted_inputs(history: ChallengeData, inputs: dict[str, InputSettings]) -> dict[str, FittedBlock]:
+    """The fitted blocks that are read, from where their commands keep them.
+
+    Raises:
+        UserError: a line for each that is not there, or was fitted on another history; with the command to give.
+    """
+    faults, found = [], {}
+    for name in inputs:
+        folder = history.paths.model(name, history.submit)
+        command = f"make it with: python {registered(name).line} submit={history.submit}"
+        if not is_fitted(folder):
+            faults.append(f"inputs.{name}: no fitted block {folder}; {command}")
+        elif lineage_of(folder).get("fingerprint") != history.fingerprint:
+            faults.append(f"inputs.{name}: {folder} was fitted on another history, or as of another day; {command}")
+        else:
+            found[name] = load(folder)
+    if faults:
+        raise UserError(faults)
+    return found
+
+
+def parts_by_time(source: SnapshotSource, taken: list[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
+    """The newest window is what a model is stopped and judged by, half of its clients for each.
+
+    What is learned from are the snapshots whose windows end before it begins. Where there is none, clients are drawn.
+    """
+    newest = taken[-1]
+    before = [number for number, snapshot in enumerate(taken) if snapshot.end <= newest.day]
+    own = np.random.default_rng(seed).permutation(source.rows_of(len(taken) - 1))
+    if not before or len(own) < 2:
+        logger.info("no window ends before the newest one begins: validation by clients drawn at random")
+        return split_rows(len(source.lengths), settings, seed)
+    validation, held_out = np.array_split(own, 2)
+    return Parts(np.concatenate([source.rows_of(number) for number in before]), np.sort(validation), np.sort(held_out))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A `ubp.training.model.ClientSource` of vectors in memory."""
+
+    clients: Rows
+    vectors: dict[str, Vectors]
+
+    @property
+    def lengths(self) -> Rows:
+        return np.ones(len(self.clients), np.int64)
+
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:  # noqa: ARG002 (nothing is drawn)
+        return {name: torch.from_numpy(vectors[rows]) for name, vectors in self.vectors.items()}
+
+
+@dataclass(frozen=True)
+class FittedDcn(FittedBlock):
+    """A trained network, and the fitted blocks that it reads, which are kept with it.
+
+    Attributes:
+        blocks: by name, in the order of the network's inputs.
+        model: on the CPU.
+        runtime: how it computes.
+        settings: what `_network` makes the same network of.
+    """
+
+    blocks: dict[str, FittedBlock]
+    model: Dcn
+    runtime: Runtime
+    settings: dict[str, Any]
+
+    def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
+        """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients with an event of any type."""
+        known = history.seen(clients)
+        inputs = _Inputs(known, {name: vectors_of(block, history, known) for name, block in self.blocks.items()})
+        return known, encode(self.model, inputs, self.runtime)
+
+    def state(self) -> State:
+        """See `ubp.blocks.fitted.FittedBlock.state`."""
+        inner = packed(self.blocks)
+        weights = {f"dcn.{name}": np.asarray(tensor.cpu()) for name, tensor in self.model.state_dict().items()}
+        settings = {**inner.settings, "dcn": self.settings, "runtime": asdict(self.runtime)}
+        return State(settings, inner.arrays | weights, inner.tables)
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """See `ubp.blocks.fitted.FittedBlock.from_state`."""
+        with random_numbers():  # the first weights are drawn, then replaced
+            model = _network(state.settings["dcn"])
+        weights = {name.removeprefix("dcn."): array for name, array in state.arrays.items() if name.startswith("dcn.")}
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        model.eval()
+        return cls(unpacked(state), model, Runtime(**state.settings["runtime"]), state.settings["dcn"])
+
+
+def _network(settings: dict[str, Any], statistics: dict[str, InputStatistics] | None = None) -> Dcn:
+    """The network with its first weights, by torch's random numbers.
+
+    Args:
+        settings: ``inputs`` (name to columns, form, width), ``numbers``, ``network``, ``networks``, ``groups`` (name to
+            labels), ``asked``, ``losses``.
+        statistics: of the inputs; None where saved weights will replace them.
+    """
+    numbers = NumberSettings(**settings["numbers"])
+    inputs = {}
+    for name, given in settings["inputs"].items():
+        columns, form = given["columns"], InputSettings(given["form"], given["width"])
+        inputs[name] = (statistics[name] if statistics else InputStatistics.empty(columns, numbers.quantiles), form)
+    groups = {name: np.zeros(count, np.float32) for name, count in settings["groups"].items()}
+    network, losses = NetworkSettings(**settings["network"]), LossSettings(**settings["losses"])
+    return Dcn(inputs, numbers, network, settings["networks"], groups, settings["asked"], losses)
+
+
+@dataclass(frozen=True)
+class DcnRecipe(Recipe):
+    """Snapshots in, bottlenecks out.
+
+    Attributes:
+        inputs: fitted blocks by name, and how each enters.
+        snapshots: the label days.
+        labels: what is asked of the windows.
+        model: the network.
+        trainer: how it is trained.
+        logger: the configs of Lightning's loggers by name.
+    """
+
+    inputs: dict[str, dict[str, Any]]
+    snapshots: SnapshotSettings
+    labels: LabelSettings
+    model: DcnSettings
+    trainer: TrainerSettings
+    logger: dict[str, Any]
+
+    def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
+        """See `ubp.cli.recipe.Recipe.fit`."""
+        inputs = input_settings(self.inputs)
+        blocks = fitted_inputs(history, inputs)
+        taken = snapshots(history, self.snapshots)
+        space = LabelSpace.of(history, open_targets(history.paths), self.labels, seed)
+        masks = MaskSettings(self.model.losses.mask, seed) if self.model.losses.weight(CONTRASTIVE) else None
+        source = prepare(taken, space, blocks, folder / "snapshots", masks)
+        parts = parts_by_time(source, taken, self.trainer, seed)
+        size = (len(taken), f"{len(source.lengths):,}", f"{source.width:,}")
+        logger.info("%d snapshots, %s rows, %s labels", *size)
+        model, settings = self._first_model(source, parts.train, space, inputs, seed)
+        loggers = make_loggers(self.logger)
+        trained = fit(model, source, self.trainer, folder / "validated", seed, loggers, parts)
+        found: dict[str, Any] = {"validation_loss": trained.best_score, "epochs": trained.kept_epoch}
+        if trained.trainer.is_global_zero:
+            found |= report(trained, source)
+        if self.model.refit:
+            every = np.arange(len(source.lengths))
+            model, settings = self._first_model(source, every, space, inputs, seed)
+            known = replace(self.trainer, max_epochs=trained.kept_epoch)
+            logger.info("once more from all snapshots, %d epochs", trained.kept_epoch)
+            whole = Parts(every, parts.validation, parts.held_out)
+            trained = fit(model, source, known, folder / "refitted", seed, loggers, whole, keep_last=True)
+        return Fit(FittedDcn(blocks, trained.model, trained.runtime, settings), found)
+
+    def _first_model(
+        self, source: SnapshotSource, rows: Rows, space: LabelSpace, inputs: dict[str, InputSettings], seed: int
+    ) -> tuple[Dcn, dict[str, Any]]:
+        """The network with its first weights for what is learned from some rows, and what makes the same one again."""
+        numbers = self.model.numbers
+        statistics = {
+            name: InputStatistics.of(source.sample(name, _SAMPLE, seed, rows), numbers.quantiles) for name in inputs
+        }
+        asked = [name for name in QUESTIONS if name != ADDED or space.has_additions]
+        weight = self.model.losses.weight
+        groups = {group.name: len(group.values) for group in space.groups}
+        settings = {
+            "inputs": {
+                name: {"columns": source.columns(name), "form": given.form, "width": given.width}
+                for name, given in inputs.items()
+            },
+            "numbers": asdict(numbers),
+            "network": asdict(self.model.network),
+            "networks": self.model.networks,
+            "groups": groups,
+            "asked": [name for name in asked if weight(name)],
+            "losses": asdict(self.model.losses),
+        }
+        with random_numbers(seed):
+            model = _network(settings, statistics)
+        shares = source.label_counts(rows) / len(rows)
+        model.shares.copy_(torch.from_numpy(shares.astype(np.float32)))
+        model.start_from_shares()
+        return model, settings
+
+
+def input_settings(inputs: dict[str, dict[str, Any]]) -> dict[str, InputSettings]:
+    """The config's part `inputs`, checked.
+
+    Raises:
+        UserError: none, one that is no block, an unknown setting or form.
+    """
+    require(bool(inputs), "inputs", "{}", "one block at least")
+    found = {}
+    for name, given in inputs.items():
+        registered(name)
+        try:
+            found[name] = InputSettings(**given)
+        except TypeError as error:
+            raise UserError(f"inputs.{name}: {error}; known: form, width") from error
+        require(found[name].form in _FORMS["inputs"], f"inputs.{name}.form", found[name].form, "numbers or vector")
+        require(found[name].width >= 1, f"inputs.{name}.width", found[name].width, "at least 1")
+    return found
