@@ -223,6 +223,10 @@ def test_values_are_those_of_plain_python(seed, tmp_path):
         "skus": most("sku", OPEN["sku"], 3),
     }
     assert len(most("category", OPEN["category"], 2)) == 2
+    for count in (1, 2):
+        unlisted = LabelSpace.of(history, {}, LabelSettings(count, count, 0), seed=0)
+        assert values_of(unlisted)["categories"] == most("category", (), count)
+        assert values_of(unlisted)["skus"] == most("sku", (), count)
     assert all(group.values.dtype == np.int64 for group in space.groups)
     assert len(space.names.centres) == 3
 
