@@ -37,6 +37,7 @@ COMMANDS = [
     "LLM/get_embeddings.py",
     f"LLM/get_embeddings.py {SMOLLM2}",
     "LightFM/lightfm_train.py",
+    "numeric_features/numeric_features.py",
 ]
 
 
@@ -111,7 +112,7 @@ def test_the_published_commands_in_order_each_with_the_overrides(recorded):
     assert {threads for *_, threads in called} == {""}  # nothing is said of threads
     *stages, last = [line for line in done.stdout.splitlines() if not line.startswith("this is")]
     for number, (line, command) in enumerate(zip(stages, COMMANDS, strict=True), 1):
-        assert re.fullmatch(rf"\[{number}/14\] python {re.escape(command)} submit=False seed=1 · \d+ s", line)
+        assert re.fullmatch(rf"\[{number}/15\] python {re.escape(command)} submit=False seed=1 · \d+ s", line)
     assert re.fullmatch(r"all embeddings · \d+ s", last)
 
 
@@ -131,7 +132,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert sorted(begun) == sorted(f"python {line} submit=False · begins" for line in COMMANDS)
     ended = [line for line in stages if line not in begun]
     for number, line in enumerate(ended, 1):
-        assert re.fullmatch(rf"\[{number}/14\] python .+ submit=False · \d+ s", line)
+        assert re.fullmatch(rf"\[{number}/15\] python .+ submit=False · \d+ s", line)
     assert len(ended) == 14
     assert re.fullmatch(r"all embeddings · \d+ s", last)
     assert tmp_path / "data" in Path(found[1]).parents
