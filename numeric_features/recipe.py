@@ -31,7 +31,8 @@ from ubp.io.errors import require, require_positive
 
 _ROW: Final = "row"
 _MILLION: Final = 1_000_000
-_CLIENTS: Final = 250_000  # encoded at a time: their (client, url) pairs must fit into memory
+# Encoded at a time: their (client, url) pairs must fit into memory. Fewer would read the log more often.
+_CLIENTS: Final = 1_000_000
 _ROUNDING: Final = 1e-6  # of a column's mean: deviations below it are float32's
 
 
@@ -130,22 +131,23 @@ def weighted(
 
 
 def windows(
-    history: ChallengeData, clients: Clients, items: pl.LazyFrame, start: datetime
-) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-    """The columns of the windows before they are standardised, and which clients have an event at all.
+    history: ChallengeData, clients: Clients, items: pl.LazyFrame, start: datetime, matrix: Vectors
+) -> npt.NDArray[np.bool_]:
+    """Write the columns of the windows before they are standardised; which clients have an event at all.
 
     Args:
         history: the events before its ``as_of``.
         clients: int64 [clients], ascending.
         items: as `ItemGroups.of` gives them.
         start: of the whole history; its length stands where an event is absent from all of it.
+        matrix: float32 [clients, columns], written to, in the order of `COLUMNS`; NaN for `Absent.MEAN`.
 
     Returns:
-        float32 [clients, columns] in the order of `COLUMNS`, NaN for `Absent.MEAN`, and bool [clients].
+        bool [clients].
     """
     length = max((history.as_of - start) / timedelta(days=1), 0.0)
     absent = np.array([column.absent(length) for column in COLUMNS], np.float32)
-    matrix = np.tile(absent, (len(clients), 1))
+    matrix[:] = absent
     by_type = {
         event_type: collect(daily(history, clients, event_type, items)) for event_type in EventType
     }  # fmt: skip
@@ -162,7 +164,7 @@ def windows(
     for place, column in enumerate(COLUMNS):
         if column.aggregate.logarithm:
             matrix[:, place] = np.log1p(matrix[:, place])
-    return matrix, active
+    return active
 
 
 def _fill(matrix: Vectors, absent: Vectors, source: Source, event_type: EventType | None, table: pl.LazyFrame) -> None:
@@ -179,9 +181,11 @@ def _fill(matrix: Vectors, absent: Vectors, source: Source, event_type: EventTyp
         matrix[rows, place] = found[str(place)].cast(pl.Float32).fill_null(float(absent[place])).to_numpy()
 
 
-def grouped(history: ChallengeData, clients: Clients, items: pl.LazyFrame, settings: FeatureSettings) -> Vectors:
-    """The columns of clusters and price groups before they are standardised: float32 [clients, columns]."""
-    parts = []
+def grouped(
+    history: ChallengeData, clients: Clients, items: pl.LazyFrame, settings: FeatureSettings, matrix: Vectors
+) -> None:
+    """Write the columns of clusters and price groups before they are standardised: float32 [clients, columns]."""
+    end = 0
     for event_type in schema.ITEM_EVENTS:
         table = weighted(history, clients, event_type, items, settings.decay)
         rows, weights = table[_ROW].to_numpy().astype(np.int64), table["weight"].to_numpy()
@@ -189,17 +193,36 @@ def grouped(history: ChallengeData, clients: Clients, items: pl.LazyFrame, setti
             cells = rows * number + table[kind].to_numpy()
             # Sums of whole numbers below 2^53 are exact in float64.
             summed = np.bincount(cells, weights, minlength=len(clients) * number).reshape(len(clients), number)
-            parts.append(np.log1p(summed / _MILLION).astype(np.float32))
-    return np.hstack(parts)
+            matrix[:, end : end + number] = np.log1p(summed / _MILLION)
+            end += number
 
 
 def raw_features(
-    history: ChallengeData, clients: Clients, items: pl.DataFrame, start: datetime, settings: FeatureSettings
-) -> tuple[Clients, Vectors]:
-    """All columns before they are standardised: ids of the clients with an event, float32 [of them, columns]."""
-    in_windows, active = windows(history, clients, items.lazy(), start)
-    of_groups = grouped(history, clients, items.lazy(), settings)
-    return clients[active], np.hstack([in_windows[active], of_groups[active]])
+    history: ChallengeData,
+    clients: Clients,
+    items: pl.DataFrame,
+    start: datetime,
+    settings: FeatureSettings,
+    matrix: Vectors,
+) -> Clients:
+    """Write all columns before they are standardised.
+
+    Args:
+        history: the events before its ``as_of``.
+        clients: int64 [clients], ascending.
+        items: as `ItemGroups.of` gives them.
+        start: see `windows`.
+        settings: of clusters and price groups.
+        matrix: float32 [clients, columns], written to: first the rows of the clients with an event.
+
+    Returns:
+        int64: the clients with an event.
+    """
+    active = windows(history, clients, items.lazy(), start, matrix[:, : len(COLUMNS)])
+    grouped(history, clients, items.lazy(), settings, matrix[:, len(COLUMNS) :])
+    if not active.all():
+        matrix[: active.sum()] = matrix[active]
+    return clients[active]
 
 
 @dataclass(frozen=True)
@@ -260,9 +283,10 @@ class NumericFeatures(FittedBlock):
         ids, matrix = np.empty(len(clients), np.int64), np.empty((len(clients), len(self.standard.mean)), np.float32)
         end = 0
         for some in _at_a_time(clients):
-            found, values = raw_features(history, some, items, self.start, self.settings)
-            self.standard.apply(values, self.settings.limit)
-            ids[end : end + len(found)], matrix[end : end + len(found)] = found, values
+            room = matrix[end : end + len(some)]
+            found = raw_features(history, some, items, self.start, self.settings, room)
+            self.standard.apply(room[: len(found)], self.settings.limit)
+            ids[end : end + len(found)] = found
             end += len(found)
         return ids[:end], matrix[:end]
 
@@ -312,5 +336,6 @@ class NumericFeaturesRecipe(Recipe):
             clients = np.sort(np.random.default_rng(seed).choice(clients, settings.most_clients, replace=False))
         counts = settings.clusters, settings.price_groups, settings.most_skus
         groups = ItemGroups.fit(history, *counts, seed)
-        _, matrix = raw_features(history, clients, groups.of(history), history.start, settings)
+        matrix = np.empty((len(clients), len(column_descriptions(settings))), np.float32)
+        raw_features(history, clients, groups.of(history), history.start, settings, matrix)
         return Fit(NumericFeatures(groups, Standard.fit(matrix), history.start, settings))
