@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make all twelve embeddings of the 2nd place.
+# Make all embeddings: twelve of the 2nd place, one of the 4th.
 #
 #     sh get_all_embeddings.sh                                  # overrides are given to every command:
 #     sh get_all_embeddings.sh submit=False preset=demo

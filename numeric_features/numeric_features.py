@@ -1,6 +1,11 @@
-"""Numbers of a client's history in five windows before the day, and by what it met lately; standardised.
+"""Numbers of a client's history: in windows before the day, of what it met lately, and by SVDs.
 
-python numeric_features/numeric_features.py --config-name=numeric_features_wide     -> numeric_features_wide
+    python numeric_features/numeric_features.py                                        -> numeric_features
+    python numeric_features/numeric_features.py --config-name=numeric_features_wide    -> numeric_features_wide
+
+The first writes 346 declared columns (`numeric_features.aggregates`; docs/numeric_features.md lists them), standardised.
+The second is the strong simple baseline: counts and rhythm, decayed amounts of single categories, skus and prices, SVDs
+of what clients met. The parquet's metadata have the columns' names and what each is.
 """
 
 from omegaconf import DictConfig
@@ -9,7 +14,7 @@ from ubp.cli.command import command
 from ubp.cli.recipe import make_block
 
 
-@command("numeric_features", "numeric_features_wide")
+@command("numeric_features", "numeric_features")
 def main(config: DictConfig) -> None:
     make_block(config, config.recipe)
 

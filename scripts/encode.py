@@ -224,7 +224,7 @@ def main(config: DictConfig) -> None:
     with stage.once(common.overwrite, waited=request.history.require_unchanged):
         warn_of_later_events(config.name, lineage["fit"], request.history.as_of)
         table, remark = request.encoded()
-        EmbeddingTable(table.client_ids, table.vectors, lineage).write(out)
+        EmbeddingTable(table.client_ids, table.vectors, table.lineage | lineage).write(out)
     closing_line(f"{config.name}{f' ({remark})' if remark else ''}", out, *table.vectors.shape)
 
 

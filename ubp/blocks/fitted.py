@@ -84,6 +84,10 @@ class FittedBlock(ABC):
             UserError: the block cannot encode this history; which block, and why.
         """
 
+    def descriptions(self) -> dict[str, str]:
+        """The columns' names, in order, and one line on what each is; empty where they have no meaning of their own."""
+        return {}
+
     def encode(
         self, history: ChallengeData, clients: npt.ArrayLike | None = None, as_of: datetime | None = None
     ) -> EmbeddingTable:
@@ -104,7 +108,13 @@ class FittedBlock(ABC):
         asked = known.seen() if clients is None else np.unique(np.asarray(clients, dtype=np.int64))
         ids, vectors = self.vectors(known, asked)
         lineage = {"fingerprint": known.fingerprint, "as_of": known.as_of.isoformat(sep=" ")}
-        return EmbeddingTable(ids, vectors, lineage)
+        return EmbeddingTable(ids, vectors, lineage | described(self))
+
+
+def described(fitted: FittedBlock) -> dict[str, Any]:
+    """What a lineage says of a block's columns: under ``columns`` each one's description by its name, in order."""
+    found = fitted.descriptions()
+    return {"columns": found} if found else {}
 
 
 def save(fitted: FittedBlock, folder: str | Path, lineage: Mapping[str, Any]) -> None:

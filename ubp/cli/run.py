@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
-from ubp.blocks.fitted import FittedBlock
+from ubp.blocks.fitted import FittedBlock, described
 from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
 from ubp.blocks.registry import needs_of
@@ -72,7 +72,7 @@ class EmbeddingRun:
         Raises:
             NoUsableEvents: no relevant client has events that the block reads.
         """
-        lineage = self.lineage | {"versions": versions()}
+        lineage = self.lineage | {"versions": versions()} | described(fitted)
         encoded = fitted.encode(self.data, self.data.relevant_clients)
         if not len(encoded):
             raise no_events(self.data, needs_of(self.name), f"{self.name}: no relevant client has a vector")

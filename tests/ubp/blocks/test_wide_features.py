@@ -1,5 +1,7 @@
 """Counts and matrices against loops over events in plain Python; SVDs against numpy's."""
 
+import itertools
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -10,19 +12,20 @@ import polars as pl
 import pytest
 from scipy.sparse import csr_matrix
 
-from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
 from ubp.blocks.wide_features import (
     COUNTS,
     ITEM_VIEWS,
+    LISTED,
     VIEWS,
+    WideFeatures,
     WideSettings,
     client_counts,
     client_matrices,
     last_purchases,
-    svd,
-    wide_features,
+    right_directions,
 )
+from ubp.data.history import ChallengeData
+from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
 BUY, ADD, REMOVE, VISIT, SEARCH = EventType
@@ -71,7 +74,7 @@ def slow_counts(data: ChallengeData, tables: dict, properties: pl.DataFrame, cli
 
 def test_counts_are_those_of_a_loop_over_events(opened):
     data, tables, properties, clients = opened()
-    made = client_counts(data, clients, SETTINGS.windows)
+    made = client_counts(data, clients, SETTINGS)
     assert made.height == len(clients)
     for client, row in zip(clients, made.iter_rows(named=True), strict=True):
         assert row == pytest.approx(slow_counts(data, tables, properties, client), abs=1e-5)
@@ -86,7 +89,7 @@ def test_an_event_at_the_first_moment_of_a_window_is_in_it(opened):
         return made
 
     data = opened(change=at_the_edge)[0]
-    week = client_counts(data, np.array([1, 2, 3]), (7,))["product_buy_7d"]
+    week = client_counts(data, np.array([1, 2, 3]), replace(SETTINGS, windows=(7,)))["product_buy_7d"]
     assert week.to_list() == pytest.approx([math.log(2), 0, 0])
 
 
@@ -120,7 +123,7 @@ def slow_amounts(as_of: datetime, tables: dict, properties: pl.DataFrame, client
 
 def test_matrices_are_those_of_a_loop_over_events(opened):
     data, tables, properties, clients = opened()
-    made = dict(client_matrices(data, clients, SETTINGS))
+    made = {name: matrix for name, (_, matrix) in client_matrices(data, clients, SETTINGS).items()}
     assert set(made) == set(VIEWS)
     amounts = [slow_amounts(data.as_of, tables, properties, client) for client in clients]
     for view, matrix in made.items():
@@ -132,36 +135,45 @@ def test_matrices_are_those_of_a_loop_over_events(opened):
 
 def test_only_the_skus_and_urls_with_the_most_events_are_taken(opened):
     data, tables, _, clients = opened()
-    made = dict(client_matrices(data, clients, replace(SETTINGS, most_values=3)))
-    assert made["url"].shape == made["sku"].shape == (len(clients), 3)
+    made = client_matrices(data, clients, replace(SETTINGS, most_values=3))
+    (urls, visited), (_, of_skus) = made["url"], made["sku"]
+    assert visited.shape == of_skus.shape == (len(clients), 3)
     visits = Counter(tables[VISIT]["url"])
     most = sorted(visits, key=lambda url: (-visits[url], url))[:3]
-    assert np.expm1(made["url"].toarray()).sum(axis=0).tolist() == pytest.approx([visits[url] for url in sorted(most)])
+    assert urls.tolist() == sorted(most)
+    assert np.expm1(visited.toarray()).sum(axis=0).tolist() == pytest.approx([visits[url] for url in sorted(most)])
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (5, 30)])
-def test_an_svd_gives_the_same_distances_as_an_exact_one(shape):
+def test_projections_have_the_distances_of_an_exact_svd(shape):
     matrix = np.random.default_rng(0).poisson(0.4, shape).astype(np.float32)
-    found = svd(csr_matrix(matrix), 100, seed=0)
-    assert found.dtype == np.float32
-    assert found.shape == (shape[0], min(shape))
+    directions = right_directions(csr_matrix(matrix), 100, seed=0)
+    assert directions.dtype == np.float32
+    assert directions.shape == (shape[1], min(shape))
+    found = matrix @ directions
     np.testing.assert_allclose(found @ found.T, matrix @ matrix.T, atol=1e-4)
     left, singular, _ = np.linalg.svd(matrix, full_matrices=False)
-    few = svd(csr_matrix(matrix), 2, seed=0)
+    few = matrix @ right_directions(csr_matrix(matrix), 2, seed=0)
     np.testing.assert_allclose(np.abs(few), np.abs(left * singular)[:, :2], atol=1e-3)
 
 
-def test_an_svd_has_no_more_components_than_the_rank():
+def test_there_are_no_more_directions_than_the_rank():
     column = np.array([[1.0], [0.0], [2.0]], np.float32)
-    found = svd(csr_matrix(np.hstack([column, 2 * column, 3 * column])), 3, seed=0)
-    np.testing.assert_allclose(np.abs(found), column * math.sqrt(14), rtol=1e-5)
-    assert svd(csr_matrix((3, 4), dtype=np.float32), 2, seed=0).shape == (3, 0)
+    matrix = np.hstack([column, 2 * column, 3 * column])
+    directions = right_directions(csr_matrix(matrix), 3, seed=0)
+    np.testing.assert_allclose(np.abs(matrix @ directions), column * math.sqrt(14), rtol=1e-5)
+    assert right_directions(csr_matrix((3, 4), dtype=np.float32), 2, seed=0).shape == (4, 0)
+
+
+def groups_of(data: ChallengeData, clients: np.ndarray, seed: int = 0, settings=SETTINGS, listed=None):
+    """Fitted to some clients, and applied to them."""
+    return WideFeatures.fit(data, clients, seed, settings, listed or {}).groups(data, clients)
 
 
 def test_groups_are_finite_scaled_and_zero_for_a_client_without_events(opened):
     data, _, _, clients = opened()
-    groups = wide_features(data, clients, 0, SETTINGS)
-    assert set(groups) == {COUNTS, *VIEWS}
+    groups = groups_of(data, clients, settings=replace(SETTINGS, rhythm=True), listed={"price": np.arange(100)})
+    assert set(groups) == {COUNTS, *VIEWS, LISTED}
     for group in groups.values():
         assert group.dtype == np.float32
         assert len(group) == len(clients)
@@ -172,7 +184,7 @@ def test_groups_are_finite_scaled_and_zero_for_a_client_without_events(opened):
 
 def test_the_same_bits_each_time(opened):
     data, _, _, clients = opened()
-    one, other = (wide_features(data, clients, 3, SETTINGS) for _ in range(2))
+    one, other = (groups_of(data, clients, seed=3) for _ in range(2))
     assert all((one[name] == other[name]).all() for name in one | other)
 
 
@@ -180,15 +192,84 @@ def test_the_same_bits_each_time(opened):
 def test_nothing_at_or_after_as_of_changes_a_value(opened, as_of):
     data, _, _, _ = opened(as_of)
     cut, _, _, clients = opened(as_of, cut=True, folder="cut")
-    whole, before = (wide_features(log, clients, 0, SETTINGS) for log in (data, cut))
+    settings, listed = replace(SETTINGS, rhythm=True), {"category": np.arange(5)}
+    whole, before = (groups_of(log, clients, 0, settings, listed) for log in (data, cut))
     assert whole.keys() == before.keys()
     assert all((whole[name] == before[name]).all() for name in whole)
     assert last_purchases(data, clients).equals(last_purchases(cut, clients))
 
 
+def test_a_fit_measures_another_day_and_other_clients_by_its_own_scales_and_directions(opened):
+    data, _, properties, clients = opened()
+    settings = replace(SETTINGS, rhythm=True, components=4)
+    fitted = WideFeatures.fit(data, clients[::2], 0, settings, {"price": np.array([3, 50])})
+    earlier = data.before(AS_OF - 30 * DAY)
+    groups = fitted.groups(earlier, clients)
+    counts = client_counts(earlier, clients, settings)
+    for place, (name, scale) in enumerate(fitted.scales.items()):
+        np.testing.assert_allclose(groups[COUNTS][:, place], counts[name].to_numpy() / scale, rtol=1e-5)
+    _, tables, _, _ = opened(AS_OF - 30 * DAY, folder="earlier")
+    for row, client in enumerate(clients):
+        found = slow_amounts(earlier.as_of, tables, properties, client)
+        amounts = np.log1p([found["category"][value] for value in fitted.views["category"].values])
+        wanted = amounts @ fitted.views["category"].directions
+        np.testing.assert_allclose(groups["category"][row], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_listed_values_have_their_amounts_by_each_half_life(opened):
+    data, tables, properties, clients = opened()
+    price = dict(zip(properties["sku"], properties["price"], strict=True))
+    values = np.array([*sorted(set(price.values()))[:3], 10000])
+    settings = replace(SETTINGS, half_lives=(7.0, 120.0))
+    listed = groups_of(data, clients, settings=settings, listed={"price": values})[LISTED]
+    for row, client in enumerate(clients):
+        wanted = []
+        for half_life in settings.half_lives:
+            amounts = Counter()
+            for event_type, weight in ((BUY, 1), (ADD, 0.5), (REMOVE, 0.25)):
+                for _, time, sku in tables[event_type].filter(pl.col("client_id") == client).iter_rows():
+                    amounts[price[sku]] += weight * 2 ** (-((data.as_of - time) / DAY) / half_life)
+            wanted += [math.log1p(amounts[value]) for value in values]
+        np.testing.assert_allclose(listed[row], wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_rhythm_is_that_of_a_loop_over_events(opened):
+    data, tables, _, clients = opened()
+    made = client_counts(data, clients, replace(SETTINGS, rhythm=True))
+    for client, row in zip(clients, made.iter_rows(named=True), strict=True):
+        for event_type, table in tables.items():
+            times = table.filter(pl.col("client_id") == client)["timestamp"].to_list()
+            days = sorted({time.date() for time in times})
+            gaps = [(later - day).days for day, later in itertools.pairwise(days)]
+            mean = math.log1p(sum(gaps) / len(gaps)) if gaps else 0
+            since = math.log1p((data.as_of - datetime.combine(days[-1], datetime.min.time())) / DAY) if days else 0
+            assert row[f"{event_type}_gap"] == pytest.approx(mean, abs=1e-5)
+            assert row[f"{event_type}_gap_spread"] == pytest.approx(math.log1p(np.std(gaps)) if gaps else 0, abs=1e-5)
+            assert row[f"{event_type}_overdue"] == pytest.approx(since - mean if gaps else 0, abs=1e-5)
+            on = Counter(time.isoweekday() for time in times)
+            at = Counter(time.hour // 4 * 4 for time in times)
+            assert [row[f"{event_type}_weekday_{day}"] for day in range(1, 8)] == pytest.approx(
+                [math.log1p(on[day]) for day in range(1, 8)], abs=1e-5
+            )
+            assert [row[f"{event_type}_hours_{hour}"] for hour in range(0, 24, 4)] == pytest.approx(
+                [math.log1p(at[hour]) for hour in range(0, 24, 4)], abs=1e-5
+            )
+
+
+def test_features_come_back_from_their_state(opened):
+    data, _, _, clients = opened()
+    fitted = WideFeatures.fit(data, clients, 0, replace(SETTINGS, rhythm=True), {"sku": np.array([1, 2])})
+    settings, arrays = fitted.state()
+    again = WideFeatures.from_state(json.loads(json.dumps(settings)), arrays)
+    one, other = (features.groups(data, clients) for features in (fitted, again))
+    assert again.settings == fitted.settings
+    assert list(one) == list(other)
+    assert all((one[name] == other[name]).all() for name in one)
+
+
 def test_a_log_of_purchases_only_with_few_categories(opened):
     data, _, _, clients = opened(empty=(ADD, REMOVE, VISIT, SEARCH))
-    groups = wide_features(data, clients, 0, SETTINGS)
+    groups = groups_of(data, clients)
     assert set(groups) == {COUNTS, *ITEM_VIEWS, *(f"recent_{view}" for view in ITEM_VIEWS)}
     assert groups["category"].shape[1] == 8
 
@@ -203,7 +284,7 @@ def test_a_clickstream_of_two_products(opened):
         return replace(made, properties=made.properties.head(2))
 
     data, _, _, clients = opened(change=two_products)
-    groups = wide_features(data, clients, 0, SETTINGS)
+    groups = groups_of(data, clients)
     assert groups["sku"].shape[1] == 2
     assert groups["name"].shape[1] <= 2
     assert groups["url"].shape[1] == 30
@@ -216,6 +297,7 @@ def test_settings_that_make_no_sense():
         {"bought": 0},
         {"added": -1},
         {"half_life": 0},
+        {"half_lives": (7.0, 0.0)},
         {"components": 0},
     ):
         with pytest.raises(UserError, match=next(iter(wrong))):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ubp.blocks.condition import ConditionSettings
+from ubp.blocks.wide_features import WideFeatures, last_purchases
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates, write_split
@@ -21,7 +22,6 @@ from ubp.evaluation.reference import (
     reference_rows,
 )
 from ubp.evaluation.scores import Scores
-from ubp.blocks.wide_features import last_purchases, wide_features
 
 SETTINGS = ReferenceSettings()
 
@@ -57,7 +57,7 @@ def test_two_columns_as_long_as_each_other_and_a_constant(local):
 
 
 def test_each_group_is_as_long_as_its_weight_says(local):
-    groups = wide_features(local, local.clients, SETTINGS.seed, SETTINGS.wide)
+    groups = WideFeatures.fit(local, local.clients, SETTINGS.seed, SETTINGS.wide, {}).groups(local, local.clients)
     vectors = reference_rows(local, replace(SETTINGS, counts_weight=3.0))[1].vectors
     widths = [group.shape[1] for group in groups.values()]
     assert vectors.shape[1] == sum(widths) + 1
