@@ -8,7 +8,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -292,8 +292,7 @@ class Networks(nn.ModuleList):
     """Networks side by side."""
 
     def __iter__(self) -> Iterator[Network]:
-        networks: Iterator[Network] = super().__iter__()
-        return networks
+        return cast("Iterator[Network]", super().__iter__())
 
 
 @dataclass
