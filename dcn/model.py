@@ -6,9 +6,9 @@
 - The heads ask what came in the window after the day: one logit a label, and numbers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -73,12 +73,13 @@ class QuantileEmbedding(nn.Module):
         interval = torch.searchsorted(self.quantiles, numbers.T.contiguous(), right=True)  # [columns, rows]
         low, high = self.edges.gather(1, interval), self.edges.gather(1, interval + 1)
         inside = (numbers.T - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-        part = (inside * self.parts).long().clamp(0, self.parts - 1)
+        part = (inside * self.parts).clamp(0, self.parts - 1).long()  # cut as floats: infinity has no integer
         return (interval * self.parts + part).T
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Float [rows, columns] to float [rows, columns × width]."""
-        return self.table(self.places(numbers) + self.get_buffer("firsts")).flatten(1)
+        vectors: Tensor = self.table(self.places(numbers) + self.get_buffer("firsts"))
+        return vectors.flatten(1)
 
 
 class CrossNetwork(nn.Module):
@@ -130,11 +131,13 @@ class InputStatistics:
         mean = vectors.mean(axis=0, dtype=np.float64)
         deviation = vectors.std(axis=0, dtype=np.float64)
         deviation[deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1
-        standardised = ((vectors - mean) / deviation).astype(np.float32)
+        # In float32, as the network has them: a value that many rows have is then the very quantile.
+        mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
+        standardised = (vectors - mean) / deviation
         shares = np.arange(1, quantiles + 1) / (quantiles + 1)
         found = np.quantile(standardised, shares, axis=0, method="lower").T
         bounds = np.stack([standardised.min(axis=0), standardised.max(axis=0)], axis=1)
-        return cls(mean.astype(np.float32), deviation.astype(np.float32), np.ascontiguousarray(found), bounds)
+        return cls(mean, deviation, np.ascontiguousarray(found), bounds)
 
     @classmethod
     def empty(cls, columns: int, quantiles: int) -> "InputStatistics":
@@ -186,7 +189,8 @@ class Input(nn.Module):
         whole = (vectors - self.mean) / self.deviation
         standardised = whole.clamp(-self.limit, self.limit)
         if self.mlp is not None:
-            return self.mlp(standardised)
+            vector: Tensor = self.mlp(standardised)
+            return vector
         parts = [standardised] if self.with_numbers else []
         if self.embedding is not None:
             parts.append(self.embedding(whole))
@@ -269,7 +273,26 @@ class Network(nn.Module):
         """Float [rows, entering] to the profile, float [rows, width]."""
         x = self.input_dropout(entering)
         parts = [self.deep(x)] + ([] if self.cross is None else [self.cross(x)])
-        return self.norm(self.bottleneck(torch.cat(parts, dim=1)))
+        profile: Tensor = self.norm(self.bottleneck(torch.cat(parts, dim=1)))
+        return profile
+
+    def answer(self, name: str, profile: Tensor) -> Tensor:
+        """To a group of labels or a question: float [rows, width] to float [rows, answers]."""
+        answers: Tensor = self.heads[name](profile)
+        return answers
+
+    def start_at(self, name: str, logits: Tensor) -> None:
+        """Let the answers, float [answers], begin where a profile of zeros gives these."""
+        *_, last = (layer for layer in self.heads[name].modules() if isinstance(layer, nn.Linear))
+        with torch.no_grad():
+            last.bias.copy_(logits)
+
+
+class Networks(nn.ModuleList):
+    """Networks side by side."""
+
+    def __iter__(self) -> Iterator[Network]:
+        return cast("Iterator[Network]", super().__iter__())
 
 
 @dataclass
@@ -321,28 +344,30 @@ class Dcn(SequenceModel):
         losses: LossSettings,
     ) -> None:
         super().__init__()
-        self.inputs = nn.ModuleDict({name: Input(*given, numbers) for name, given in inputs.items()})
+        made = {name: Input(*given, numbers) for name, given in inputs.items()}
+        self.inputs = nn.ModuleDict(made)
         self.groups = {name: len(shares) for name, shares in groups.items()}
         self.asked, self.losses, self.width = tuple(asked), losses, network.width * networks
-        entering = sum(int(module.width) for module in self.inputs.values())  # type: ignore[arg-type]
+        entering = sum(module.width for module in made.values())
         answers = self.groups | dict.fromkeys(self.asked, 1)
-        self.networks = nn.ModuleList(Network(entering, network, answers) for _ in range(networks))
+        self.networks = Networks(Network(entering, network, answers) for _ in range(networks))
         parts = [np.empty(0, np.float32), *groups.values()]
         self.register_buffer("shares", torch.from_numpy(np.concatenate(parts).astype(np.float32)))
 
     def start_from_shares(self) -> None:
         """Let each label's logit begin at that of its share: what a model without inputs would answer."""
-        logits = torch.logit(self.shares.clamp(1e-5, 1 - 1e-5))
-        for network in self.networks:
-            for name, part in zip(self.groups, logits.split(list(self.groups.values())), strict=True):
-                head = network.heads[name]
-                with torch.no_grad():
-                    (head[-1] if isinstance(head, nn.Sequential) else head).bias.copy_(part)
+        for name, logits in self.by_group(torch.logit(self.shares, eps=1e-5)).items():
+            for network in self.networks:
+                network.start_at(name, logits)
+
+    def by_group(self, labels: Tensor) -> dict[str, Tensor]:
+        """What stands for all labels in the last dimension, in parts: of each group."""
+        return dict(zip(self.groups, torch.split(labels, list(self.groups.values()), dim=-1), strict=True))
 
     def entering(self, batch: Batch, view: int | None = None) -> Tensor:
         """What all networks read: float [rows, entering]."""
-        names = {name: name if view is None else view_name(name, view) for name in self.inputs}
-        return torch.cat([module(batch[names[name]]) for name, module in self.inputs.items()], dim=1)
+        keys = [name if view is None else view_name(name, view) for name in self.inputs]
+        return torch.cat([module(batch[key]) for key, module in zip(keys, self.inputs.values(), strict=True)], dim=1)
 
     def encode(self, batch: Batch) -> Tensor:
         """See `ubp.training.model.SequenceModel`: the profiles of the networks side by side."""
@@ -363,22 +388,19 @@ class Dcn(SequenceModel):
                 total = total + self.losses.weight(CONTRASTIVE) * contrastive(one, other, self.losses.temperature)
         return total
 
-    def answer_losses(self, network: nn.Module, profile: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def answer_losses(self, network: Network, profile: Tensor, batch: Batch) -> dict[str, Tensor]:
         """By group and question: the mean over the rows, and over the group's labels; scalars.
 
         So a group weighs the same however many labels it has. In a sum over all labels churn, one of some thousand,
         was hardly learned (docs/ablations.md).
         """
-        labels = batch[LABELS].split(list(self.groups.values()), dim=1) if self.groups else ()
-        shares = self.shares.split(list(self.groups.values())) if self.groups else ()
-        heads: nn.ModuleDict = network.heads  # type: ignore[assignment]
-        found = {}
-        for name, wanted, share in zip(self.groups, labels, shares, strict=True):
-            each = functional.binary_cross_entropy_with_logits(heads[name](profile), wanted.float(), reduction="none")
-            found[name] = (each * rarity(share, self.losses.rare)).mean()
+        found, shares = {}, self.by_group(self.shares)
+        for name, wanted in self.by_group(batch[LABELS]).items():
+            answers = network.answer(name, profile)
+            each = functional.binary_cross_entropy_with_logits(answers, wanted.float(), reduction="none")
+            found[name] = (each * rarity(shares[name], self.losses.rare)).mean()
         for name in self.asked:
-            answer = heads[name](profile).squeeze(1)
-            found[name] = question_loss(name, answer, batch)
+            found[name] = question_loss(name, network.answer(name, profile).squeeze(1), batch)
         return found
 
     def answers(self, batch: Batch) -> dict[str, Tensor]:
@@ -390,15 +412,10 @@ class Dcn(SequenceModel):
         profiles = [(network, network(entering)) for network in self.networks]
         found = {}
         for name in (*self.groups, *self.asked):
-            parts = torch.stack([network.heads[name](profile) for network, profile in profiles])
+            parts = torch.stack([network.answer(name, profile) for network, profile in profiles])
             yes_or_no = name not in (BASKETS, DAYS)
             found[name] = torch.logit(parts.sigmoid().mean(dim=0), eps=1e-7) if yes_or_no else parts.mean(dim=0)
         return found
-
-    @property
-    def on_host(self) -> Callable[[Batch], Batch]:
-        """See `ubp.training.model.SequenceModel`: nothing to add."""
-        return super().on_host
 
     def weight(self, batch: Batch) -> Tensor:
         """See `ubp.training.model.SequenceModel`: the rows."""
@@ -416,7 +433,9 @@ def rarity(shares: Tensor, power: float) -> Tensor:
 
 
 def question_loss(name: str, answer: Tensor, batch: Batch) -> Tensor:
-    """The mean loss of a question's answer over the rows that have one: a scalar; 0 where none has.
+    """The loss of a question's answer, summed over the rows that have one, by the number of all rows: a scalar.
+
+    So parts of a batch add up to it by their rows (`Dcn.weight`); it is 0 where no row has an answer.
 
     - yes or no: binary cross-entropy of a logit;
     - `BASKETS`: Poisson, the answer is the rate's logarithm;

@@ -1,6 +1,8 @@
 """What the dcn command does: encode the inputs on past days, label the windows after them, learn; the fitted block."""
 
+import json
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -33,10 +35,11 @@ from ubp.blocks.fitted import (
 from ubp.blocks.registry import block as registered
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
-from ubp.data.labels import LabelSettings, LabelSpace
+from ubp.data.labels import GROUPS, LabelSettings, LabelSpace
 from ubp.data.snapshots import Snapshot, SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
-from ubp.io.errors import UserError, require, require_positive
+from ubp.io.errors import UserError, name_some, require, require_positive
+from ubp.io.files import digest_of
 from ubp.training.encode import Runtime, encode
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import random_numbers
@@ -86,6 +89,9 @@ class DcnSettings:
             require(0 <= value < 1, f"model.network.{name}", value, "at least 0 and below 1")
         require(0 <= self.losses.mask < 1, "model.losses.mask", self.losses.mask, "at least 0 and below 1")
         require(self.losses.temperature > 0, "model.losses.temperature", self.losses.temperature, "above 0")
+        known = [*GROUPS, *QUESTIONS, CONTRASTIVE]
+        unknown = sorted(self.losses.weights.keys() - known)
+        require(not unknown, "model.losses.weights", name_some(unknown), f"of some of {', '.join(known)}")
         for name, weight in self.losses.weights.items():
             require(weight >= 0, f"model.losses.weights.{name}", weight, "at least 0")
         weight = self.losses.weight(CONTRASTIVE)
@@ -112,6 +118,12 @@ def fitted_inputs(history: ChallengeData, inputs: dict[str, InputSettings]) -> d
     if faults:
         raise UserError(faults)
     return found
+
+
+def fits_of(history: ChallengeData, blocks: Iterable[str]) -> str:
+    """Tells these fits of some blocks from others: what was prepared with them is of no use for another one."""
+    folders = [history.paths.model(name, history.submit) for name in blocks]
+    return digest_of(*(json.dumps(lineage_of(folder), sort_keys=True) for folder in folders))
 
 
 def parts_by_time(source: SnapshotSource, taken: list[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
@@ -226,6 +238,7 @@ class DcnRecipe(Recipe):
         """See `ubp.cli.recipe.Recipe.fit`."""
         inputs = input_settings(self.inputs)
         blocks = fitted_inputs(history, inputs)
+        folder = folder / fits_of(history, inputs)
         taken = snapshots(history, self.snapshots)
         space = LabelSpace.of(history, open_targets(history.paths), self.labels, seed)
         masks = MaskSettings(self.model.losses.mask, seed) if self.model.losses.weight(CONTRASTIVE) else None
@@ -246,7 +259,7 @@ class DcnRecipe(Recipe):
             logger.info("once more from all snapshots, %d epochs", trained.kept_epoch)
             whole = Parts(every, parts.validation, parts.held_out)
             trained = fit(model, source, known, folder / "refitted", seed, loggers, whole, keep_last=True)
-        return Fit(FittedDcn(blocks, trained.model, trained.runtime, settings), found)
+        return Fit(FittedDcn(blocks, trained.model, trained.runtime, settings), found, disposable=True)
 
     def _first_model(
         self, source: SnapshotSource, rows: Rows, space: LabelSpace, inputs: dict[str, InputSettings], seed: int

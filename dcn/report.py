@@ -8,10 +8,10 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from dcn.model import BASKETS, DAYS, Dcn
+from dcn.model import Dcn
 from ubp.cli.output import show
 from ubp.training.fit import Trained
-from ubp.training.snapshot_source import LABELS, SnapshotSource
+from ubp.training.snapshot_source import BASKETS, DAYS, LABELS, SnapshotSource
 
 _LEAST: Final = 1  # rows with and without a label that an AUROC needs
 
@@ -26,9 +26,7 @@ def report(trained: Trained[Dcn], source: SnapshotSource) -> dict[str, dict[str,
     answers: dict[str, list[Tensor]] = {}
     wanted: dict[str, list[Tensor]] = {}
     for batch in trained.held_out_batches(source):
-        labels = dict(
-            zip(trained.model.groups, batch[LABELS].split(list(trained.model.groups.values()), 1), strict=True)
-        )
+        labels = trained.model.by_group(batch[LABELS])
         for name, found in trained.model.answers(batch).items():
             answers.setdefault(name, []).append(found.cpu())
             wanted.setdefault(name, []).append((labels[name] if name in labels else batch[name][:, None]).cpu())

@@ -92,7 +92,9 @@ def make_after(entry: registry.Entry, log: Log) -> None:
     for stage in registry.entries():
         if stage.name in entry.after:
             path, day = f"data_path={log.history.paths.root}", f"as_of={log.day.isoformat()}"
-            config = composed(CONFIGS / stage.folder, stage.config_name, [path, day, "preset=demo", *stage.settings])
+            fast = tiny.overrides(stage) if stage.is_block else ()
+            words = [path, day, "preset=demo", *stage.settings, *fast]
+            config = composed(CONFIGS / stage.folder, stage.config_name, words)
             module = importlib.import_module(stage.command.removesuffix(".py").replace("/", "."))
             module.main.__wrapped__(config)
 

@@ -21,18 +21,25 @@ _TRANSFORMER = (
     *("preset=demo", "logger=none", "model.layers=1", "sequences.shortest=4", "sequences.longest=8"),
     *("sequences.newest=16", "trainer.max_epochs=1"),
 )
+_DCN = (
+    *("logger=none", "snapshots.count=2", "snapshots.least_history=7", "snapshots.horizon=7"),
+    *("labels.categories=3", "labels.skus=5", "labels.clusters=2", "model.refit=false"),
+    *("model.network.width=6", "model.network.hidden=[16]", "model.networks=1", "trainer.max_epochs=1"),
+)
 _BY_FOLDER = {
     "gru_autoencoder": _GRU,
     "next_sku": _TRANSFORMER,
     "next_url": (*_TRANSFORMER, "sequences.min_count=1"),
     "LLM": ("preset=demo", "max_tokens=24", "n_components=6"),
     "LightFM": ("model.epochs=2", "model.threads=1"),
+    "dcn": _DCN,
 }
+_BY_CONFIG = {"numeric_features_wide": ("features.components=4", "groups.values=6")}
 
 
 def overrides(entry: registry.Entry) -> tuple[str, ...]:
-    """Of a block's folder; none for a block that is fast as it is."""
-    return _BY_FOLDER.get(entry.folder, ())
+    """Of a block's folder and config; none for a block that is fast as it is."""
+    return (*_BY_FOLDER.get(entry.folder, ()), *_BY_CONFIG.get(entry.config_name, ()))
 
 
 def log(name: str) -> History:

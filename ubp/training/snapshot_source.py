@@ -6,7 +6,6 @@ with the number of snapshots. A row is a client on a day.
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,9 +149,6 @@ class SnapshotSource:
         """Without the open files: each process that gathers batches opens its own."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_parts", "sizes", "starts")}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-
 
 class _Part:
     """One snapshot's folder, memory-mapped."""
@@ -184,7 +180,8 @@ class _Part:
         """The labels of some clients, one client after the other."""
         ends = np.cumsum(lengths)
         numbers = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self._offsets[inside] - ends + lengths, lengths)
-        return self._places[numbers]
+        places: npt.NDArray[np.int32] = self._places[numbers]
+        return places
 
 
 def prepare(
@@ -219,14 +216,12 @@ def prepare(
 def _write(
     snapshot: Snapshot, space: LabelSpace, blocks: Mapping[str, FittedBlock], folder: Path, masks: MaskSettings | None
 ) -> None:
-    clients, histories = snapshot.clients, {None: snapshot.history}
-    if masks:
-        histories |= {view: snapshot.history.masked(masks.share, masks.seed + view) for view in range(VIEWS)}
+    clients, known = snapshot.clients, snapshot.history
+    views = [known.masked(masks.share, masks.seed + view) for view in range(VIEWS)] if masks else []
     for name, block in blocks.items():
-        for view, history in histories.items():
-            vectors = vectors_of(block, history, clients)
-            np.save(folder / f"{name if view is None else view_name(name, view)}.npy", vectors)
-            del vectors
+        np.save(folder / f"{name}.npy", vectors_of(block, known, clients))
+        for view, masked in enumerate(views):
+            np.save(folder / f"{view_name(name, view)}.npy", vectors_of(block, masked, clients))
     _write_labels(labels(snapshot, space), folder)
     (folder / _NOTE).write_text(json.dumps({"clients": len(clients)}))
 
@@ -260,8 +255,3 @@ def _write_labels(window: WindowLabels, folder: Path) -> None:
     whole.sort_indices()
     np.save(folder / _PLACES, whole.indices.astype(np.int32))
     np.save(folder / _OFFSETS, whole.indptr.astype(np.int64))
-
-
-def remove_parts(folder: Path) -> None:
-    """Free the disk of what `prepare` kept."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Validation of a history: every fault is one clear line, every form of the data gives the same frames."""
 
 import re
+from collections import Counter
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -15,6 +16,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import load_clients
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
+from ubp.sequences.build import events_of
 
 BUY, VISIT, SEARCH = EventType.PRODUCT_BUY, EventType.PAGE_VISIT, EventType.SEARCH_QUERY
 
@@ -441,3 +443,89 @@ def test_an_archive_or_an_empty_list_of_clients(tmp_path):
     np.save(tmp_path / "none.npy", np.empty(0, np.int64))
     with pytest.raises(UserError, match="no clients"):
         load_clients(tmp_path / "none.npy")
+
+
+# --- masked events -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(history) -> ChallengeData:
+    """The tiny history with all its clients relevant."""
+    history.relevant_clients.parent.mkdir()
+    np.save(history.relevant_clients, ChallengeData(history, True).seen())
+    return ChallengeData(history, True)
+
+
+def all_events(data: ChallengeData) -> list[tuple]:
+    """Every event as a tuple, codes too, in order."""
+    tables = {event_type: data.events(event_type).collect() for event_type in EventType}
+    return sorted((kind.value, *map(repr, row)) for kind, table in tables.items() for row in table.iter_rows())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_a_masked_history_loses_about_the_share_of_its_events(opened, share):
+    whole, left = all_events(opened), all_events(opened.masked(share, seed=3))
+    assert abs(1 - len(left) / len(whole) - share) < 0.03
+    assert not Counter(left) - Counter(whole)
+    assert [opened.masked(share, 3).rows(kind) for kind in EventType] == [
+        sum(event[0] == kind.value for event in left) for kind in EventType
+    ]
+
+
+def test_each_client_and_event_type_loses_its_share(opened):
+    masked = opened.masked(0.3, seed=3)
+    for kind in (BUY, VISIT):
+        whole, left = (
+            Counter(event[1] for event in all_events(data) if event[0] == kind.value) for data in (opened, masked)
+        )
+        off = [(left[client] - 0.7 * count) / np.sqrt(0.21 * count) for client, count in whole.items()]
+        assert np.abs(off).max() < 4.5  # standard deviations
+        assert 0.6 < np.std(off) < 1.4  # and not each client the same share
+
+
+def test_a_mask_is_the_same_each_time_and_another_seed_masks_others(opened):
+    first, other = all_events(opened.masked(0.5, seed=1)), all_events(opened.masked(0.5, seed=2))
+    assert all_events(ChallengeData(opened.paths, True).masked(0.5, seed=1)) == first
+    both = len(list((Counter(first) & Counter(other)).elements())) / len(all_events(opened))
+    assert 0.2 < both < 0.3  # as two draws that know nothing of each other
+
+
+def test_nothing_else_of_a_masked_history_changes(opened):
+    masked = opened.masked(0.5, seed=1)
+    assert masked.is_masked
+    assert not opened.is_masked
+    assert (masked.start, masked.as_of, masked.folder) == (opened.start, opened.as_of, opened.folder)
+    assert_frame_equal(masked.properties().collect(), opened.properties().collect())
+    np.testing.assert_array_equal(masked.relevant_clients, opened.relevant_clients)
+    assert all_events(opened) == all_events(ChallengeData(opened.paths, True))
+
+
+def test_an_earlier_day_keeps_the_mask_and_a_mask_keeps_the_day(opened):
+    day = datetime(2023, 1, 1)
+    masked_first, cut_first = opened.masked(0.4, seed=1).before(day), opened.before(day).masked(0.4, seed=1)
+    assert all_events(masked_first) == all_events(cut_first)
+    assert masked_first.as_of == cut_first.as_of == day
+    assert masked_first.fingerprint == cut_first.fingerprint
+    later = all_events(opened.masked(0.4, seed=1).before(datetime(2023, 2, 1)))
+    assert set(all_events(cut_first)) <= set(later)
+    assert len(all_events(cut_first)) == sum(
+        opened.masked(0.4, seed=1).events(kind).filter(pl.col("timestamp") < day).collect().height for kind in EventType
+    )
+
+
+def test_masked_histories_have_fingerprints_of_their_own(opened):
+    prints = [opened.fingerprint, *(opened.masked(*mask).fingerprint for mask in ((0.3, 1), (0.3, 2), (0.4, 1)))]
+    assert len(set(prints)) == 4
+    assert opened.masked(0.3, 1).fingerprint == prints[1]
+
+
+def test_clients_whose_every_event_is_masked_are_not_seen(opened):
+    masked = opened.masked(0.8, seed=5)
+    left = {int(event[1]) for event in all_events(masked)}
+    assert masked.seen().tolist() == masked.clients.tolist() == sorted(left)
+    assert len(left) < len(opened.seen())
+
+
+def test_sequences_refuse_a_masked_history(opened):
+    with pytest.raises(UserError, match="masked events has no sequences"):
+        events_of(opened.masked(0.3, seed=1))

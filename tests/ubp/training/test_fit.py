@@ -15,7 +15,7 @@ from ubp.training.encode import Runtime, device_batches, encode, to_device
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import kernels, random_numbers, threads_for
 from ubp.training.model import as_it_is, in_micro_batches, losses_of
-from ubp.training.partition import split_rows
+from ubp.training.partition import Parts, split_rows
 
 
 def weights(trained):
@@ -105,6 +105,37 @@ def test_the_best_epoch_is_the_one_that_is_used(tmp_path):
         assert float(trained.model.eval().loss(batch)) == pytest.approx(trained.best_score, rel=1e-5)
     last = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
     assert not torch.equal(last["model.down.weight"], trained.model.down.weight)
+
+
+def test_parts_that_are_given_are_used(tmp_path):
+    """Rows that are in none of them are never asked for."""
+    parts = Parts(np.arange(30), np.arange(35, 40), np.arange(40, 45))
+
+    class Asked(Numbers):
+        def batch(self, rows, generator=None):
+            self.__dict__.setdefault("asked", {}).setdefault(generator is None, set()).update(rows.tolist())
+            return super().batch(rows)
+
+    source = Asked()
+    trained = fit(Copier(), source, settings(max_epochs=1), tmp_path, seed=1, parts=parts)
+    assert source.asked == {False: set(range(30)), True: set(range(35, 40))}
+    assert trained.parts is parts
+    assert [row for batch in trained.held_out_batches(Numbers()) for row in batch["rows"].tolist()] == [*range(40, 45)]
+
+
+@pytest.mark.parametrize("patience", [1, 9])
+def test_the_last_epochs_weights_are_taken_where_it_is_asked_for(patience, tmp_path):
+    """With a huge learning rate they are worse than the first epoch's, and training does not stop for that."""
+    restless = settings(learning_rate=0.5, max_epochs=5, patience=patience)
+    trained = fit(Copier(), Numbers(), restless, tmp_path, seed=1, keep_last=True)
+    assert (trained.epochs, trained.kept_epoch) == (5, 5)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert torch.equal(last["model.down.weight"], trained.model.down.weight)
+    with torch.inference_mode():
+        loss = float(trained.model.eval().loss(Numbers().batch(trained.parts.validation)))
+    assert loss > trained.best_score * 1.01
+    again = fit(Copier(), Numbers(), restless, tmp_path, seed=1, keep_last=True)  # killed afterwards, given again
+    assert torch.equal(weights(again), weights(trained))
 
 
 def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path):
