@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make all embeddings: twelve of the 2nd place, one of the 4th.
+# Make all embeddings: twelve of the 2nd place, two of the 4th, and the wide features that one of them reads.
 #
 #     sh get_all_embeddings.sh                                  # overrides are given to every command:
 #     sh get_all_embeddings.sh submit=False preset=demo

@@ -1,16 +1,17 @@
-"""What conditioning does to a merge's score: constants, rotations, and what stands beside them.
+"""What conditioning does to a merge's score: constants, offsets and rotations.
 
     python benchmarks/conditioning.py merges=[basics,best_solution] probe=quick table=quick.csv
-    python benchmarks/conditioning.py constants=[2] rotations=[null,100,300] probe=judge "probe.seeds=[1278,1,2]"
+    python benchmarks/conditioning.py constants=[2] offsets=[0,0.4] probe=judge "probe.seeds=[1278,1,2]"
     python benchmarks/conditioning.py draw=[demo.csv,cut.csv] plot=docs/conditioning.png     # from tables made before
 
-Each merge is fitted once, without its condition, and scored as it is (``raw``) and for each constant and rotation. A
-row of the table is one score; rows that are there already are not made again, so a killed run goes on.
+Each merge is fitted once, without its condition, and scored as it is (``raw``) and for each constant, offset and
+rotation. A row of the table is one score; rows that are there already are not made again, so a killed run goes on.
 """
 
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class Row:
         probe: by what.
         epochs: of the probe.
         merge: name of its config.
-        variant: ``raw``, or the constant and the rotation, as in ``c=1.5`` and ``c=1.5 rotate=300``.
+        variant: ``raw``, or the constant, the offset and the rotation, as in ``c=1.5`` and
+            ``c=1.5 offset=0.4 rotate=300``.
         columns: of the profile.
         row_ratio: see `ubp.blocks.condition.Figures`.
         total: mean sum over the seeds.
@@ -86,13 +88,15 @@ def add_row(file: Path, row: Row) -> None:
         writer.writerow(asdict(row))
 
 
-def variants(constants: Sequence[float], rotations: Sequence[int | None]) -> dict[str, ConditionSettings | None]:
+def variants(
+    constants: Sequence[float], offsets: Sequence[float], rotations: Sequence[int | None]
+) -> dict[str, ConditionSettings | None]:
     """By name; ``raw`` first."""
     found: dict[str, ConditionSettings | None] = {RAW: None}
-    for rotation in rotations:
-        for constant in constants:
-            name = f"c={constant:g}" + (f" rotate={rotation}" if rotation else "")
-            found[name] = ConditionSettings(constant=constant, rotate=rotation)
+    for rotation, offset, constant in product(rotations, offsets, constants):
+        of_offset = f" offset={offset:g}" if offset else ""
+        name = f"c={constant:g}{of_offset}" + (f" rotate={rotation}" if rotation else "")
+        found[name] = ConditionSettings(constant=constant, offset=offset, rotate=rotation)
     return found
 
 
@@ -109,7 +113,7 @@ def rows_of(name: str, config: DictConfig, data: ChallengeData, probe: Probe, do
     matrix, settings, widths = merged(name, config, data, data.paths.embeddings(submit=False))
     weights = [block.weight for block in settings.blocks.values()]
     chosen = resolved(config)
-    for variant, condition in variants(chosen["constants"], chosen["rotations"]).items():
+    for variant, condition in variants(chosen["constants"], chosen["offsets"], chosen["rotations"]).items():
         key = (data.paths.root.name, probe.name, probe.epochs, name, variant)
         if key in done:
             continue
@@ -125,7 +129,7 @@ def rows_of(name: str, config: DictConfig, data: ChallengeData, probe: Probe, do
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """A curve for each log, probe and merge: the gain over ``raw`` by the constant.
+    """A curve for each log, probe and merge: the gain over ``raw`` by the constant, without offset or rotation.
 
     Raises:
         UserError: matplotlib is missing.
@@ -133,7 +137,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     plt = pyplot()
     curves: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if "rotate" not in row.variant:
+        if " " not in row.variant:
             curves.setdefault((row.merge, f"{row.log}, {row.clients:,} clients, {row.probe}"), []).append(row)
     merges = sorted({merge for merge, _ in curves})
     figure, axes = plt.subplots(1, len(merges), figsize=(5.2 * len(merges), 4), squeeze=False, sharey=True)

@@ -1,4 +1,4 @@
-"""Make all embeddings, twelve of the 2nd place and one of the 4th: what ``sh get_all_embeddings.sh`` runs.
+"""Make all embeddings: what ``sh get_all_embeddings.sh`` runs.
 
     sh get_all_embeddings.sh submit=False preset=demo       overrides are given to every command
     sh get_all_embeddings.sh submit=False jobs=1            one command after the other, on this terminal

@@ -38,6 +38,8 @@ COMMANDS = [
     f"LLM/get_embeddings.py {SMOLLM2}",
     "LightFM/lightfm_train.py",
     "numeric_features/numeric_features.py",
+    "numeric_features/numeric_features.py --config-name=numeric_features_wide",
+    "dcn/dcn_embeddings.py",
 ]
 
 
@@ -112,7 +114,7 @@ def test_the_published_commands_in_order_each_with_the_overrides(recorded):
     assert {threads for *_, threads in called} == {""}  # nothing is said of threads
     *stages, last = [line for line in done.stdout.splitlines() if not line.startswith("this is")]
     for number, (line, command) in enumerate(zip(stages, COMMANDS, strict=True), 1):
-        assert re.fullmatch(rf"\[{number}/15\] python {re.escape(command)} submit=False seed=1 · \d+ s", line)
+        assert re.fullmatch(rf"\[{number}/17\] python {re.escape(command)} submit=False seed=1 · \d+ s", line)
     assert re.fullmatch(r"all embeddings · \d+ s", last)
 
 
@@ -132,7 +134,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert sorted(begun) == sorted(f"python {line} submit=False · begins" for line in COMMANDS)
     ended = [line for line in stages if line not in begun]
     for number, line in enumerate(ended, 1):
-        assert re.fullmatch(rf"\[{number}/15\] python .+ submit=False · \d+ s", line)
+        assert re.fullmatch(rf"\[{number}/17\] python .+ submit=False · \d+ s", line)
     assert len(ended) == 14
     assert re.fullmatch(r"all embeddings · \d+ s", last)
     assert tmp_path / "data" in Path(found[1]).parents
@@ -279,8 +281,8 @@ def test_a_command_that_really_fails_is_named(tmp_path, jobs):
 @pytest.mark.skipif(
     not all((REPOSITORY / line.split()[0]).exists() for line in COMMANDS), reason="not all commands are there yet"
 )
-def test_all_thirteen_embeddings_on_the_tiny_history(make_history, tmp_path):
-    """For real, the demo's sizes: thirteen blocks of one history."""
+def test_all_fifteen_embeddings_on_the_tiny_history(make_history, tmp_path):
+    """For real, the demo's sizes: fifteen blocks of one history."""
     paths = make_history(clients=200).write(tmp_path / "data")  # a PCA to 128 columns needs some
     environment = {"PYTHON": sys.executable, "CHALLENGE_DATA_PATH": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
     split = subprocess.run(
@@ -290,9 +292,12 @@ def test_all_thirteen_embeddings_on_the_tiny_history(make_history, tmp_path):
     assert split.returncode == 0
     done = sh(SCRIPT, "preset=demo", "submit=False", "jobs=2", folder=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    merges = [composed(CONFIGS / "merge", name, ["data_path=x"]).blocks for name in ("best_solution", "numeric")]
+    merges = [
+        composed(CONFIGS / "merge", name, ["data_path=x"]).blocks
+        for name in ("best_solution", "numeric", "past_windows")
+    ]
     wanted = {name for blocks in merges for name in blocks}
-    assert len(wanted) == 13
+    assert len(wanted) == 15
     blocks = {name: EmbeddingTable.read(paths.block(name, submit=False)) for name in wanted}
     assert len({block.lineage["fingerprint"] for block in blocks.values()}) == 1
     assert {path.stem for path in paths.embeddings(submit=False).glob("*.parquet")} == set(wanted)

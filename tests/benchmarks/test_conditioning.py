@@ -24,10 +24,11 @@ def test_a_row_comes_back_as_it_was(tmp_path):
 
 
 def test_variants_are_named_by_what_they_do():
-    found = variants([0, 1.5], [None, 300])
-    assert list(found) == ["raw", "c=0", "c=1.5", "c=0 rotate=300", "c=1.5 rotate=300"]
+    found = variants([0, 1.5], [0, 0.4], [None, 300])
+    assert list(found)[:5] == ["raw", "c=0", "c=1.5", "c=0 offset=0.4", "c=1.5 offset=0.4"]
+    assert list(found)[5:] == [f"{name} rotate=300" for name in list(found)[1:5]]
     assert found["raw"] is None
-    assert found["c=1.5 rotate=300"] == ConditionSettings(constant=1.5, rotate=300)
+    assert found["c=1.5 offset=0.4 rotate=300"] == ConditionSettings(constant=1.5, offset=0.4, rotate=300)
 
 
 def test_what_is_in_the_table_is_not_scored_again(make_history, tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 Most of a raw profile is the same for every client, and a training of few steps spends itself on that part. So each
 column is centred, the blocks get the same length, and one constant column takes the place of what was common: by it the
-model's outputs fall to the base rates at once (docs/models.md, What a short training can read).
+model's outputs fall to the base rates at once. A small part of what was common stays in every column: it keeps the
+steps of the columns small afterwards (docs/models.md, What a short training can read).
 """
 
 import logging
@@ -23,10 +24,13 @@ logger = logging.getLogger(__name__)
 # float16 is accurate: about 1 in a thousand columns, 22 in two.
 LENGTH: Final = 32.0
 
-COMMON_LIMIT: Final = 0.3
+COMMON_LIMIT: Final = 0.5
 RATIO_LIMIT: Final = 12.0
 RATIO: Final = 9.0  # of rows, to which a constant that is not given brings them
 _CONSTANTS: Final = (2.0, 3.0)  # least and largest of those
+
+OFFSET: Final = 0.4  # of a wide profile, where none is given
+WIDE: Final = 500  # columns; up to 300 the training was steady without an offset, at 940 not (docs/ablations.md)
 
 _SCALES: Final = ("equal", "none")
 _ROUNDING: Final = 1e-12  # of a mean square: float32 has 24 bits
@@ -45,22 +49,27 @@ class ConditionSettings:
         constant: value of one further column, in root mean square lengths of a row; 0 for no such column. None: the
             least from 2 to 3 at which the rows' ratio (`Figures.row_ratio`) is `RATIO` or less: the wider a profile,
             the larger.
+        offset: added to each column of what is left, in its standard deviations; 0 for none. All rows share it, so the
+            first steps' gradients are large for every weight of the first layer; Adam remembers their squares and
+            takes smaller steps along what tells clients apart. None: `OFFSET` where more than `WIDE` columns are left.
     """
 
     centre: bool = True
     block_scale: str = "equal"
     rotate: int | None = None
     constant: float | None = None
+    offset: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
 
         Raises:
-            UserError: an unknown scale, a negative constant, fewer than one component.
+            UserError: an unknown scale, a negative constant or offset, fewer than one component.
         """
         require(self.block_scale in _SCALES, "condition.block_scale", self.block_scale, " or ".join(_SCALES))
         require(self.constant is None or self.constant >= 0, "condition.constant", self.constant, "at least 0, or null")
         require(self.rotate is None or self.rotate > 0, "condition.rotate", self.rotate, "at least 1, or null")
+        require(self.offset is None or self.offset >= 0, "condition.offset", self.offset, "at least 0, or null")
 
     def columns(self, columns: int) -> int:
         """Of a conditioned profile, for those of the blocks together."""
@@ -76,12 +85,14 @@ class FittedCondition:
         mean: float32 [columns], subtracted first.
         scale: float32 [columns], multiplied by then.
         rotation: a PCA, fitted; None for none.
+        offset: float32 [columns kept by the rotation], added to them.
         constant: the value of the constant column; 0 for no such column.
     """
 
     mean: npt.NDArray[np.float32]
     scale: npt.NDArray[np.float32]
     rotation: FittedTransformer | None
+    offset: npt.NDArray[np.float32]
     constant: float
 
     @classmethod
@@ -115,14 +126,16 @@ class FittedCondition:
         if length == 0:
             raise UserError("condition: all clients have the same profile; there is nothing to tell them apart by")
         scale = np.repeat(factors * LENGTH / length, widths).astype(np.float32)
-        rotation = None
+        rotation, deviations = None, np.sqrt(squares) * scale
         if settings.rotate is not None:
             rotation = _rotation(settings.rotate, _scaled(matrix, mean, scale))
-        constant = settings.constant
-        if constant is None:
-            some = _scaled(matrix[:: 1 + (len(matrix) - 1) // _ROWS], mean, scale)
-            constant = constant_by_rule(some if rotation is None else rotation.apply(some))
-        return cls(mean, scale, rotation, constant * LENGTH)
+        some = _scaled(matrix[:: 1 + (len(matrix) - 1) // _ROWS], mean, scale)
+        if rotation is not None:
+            some = rotation.apply(some)
+            deviations = some.std(axis=0)
+        constant = constant_by_rule(some) if settings.constant is None else settings.constant
+        offset = offset_by_rule(len(deviations)) if settings.offset is None else settings.offset
+        return cls(mean, scale, rotation, (offset * deviations).astype(np.float32), constant * LENGTH)
 
     @property
     def columns(self) -> int:
@@ -147,14 +160,13 @@ class FittedCondition:
         if room is None:
             room = np.empty((len(matrix), self.columns), np.float32)
         kept = self.columns - (self.constant > 0)
-        if not np.shares_memory(room, found):
-            room[:, :kept] = found[:, :kept]
+        np.add(found[:, :kept], self.offset, out=room[:, :kept])
         room[:, kept:] = self.constant
         return room
 
     def state(self, name: str, arrays: Arrays) -> dict[str, Any]:
         """What `from_state` makes the same of, as JSON; arrays are added to those given, under the name."""
-        arrays[f"{name}.mean"], arrays[f"{name}.scale"] = self.mean, self.scale
+        arrays |= {f"{name}.mean": self.mean, f"{name}.scale": self.scale, f"{name}.offset": self.offset}
         rotation = self.rotation and self.rotation.state(f"{name}.rotation", arrays)
         return {"name": name, "constant": self.constant, "rotation": rotation}
 
@@ -163,7 +175,8 @@ class FittedCondition:
         """The conditioning that gave this state."""
         rotation = state["rotation"] and FittedTransformer.from_state(state["rotation"], arrays)
         name = state["name"]
-        return cls(arrays[f"{name}.mean"], arrays[f"{name}.scale"], rotation, state["constant"])
+        offset = arrays.get(f"{name}.offset", np.zeros(1, np.float32))  # older merges have none
+        return cls(arrays[f"{name}.mean"], arrays[f"{name}.scale"], rotation, offset, state["constant"])
 
 
 def _scaled(matrix: Matrix, mean: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> Matrix:
@@ -185,6 +198,11 @@ def constant_by_rule(rows: Matrix) -> float:
         if ((sums + value) / np.sqrt(squares + value**2)).mean() <= RATIO:
             return float(round(constant, 2))
     return _CONSTANTS[1]
+
+
+def offset_by_rule(columns: int) -> float:
+    """The offset of `ConditionSettings` where none is given, by the columns without the constant."""
+    return OFFSET if columns > WIDE else 0.0
 
 
 def _rotation(components: int, matrix: Matrix) -> FittedTransformer:

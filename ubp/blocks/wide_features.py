@@ -164,14 +164,13 @@ class WideFeatures:
             group without columns is left out.
         """
         groups = {COUNTS: self._counts(history, clients)} if self.scales else {}
-        amounts = ClientItems.of(history, clients, self.settings)
-        properties = collect(history.properties())
+        items = ClientItems.of(history, clients, self.settings)
         for name, view in self.views.items():
-            matrix = self._view(name, view, amounts, properties, history, clients)
-            groups[name] = np.asarray(logarithms(matrix) @ view.directions, dtype=np.float32)
+            matrix = logarithms(self._view(name, view.values, items, history, clients))
+            groups[name] = np.asarray(matrix @ view.directions, dtype=np.float32)
         if self.listed and self.settings.half_lives:
             parts = [
-                logarithms(amounts.by(properties, column, half_life, values)).toarray()
+                logarithms(items.by(column, half_life, values)).toarray()
                 for half_life in self.settings.half_lives
                 for column, values in self.listed.items()
             ]
@@ -204,32 +203,23 @@ class WideFeatures:
             table.select(pl.col(name) / scale for name, scale in self.scales.items()).to_numpy()
         )
 
-    def _view(
-        self,
-        name: str,
-        view: View,
-        amounts: "ClientItems",
-        properties: pl.DataFrame,
-        history: ChallengeData,
-        clients: Ids,
-    ) -> csr_matrix:
+    def _view(self, name: str, values: Ids, items: "ClientItems", history: ChallengeData, clients: Ids) -> csr_matrix:
         if name == schema.URL:
-            return client_urls(history, clients, view.values)
+            return client_urls(history, clients, values)
         if name == schema.QUERY:
-            return client_query_codes(history, clients)[:, view.values]
+            return client_query_codes(history, clients)[:, values]
         half_life = self.settings.half_life if name.startswith(RECENT) else None
-        return amounts.by(properties, name.removeprefix(RECENT), half_life, view.values)
+        return items.by(name.removeprefix(RECENT), half_life, values)
 
 
 def client_matrices(history: ChallengeData, clients: Ids, settings: WideSettings) -> dict[str, tuple[Ids, csr_matrix]]:
     """For each of `VIEWS` that has any: its values, and log(1 + how much of each), float32 [clients, values]."""
-    properties = collect(history.properties())
-    amounts = ClientItems.of(history, clients, settings)
+    items = ClientItems.of(history, clients, settings)
     found = {}
     for prefix, half_life in (("", None), (RECENT, settings.half_life)):
         for column in ITEM_VIEWS:
-            values = amounts.values(properties, column, settings.most_values)
-            found[f"{prefix}{column}"] = values, amounts.by(properties, column, half_life, values)
+            values = items.values(column, settings.most_values)
+            found[f"{prefix}{column}"] = values, items.by(column, half_life, values)
     urls = most_visited(history, clients, settings.most_values)
     found[schema.URL] = urls, client_urls(history, clients, urls)
     queries = client_query_codes(history, clients)
@@ -370,11 +360,11 @@ class ClientItems:
     """How much each client had to do with each sku.
 
     Attributes:
-        skus: int64, ascending.
+        items: the skus' properties, by ascending sku.
         amounts: by half-life in days, None for none: float32 [clients, skus], sums of the events' weights.
     """
 
-    skus: Ids
+    items: pl.DataFrame
     amounts: dict[float | None, csr_matrix]
 
     @classmethod
@@ -387,56 +377,55 @@ class ClientItems:
             settings: the event types' weights, and the half-lives.
         """
         half_lives = (None, *dict.fromkeys((settings.half_life, *settings.half_lives)))
-        amounts = [pl.len() if days is None else faded(history.as_of, days) for days in half_lives]
-        tables = [
-            collect(
-                of_rows(history.events(event_type), clients)
-                .group_by(_ROW, pl.col(schema.SKU).alias(_VALUE))
-                .agg(amount.alias(f"{number}") * weight for number, amount in enumerate(amounts))
+        weighted = pl.concat(
+            of_rows(history.events(event_type), clients).select(
+                _ROW, schema.SKU, schema.TIMESTAMP, pl.lit(weight, pl.Float64).alias(_AMOUNT)
             )
             for event_type, weight in settings.weights.items()
             if weight
-        ]
-        skus = np.unique(np.concatenate([table[_VALUE].to_numpy() for table in tables]))
+        )
+        sums = {f"{place}": faded(history.as_of, half_life).sum() for place, half_life in enumerate(half_lives)}
+        pairs = collect(weighted.group_by(_ROW, schema.SKU).agg(**sums).sort(_ROW, schema.SKU))
+        skus = pairs[schema.SKU].unique().sort()
         shape = (len(clients), len(skus))
-        whole = {
-            half_life: sum(
-                (sparse(table, f"{number}", shape[0], skus) for table in tables),
-                start=csr_matrix(shape, dtype=np.float32),
-            )
-            for number, half_life in enumerate(half_lives)
+        starts = np.searchsorted(pairs[_ROW].to_numpy(), np.arange(len(clients) + 1))
+        places = np.searchsorted(skus.to_numpy(), pairs[schema.SKU].to_numpy())
+        amounts = {
+            half_life: csr_matrix(((pairs[f"{place}"].to_numpy() / _MILLION).astype(np.float32), places, starts), shape)
+            for place, half_life in enumerate(half_lives)
         }
-        return cls(skus, whole)
+        return cls(history.properties_of(skus, *ITEM_VIEWS[1:]), amounts)
 
-    def values(self, properties: pl.DataFrame, column: str, most: int) -> Ids:
+    def values(self, column: str, most: int) -> Ids:
         """The values of a column of the properties that were met; of skus those that most clients met, so many."""
         if column != schema.SKU:
-            return np.unique(item_values(self._own(properties), column))
+            return np.unique(item_values(self.items, column))
         clients = self.amounts[None].getnnz(axis=0)
-        return np.sort(self.skus[np.argsort(-clients, kind="stable")[:most]])
+        return np.sort(self.items[schema.SKU].to_numpy()[np.argsort(-clients, kind="stable")[:most]])
 
-    def by(self, properties: pl.DataFrame, column: str, half_life: float | None, values: Ids) -> csr_matrix:
+    def by(self, column: str, half_life: float | None, values: Ids) -> csr_matrix:
         """Amounts of some values of a column of the properties: float32 [clients, values]."""
-        own = item_values(self._own(properties), column)
+        own = item_values(self.items, column)
         rows = np.repeat(np.arange(len(own)), own.shape[1])
-        places = np.searchsorted(values, own.ravel())
-        known = places < len(values)
-        known[known] = values[places[known]] == own.ravel()[known]
-        ones = np.ones(int(known.sum()), np.float32)
-        to_values = csr_matrix((ones, (rows[known], places[known])), shape=(len(own), len(values)))
-        amounts = self.amounts[half_life] @ to_values
+        places, known = places_among(values, own.ravel())
+        ones = np.ones(len(places), np.float32)
+        amounts = self.amounts[half_life] @ csr_matrix((ones, (rows[known], places)), shape=(len(own), len(values)))
         amounts.sort_indices()
         return amounts
 
-    def _own(self, properties: pl.DataFrame) -> pl.DataFrame:
-        """The properties of `skus`, in their order."""
-        return properties.join(pl.DataFrame({schema.SKU: self.skus}), on=schema.SKU, how="semi").sort(schema.SKU)
 
-
-def item_values(properties: pl.DataFrame, column: str) -> Ids:
+def item_values(items: pl.DataFrame, column: str) -> Ids:
     """The values of skus in a column: int64 [skus, 1], of names [skus, 16], each position with codes of its own."""
-    values = properties[column].to_numpy().reshape(len(properties), -1).astype(np.int64)
+    values = items[column].to_numpy().reshape(len(items), -1).astype(np.int64)
     return values + np.arange(schema.CODES) * schema.CODE_BOOK if column == schema.NAME else values
+
+
+def places_among(ascending: Ids, asked: Ids) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """The places of those that are there, int64 [known], and which are: bool [asked]."""
+    places = np.searchsorted(ascending, asked)
+    known = places < len(ascending)
+    known[known] = ascending[places[known]] == asked[known]
+    return places[known], known
 
 
 def most_visited(history: ChallengeData, clients: Ids, most: int) -> Ids:
@@ -451,7 +440,7 @@ def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
     visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
     known = visits.join(pl.LazyFrame({schema.URL: urls}), on=schema.URL, how="semi")
     pairs = collect(known.group_by(_ROW, pl.col(schema.URL).alias(_VALUE)).agg(pl.len().alias(_AMOUNT)))
-    return sparse(pairs, _AMOUNT, len(clients), urls)
+    return sparse(pairs, len(clients), urls)
 
 
 def client_query_codes(history: ChallengeData, clients: Ids) -> csr_matrix:
@@ -466,19 +455,21 @@ def client_query_codes(history: ChallengeData, clients: Ids) -> csr_matrix:
     return codes
 
 
-def faded(as_of: datetime, half_life: float) -> pl.Expr:
-    """Events counted as what is left of them: half after so many days, a quarter after twice as many.
+def faded(as_of: datetime, half_life: float | None) -> pl.Expr:
+    """What is left of an event's weight: half of it after so many days, a quarter after twice as many; None: all.
 
     In whole millionths: sums of integers are the same in whatever order Polars adds them up.
     """
-    left = 0.5 ** (days_until(as_of, pl.col(schema.TIMESTAMP)) / half_life)
-    return (left * _MILLION).round().cast(pl.Int64).sum() / _MILLION
+    left = pl.col(_AMOUNT)
+    if half_life is not None:
+        left = left * 0.5 ** (days_until(as_of, pl.col(schema.TIMESTAMP)) / half_life)
+    return (left * _MILLION).round().cast(pl.Int64)
 
 
-def sparse(pairs: pl.DataFrame, amount: str, rows: int, values: Ids) -> csr_matrix:
+def sparse(pairs: pl.DataFrame, rows: int, values: Ids) -> csr_matrix:
     """Amounts by row and value as float32 [rows, values]; all values are among those given, which ascend."""
     places = np.searchsorted(values, pairs[_VALUE].to_numpy())
-    amounts = pairs[amount].to_numpy().astype(np.float32)
+    amounts = pairs[_AMOUNT].to_numpy().astype(np.float32)
     matrix = csr_matrix((amounts, (pairs[_ROW].to_numpy(), places)), shape=(rows, len(values)))
     matrix.sort_indices()  # Polars gives the pairs in any order, and sums are rounded in theirs
     return matrix

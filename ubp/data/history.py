@@ -115,6 +115,19 @@ class ChallengeData:
         """``sku``, ``category``, ``price`` Int64 and ``name`` Array(UInt8, 16); a sku occurs once."""
         return typed(scan(self.paths.properties), schema.PROPERTY_COLUMNS)
 
+    def properties_of(self, skus: pl.Series, *columns: str) -> pl.DataFrame:
+        """``sku`` and some properties of some skus, by ascending sku, each once.
+
+        The codes of their names alone are parsed: those of all products may take longer than what they are read for.
+
+        Args:
+            skus: Int64, each once.
+            columns: of the properties.
+        """
+        filed = self.properties_as_filed().with_columns(pl.col(schema.SKU).cast(pl.Int64))
+        wanted = filed.join(pl.LazyFrame({schema.SKU: skus}), on=schema.SKU, how="semi")
+        return collect(typed(wanted, (schema.SKU, *columns))).sort(schema.SKU)
+
     def with_properties(self, event_type: EventType) -> pl.LazyFrame:
         """Item events with ``category``, ``price`` and ``name`` of their sku."""
         return self.events(event_type).join(self.properties(), on=schema.SKU, how="left")

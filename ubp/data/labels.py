@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from ubp.data import schema
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.name_clusters import NameClusters
-from ubp.data.reading import collect, typed
+from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.data.snapshots import Clients, Snapshot
 from ubp.io.errors import name_some, require
@@ -124,7 +124,7 @@ class LabelSpace:
             values[group] = _most_bought(bought, column, listed[column] if is_asked else (), most)
         names = None
         if settings.clusters and CLUSTER in settings.groups and len(bought):
-            codes = _items(history, bought.select(schema.SKU).unique(), schema.NAME)[schema.NAME].to_numpy()
+            codes = history.properties_of(bought[schema.SKU].unique(), schema.NAME)[schema.NAME].to_numpy()
             names = NameClusters.fit(codes, settings.clusters, seed)
             values[CLUSTER] = np.unique(names.of(codes))
         groups = (
@@ -176,16 +176,6 @@ def _most_bought(bought: pl.DataFrame, column: str, others: npt.ArrayLike, most:
     counted = bought.lazy().group_by(column).agg(buyers=pl.col(schema.CLIENT_ID).n_unique())
     ranked = counted.join(left_out, on=column, how="anti").sort(_BUYERS, column, descending=[True, False])
     return collect(ranked.head(most))[column].sort().to_numpy()
-
-
-def _items(history: ChallengeData, skus: pl.DataFrame, *columns: str) -> pl.DataFrame:
-    """``sku`` and properties of some skus, by ascending sku.
-
-    The codes of their names alone are parsed: that of all products would take longer than the rest of a window.
-    """
-    filed = history.properties_as_filed().with_columns(pl.col(schema.SKU).cast(pl.Int64))
-    wanted = filed.join(skus.lazy(), on=schema.SKU, how="semi")
-    return collect(typed(wanted, (schema.SKU, *columns))).sort(schema.SKU)
 
 
 @dataclass(frozen=True)
@@ -270,7 +260,7 @@ def _window_events(snapshot: Snapshot, rows: pl.LazyFrame, space: LabelSpace) ->
         )
     )
     columns = [schema.CATEGORY, schema.PRICE] + ([schema.NAME] if space.names is not None else [])
-    items = _items(snapshot.source, pairs.select(schema.SKU).unique(), *columns)
+    items = snapshot.source.properties_of(pairs[schema.SKU].unique(), *columns)
     if space.names is not None:
         items = items.with_columns(pl.Series(CLUSTER, space.names.of(items[schema.NAME].to_numpy()))).drop(schema.NAME)
     return pairs.join(items, on=schema.SKU)

@@ -108,12 +108,12 @@ def judge(
         torch.manual_seed(seed)
         model = JudgeModel(data.profiles.shape[1], data.train.shape[1], probe.width, probe.hidden)
     model.to(device)
-    optimizer = _optimizer(model, probe)
+    optimizer = optimizer_of(model, probe)
     metrics = TaskMetrics(data.task, data.targets, device)
     scores = []
     for _ in range(probe.epochs):
         model.train()
-        for rows in _batches(data, probe):
+        for rows in batches(data, probe):
             before_batch()
             loss = functional.binary_cross_entropy_with_logits(model(data.profiles[rows]), data.train[rows].float())
             optimizer.zero_grad()
@@ -124,7 +124,7 @@ def judge(
     return scores
 
 
-def _optimizer(model: JudgeModel, probe: Probe) -> torch.optim.Optimizer:
+def optimizer_of(model: JudgeModel, probe: Probe) -> torch.optim.Optimizer:
     """AdamW; with a rate of their own for weights whose inputs are as many as the width or the hidden units."""
     faster = {linear.weight for linear in model.inner}
     groups: list[dict[str, Any]] = [
@@ -135,7 +135,8 @@ def _optimizer(model: JudgeModel, probe: Probe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=probe.learning_rate, fused=True)
 
 
-def _batches(data: TaskData, probe: Probe) -> list[slice]:
+def batches(data: TaskData, probe: Probe) -> list[slice]:
+    """The rows of each batch, in the order of the profiles."""
     return [slice(start, start + probe.batch_size) for start in range(0, len(data.profiles), probe.batch_size)]
 
 
@@ -144,7 +145,7 @@ def _score(
 ) -> TaskScore:
     model.eval()
     with torch.inference_mode():
-        for rows in _batches(data, probe):
+        for rows in batches(data, probe):
             before_batch()
             metrics.update(model(data.profiles[rows]), data.validation[rows])
         return metrics.compute()

@@ -19,8 +19,8 @@ def draw(clients=200, seed=0):
     return np.concatenate(blocks, axis=1).astype(np.float32)
 
 
-def conditioned(matrix, weights=None, constant=1.5, **settings):
-    chosen = ConditionSettings(constant=constant, **settings)
+def conditioned(matrix, weights=None, constant=1.5, offset=0.0, **settings):
+    chosen = ConditionSettings(constant=constant, offset=offset, **settings)
     return FittedCondition.fit(chosen, matrix, WIDTHS, weights).apply(matrix.copy())
 
 
@@ -50,6 +50,31 @@ def test_it_is_the_slow_obvious_sum():
         wanted.append(centred / np.sqrt((centred**2).sum(axis=1).mean()))
     wanted = np.concatenate(wanted, axis=1) * LENGTH / np.sqrt(3)
     assert conditioned(matrix, constant=0) == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("rotate", [None, 4])
+def test_an_offset_moves_every_column_by_a_share_of_its_deviation(rotate):
+    matrix = draw()
+    plain, moved = conditioned(matrix, rotate=rotate), conditioned(matrix, rotate=rotate, offset=0.4)
+    assert moved[:, :-1] == pytest.approx(plain[:, :-1] + 0.4 * plain[:, :-1].std(axis=0), rel=1e-3, abs=1e-3)
+    assert (moved[:, -1] == plain[:, -1]).all()
+    assert figures_of(moved).common == pytest.approx(0.4 / np.sqrt(1 + 0.4**2), rel=1e-3)
+
+
+@pytest.mark.parametrize(("columns", "rotate", "offset"), [(500, None, 0), (501, None, 0.4), (501, 20, 0)])
+def test_the_offset_follows_the_columns_that_are_kept(columns, rotate, offset):
+    matrix = np.random.default_rng(0).normal(5, 2, (600, columns)).astype(np.float32)
+    found = FittedCondition.fit(ConditionSettings(rotate=rotate), matrix, [columns]).apply(matrix.copy())[:, :-1]
+    shares = found.mean(axis=0, dtype=np.float64) / found.std(axis=0, dtype=np.float64)
+    assert shares == pytest.approx(offset, abs=1e-3)
+
+
+def test_other_clients_are_moved_by_the_offset_of_the_fit():
+    fitted = FittedCondition.fit(ConditionSettings(constant=0, offset=0.4), draw(), WIDTHS)
+    without = FittedCondition.fit(ConditionSettings(constant=0, offset=0), draw(), WIDTHS)
+    others = 3 * draw(clients=30, seed=1)
+    moved = fitted.apply(others.copy()) - without.apply(others.copy())
+    assert moved == pytest.approx(np.tile(fitted.offset, (30, 1)), abs=1e-3)
 
 
 def test_a_weight_is_of_a_blocks_length():
@@ -93,7 +118,7 @@ def test_a_block_without_spread_stays_without_and_harms_nobody(value):
 @pytest.mark.parametrize(("columns", "least", "most"), [(20, 2, 2), (700, 2.1, 2.9), (2000, 3, 3)])
 def test_the_constant_follows_the_rows_ratio(columns, least, most):
     matrix = np.random.default_rng(0).normal(5, 2, (5_000, columns)).astype(np.float32)
-    found = FittedCondition.fit(ConditionSettings(), matrix, [columns]).apply(matrix.copy())
+    found = FittedCondition.fit(ConditionSettings(offset=0), matrix, [columns]).apply(matrix.copy())
     constant = found[0, -1] / LENGTH
     assert least <= constant <= most
     if least < most:
@@ -110,6 +135,7 @@ def test_profiles_that_are_all_alike_are_refused():
     [
         ({"constant": -1.0}, "condition.constant=-1.0: must be at least 0"),
         ({"rotate": 0}, "condition.rotate=0: must be at least 1"),
+        ({"offset": -0.1}, "condition.offset=-0.1: must be at least 0, or null"),
         ({"block_scale": "some"}, "condition.block_scale=some: must be equal or none"),
     ],
 )
@@ -118,7 +144,7 @@ def test_settings_that_make_no_sense(settings, message):
         ConditionSettings(**settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"rotate": 4}, {"constant": 0.0}])
+@pytest.mark.parametrize("settings", [{}, {"rotate": 4}, {"constant": 0.0}, {"offset": 0.0}])
 def test_restored_it_gives_the_same_bits_to_other_clients(settings):
     arrays = {}
     fitted = FittedCondition.fit(ConditionSettings(**settings), draw(), WIDTHS)
@@ -126,6 +152,14 @@ def test_restored_it_gives_the_same_bits_to_other_clients(settings):
     others = draw(clients=30, seed=1)
     assert restored.columns == fitted.columns
     assert (restored.apply(others.copy()) == fitted.apply(others.copy())).all()
+
+
+def test_what_was_kept_before_there_were_offsets_has_none():
+    arrays = {}
+    fitted = FittedCondition.fit(ConditionSettings(offset=0), draw(), WIDTHS)
+    state = fitted.state("condition", arrays)
+    del arrays["condition.offset"]
+    assert (FittedCondition.from_state(state, arrays).apply(draw()) == fitted.apply(draw())).all()
 
 
 def test_room_that_begins_with_the_blocks_is_filled_without_a_copy():
@@ -159,6 +193,13 @@ def test_a_constant_column_is_told_apart_from_what_is_common():
     assert figures.common < 1e-3
     assert figures.constant == pytest.approx(2.0, rel=1e-4)
     assert warnings_of({"a": figures}) == []
+
+
+def test_the_default_is_not_warned_of():
+    matrix = np.random.default_rng(0).normal(5, 2, (600, 900)).astype(np.float32)
+    found = figures_of(FittedCondition.fit(ConditionSettings(), matrix, [900]).apply(matrix))
+    assert found.common == pytest.approx(0.4 / np.sqrt(1 + 0.4**2), rel=1e-3)
+    assert warnings_of({"a": found}) == []
 
 
 def test_warnings_name_the_remedy_once_for_all():
