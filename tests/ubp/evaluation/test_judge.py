@@ -223,7 +223,7 @@ def test_a_narrow_model_that_imitates_a_wide_one_moves_as_fast():
 
 def test_every_weight_learns_once_and_only_inner_ones_faster():
     model = JudgeModel(COLUMNS, TARGETS, THIN, WIDE)
-    usual, inner = judge_module._optimizer(model, Probe("x", THIN, WIDE, like_width=4 * THIN)).param_groups
+    usual, inner = judge_module.optimizer_of(model, Probe("x", THIN, WIDE, like_width=4 * THIN)).param_groups
     assert (usual["lr"], inner["lr"]) == (0.001, pytest.approx(0.004))
     assert len(inner["params"]) == 7
     assert len(usual["params"]) + 7 == len(list(model.parameters()))
