@@ -3,7 +3,7 @@
     python numeric_features/numeric_features.py                                        -> numeric_features
     python numeric_features/numeric_features.py --config-name=numeric_features_wide    -> numeric_features_wide
 
-The first writes 346 declared columns (`numeric_features.aggregates`; docs/numeric_features.md lists them), standardised.
+The first writes 346 standardised columns, declared in `numeric_features.aggregates` (docs/numeric_features.md has all).
 The second is the strong simple baseline: counts and rhythm, decayed amounts of single categories, skus and prices, SVDs
 of what clients met. The parquet's metadata have the columns' names and what each is.
 """

@@ -20,13 +20,13 @@ import polars as pl
 from numeric_features.aggregates import COLUMNS, DAY, EVENING, SATURDAY, Source, group_columns
 from numeric_features.item_groups import CLUSTER, PRICE_GROUP, ItemGroups
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
+from ubp.blocks.wide_features import of_rows
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
-from ubp.blocks.wide_features import of_rows
 from ubp.io.errors import require, require_positive
 
 _ROW: Final = "row"

@@ -71,6 +71,22 @@ class NumericFeaturesWide(FittedBlock):
             start += group.shape[1]
         return known, vectors
 
+    def descriptions(self) -> dict[str, str]:
+        """See `ubp.blocks.fitted.FittedBlock.descriptions`."""
+        features, found = self.features, dict[str, str]()
+        for name in features.scales:
+            found[name] = "a count, time or price of one event type: ubp.blocks.wide_features says which"
+        for view, fitted in features.views.items():
+            for number in range(fitted.directions.shape[1]):
+                found[f"{view}_svd_{number:02d}"] = f"log(1 + how much of each {view}) on direction {number}"
+        if features.listed:
+            for half_life in features.settings.half_lives:
+                for column, values in features.listed.items():
+                    for value in values:
+                        line = f"log(1 + how much of {column} {value}), half of it after {half_life:g} days"
+                        found[f"{column}_{value}_{half_life:g}d"] = line
+        return found
+
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
         settings, arrays = self.features.state()

@@ -416,7 +416,8 @@ class ClientItems:
 
 def item_values(items: pl.DataFrame, column: str) -> Ids:
     """The values of skus in a column: int64 [skus, 1], of names [skus, 16], each position with codes of its own."""
-    values = items[column].to_numpy().reshape(len(items), -1).astype(np.int64)
+    width = schema.CODES if column == schema.NAME else 1  # not -1: there may be no skus
+    values = items[column].to_numpy().reshape(len(items), width).astype(np.int64)
     return values + np.arange(schema.CODES) * schema.CODE_BOOK if column == schema.NAME else values
 
 
@@ -448,7 +449,7 @@ def client_query_codes(history: ChallengeData, clients: Ids) -> csr_matrix:
     searches = collect(of_rows(history.events(EventType.SEARCH_QUERY), clients).select(_ROW, schema.QUERY))
     rows, ones = searches[_ROW].to_numpy(), np.ones(len(searches), np.float32)
     # One position at a time: all of them would be a list of sixteen times the searches.
-    positions = searches[schema.QUERY].to_numpy().reshape(-1, schema.CODES).T
+    positions = searches[schema.QUERY].to_numpy().reshape(len(searches), schema.CODES).T
     shape = (len(clients), schema.CODE_BOOK)
     codes = hstack([csr_matrix((ones, (rows, codes)), shape=shape) for codes in positions], format="csr")
     codes.sort_indices()

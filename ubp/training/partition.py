@@ -11,7 +11,7 @@ from ubp.training.settings import TrainerSettings
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows by what they are for: int64, ascending, together every row once."""
+    """Rows by what they are for: int64, ascending; those of `split_rows` are together every row once."""
 
     train: Rows
     validation: Rows

@@ -302,3 +302,11 @@ def test_settings_that_make_no_sense():
     ):
         with pytest.raises(UserError, match=next(iter(wrong))):
             WideSettings(**wrong)
+
+
+def test_clients_without_an_item_event_get_zeros_there(opened):
+    data, _, _, clients = opened()
+    fitted = WideFeatures.fit(data, clients, 0, SETTINGS, {"price": np.array([1])})
+    groups = fitted.groups(data, np.array([UNKNOWN]))
+    assert {name: group.shape for name, group in groups.items() if group.any()} == {}
+    assert groups["name"].shape == (1, fitted.views["name"].directions.shape[1])

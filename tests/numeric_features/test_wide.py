@@ -1,0 +1,95 @@
+"""The wide block: its groups' lengths, its columns' names, what it lists where no task does."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from numeric_features.wide import GroupSettings, NumericFeaturesWideRecipe, factors_of, listed_values, most_bought
+from ubp.blocks.wide_features import COUNTS, LISTED, WideSettings
+from ubp.data.history import ChallengeData
+from ubp.data.schema import EventType
+from ubp.io.errors import NoUsableEvents, UserError
+
+BUY, *OTHERS = EventType
+
+
+@pytest.fixture
+def data(make_history, tmp_path):
+    """The tiny history, all of its clients relevant, and no file of a task."""
+
+    def opened(**changes):
+        made = make_history(**changes)
+        paths = made.write(tmp_path / "data")
+        clients = pl.concat(table["client_id"] for table in made.events.values()).unique().sort().to_numpy()
+        paths.relevant_clients.parent.mkdir(exist_ok=True)
+        np.save(paths.relevant_clients, clients)
+        return ChallengeData(paths, submit=True), made
+
+    return opened
+
+
+def recipe(**weights):
+    return NumericFeaturesWideRecipe(WideSettings(components=4, rhythm=True), GroupSettings(weights, 5))
+
+
+def test_each_group_has_a_length_of_its_weight_and_each_column_a_name(data, tmp_path):
+    history, _ = data()
+    block = recipe(counts=4.0).fit(history, 0, tmp_path).block
+    clients, vectors = block.vectors(history, history.clients)
+    assert clients.tolist() == history.clients.tolist()
+    names = list(block.descriptions())
+    assert len(set(names)) == len(names) == vectors.shape[1]
+    widths = {name: group.shape[1] for name, group in block.features.groups(history, clients).items()}
+    at = 0
+    for name, width in widths.items():
+        length = np.sqrt(vectors[:, at : at + width].var(axis=0).sum())
+        assert length == pytest.approx(4 if name == COUNTS else 1, rel=1e-4)
+        at += width
+    assert names[-1].endswith("_120d")
+
+
+def test_without_lists_of_tasks_the_most_bought_values_are_listed(data):
+    history, made = data()
+    bought = made.events[BUY].join(made.properties, on="sku")
+    for column in ("category", "sku"):
+        pairs = bought.select("client_id", column).unique()
+        counts = pairs.group_by(column).len().sort("len", column, descending=[True, False]).head(5)
+        assert listed_values(history, 5)[column].tolist() == sorted(counts[column].to_list())
+    assert listed_values(history, 5)["price"].tolist() == sorted(set(bought["price"].to_list()))
+
+
+def test_the_open_tasks_lists_are_taken_where_there_are_any(data):
+    history, _ = data()
+    history.paths.target.mkdir()
+    np.save(history.paths.target / "propensity_sku.npy", np.array([7, 3, 5]))
+    for hidden in ("propensity_new_sku", "propensity_price"):
+        (history.paths.target / f"{hidden}.npy").mkdir()  # opening one would fail
+    assert listed_values(history, 5)["sku"].tolist() == [3, 5, 7]
+    assert listed_values(history, 5)["category"].tolist() == most_bought(history, "category", 5).tolist()
+
+
+def test_purchases_only(data, tmp_path):
+    history, _ = data(empty=OTHERS)
+    block = recipe().fit(history, 0, tmp_path).block
+    _, vectors = block.vectors(history, history.clients)
+    assert np.isfinite(vectors).all()
+    assert not any(name.startswith(("page_visit", "url", "query")) for name in block.descriptions())
+    assert LISTED in block.factors
+
+
+def test_a_group_without_spread_counts_nothing():
+    groups = {"a": np.ones((3, 2), np.float32), "b": np.array([[0.0], [2.0], [4.0]], np.float32)}
+    assert factors_of(groups, {}) == {"a": 0.0, "b": pytest.approx(1 / np.sqrt(8 / 3))}
+
+
+def test_no_relevant_client_has_an_event(data, tmp_path):
+    history, _ = data()
+    np.save(history.paths.relevant_clients, np.array([-1]))
+    with pytest.raises(NoUsableEvents, match="no usable events"):
+        recipe().fit(ChallengeData(history.paths, submit=True), 0, tmp_path)
+
+
+@pytest.mark.parametrize(("weights", "values"), [({"counts": 0.0}, 5), ({}, -1)])
+def test_settings_that_make_no_sense(weights, values):
+    with pytest.raises(UserError, match="groups"):
+        GroupSettings(weights, values)
