@@ -106,9 +106,10 @@ def fitted_inputs(history: ChallengeData, inputs: dict[str, InputSettings]) -> d
         UserError: a line for each that is not there, or was fitted on another history; with the command to give.
     """
     faults, found = [], {}
+    day = f' as_of="{history.day}"' if history.day else ""
     for name in inputs:
         folder = history.paths.model(name, history.submit)
-        command = f"make it with: python {registered(name).line} submit={history.submit}"
+        command = f"make it with: python {registered(name).line} submit={history.submit}{day}"
         if not is_fitted(folder):
             faults.append(f"inputs.{name}: no fitted block {folder}; {command}")
         elif lineage_of(folder).get("fingerprint") != history.fingerprint:

@@ -9,7 +9,7 @@ of so many values at most. So memory grows with the clients, and with the pairs 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -188,7 +188,7 @@ class WideFeatures:
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
         """The features that gave this state."""
-        given = {
+        given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in settings["settings"].items()
         }
         views = {name: View(arrays[f"{name}.values"], arrays[f"{name}.directions"]) for name in settings["views"]}
@@ -237,7 +237,7 @@ def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings) 
     For each event type the columns of `event_counts`, for purchases and cart additions those of `prices`; for each
     type those of `rhythm`, if it is asked for.
     """
-    makers = [
+    makers: list[tuple[Callable[[ChallengeData, Ids, EventType], pl.DataFrame], tuple[EventType, ...]]] = [
         (partial(event_counts, windows=settings.windows), tuple(EventType)),
         (partial(prices, windows=settings.windows), schema.ITEM_EVENTS[:2]),
         (rhythm, tuple(EventType) if settings.rhythm else ()),

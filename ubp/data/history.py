@@ -212,6 +212,11 @@ class ChallengeData:
             raise UserError(f"as_of={as_of}: {self.folder} has no event before it; choose a later day")
         return self._until(as_of)
 
+    @property
+    def day(self) -> datetime | None:
+        """The ``as_of`` that was asked for; None for the whole history."""
+        return self._as_of
+
     def masked(self, share: float, seed: int) -> "ChallengeData":
         """The same history without some of its events, drawn by the seed; each client loses about that share.
 
@@ -233,8 +238,12 @@ class ChallengeData:
 
     @property
     def whole(self) -> "ChallengeData":
-        """All events of the files, those at or after ``as_of`` too: for what belongs to the files, not to the day."""
-        return self if self._as_of is None else self._until(None)
+        """All events of the files, masked ones and those at or after ``as_of`` too: for what belongs to the files."""
+        if self._as_of is None and self._mask is None:
+            return self
+        view = self._until(None)
+        view._mask = None
+        return view
 
     def _until(self, as_of: datetime | None) -> "ChallengeData":
         view = copy.copy(self)
