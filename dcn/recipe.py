@@ -1,8 +1,6 @@
 """What the dcn command does: encode the inputs on past days, label the windows after them, learn; the fitted block."""
 
-import json
 import logging
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,6 +24,7 @@ from ubp.blocks.fitted import (
     FittedBlock,
     State,
     Vectors,
+    fit_digest,
     is_fitted,
     lineage_of,
     load,
@@ -119,12 +118,6 @@ def fitted_inputs(history: ChallengeData, inputs: dict[str, InputSettings]) -> d
     if faults:
         raise UserError(faults)
     return found
-
-
-def fits_of(history: ChallengeData, blocks: Iterable[str]) -> str:
-    """Tells these fits of some blocks from others: what was prepared with them is of no use for another one."""
-    folders = [history.paths.model(name, history.submit) for name in blocks]
-    return digest_of(*(json.dumps(lineage_of(folder), sort_keys=True) for folder in folders))
 
 
 def parts_by_time(source: SnapshotSource, taken: list[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
@@ -239,7 +232,8 @@ class DcnRecipe(Recipe):
         """See `ubp.cli.recipe.Recipe.fit`."""
         inputs = input_settings(self.inputs)
         blocks = fitted_inputs(history, inputs)
-        folder = folder / fits_of(history, inputs)
+        fits = [fit_digest(history.paths.model(name, history.submit)) for name in inputs]
+        folder = folder / digest_of(*fits)  # what was prepared with one fit of an input is of no use for another
         taken = snapshots(history, self.snapshots)
         space = LabelSpace.of(history, open_targets(history.paths), self.labels, seed)
         masks = MaskSettings(self.model.losses.mask, seed) if self.model.losses.weight(CONTRASTIVE) else None

@@ -1,6 +1,7 @@
 """What the command does with a history: which inputs it takes, what it learns from, and what it never reads."""
 
 import re
+from contextlib import suppress
 from datetime import timedelta
 
 import numpy as np
@@ -8,13 +9,15 @@ import pytest
 
 import ubp
 from dcn.model import CONTRASTIVE
-from dcn.recipe import FittedDcn, fits_of, parts_by_time
+from dcn.recipe import FittedDcn, parts_by_time
 from tests.conftest import synthetic
 from tests.ubp.data.small_logs import HIDDEN, shifted
 from ubp.blocks.fitted import lineage_of, load, save
+from ubp.cli.config import composed
+from ubp.cli.run import embedding_run
 from ubp.data import schema
 from ubp.data.history import ChallengeData
-from ubp.data.paths import DataPaths
+from ubp.data.paths import CONFIGS, DataPaths
 from ubp.data.schema import EventType
 from ubp.data.snapshots import SnapshotSettings, snapshots
 from ubp.io.errors import UserError
@@ -223,13 +226,19 @@ def test_its_inputs_are_kept_with_it(history, block, tmp_path):
     assert one.columns == block.model.width == 8  # two networks side by side
 
 
-def test_what_was_prepared_with_another_fit_of_an_input_is_not_taken(history):
-    before = fits_of(history, [INPUT])
-    assert fits_of(history, [INPUT]) == before
+def test_an_input_that_was_fitted_anew_makes_it_another_block(history):
+    """Its command is not "already done", and what was prepared with the other fit is not taken."""
+    config = composed(CONFIGS / "dcn", "dcn", [f"data_path={history.paths.root}", *WORDS, f"submit={history.submit}"])
     folder = history.paths.model(INPUT, history.submit)
     kept, lineage = load(folder), lineage_of(folder)
+    runs = []
     try:
-        save(kept, folder, lineage | {"note": "fitted anew"})
-        assert fits_of(history, [INPUT]) != before
+        for note in ({}, {"report": {"seconds": 3}}, {"note": "fitted anew"}):
+            save(kept, folder, lineage | note)
+            with suppress(KeyboardInterrupt), embedding_run(config) as run:
+                runs.append(run)
+                raise KeyboardInterrupt  # as if it were stopped: nothing is written
     finally:
         save(kept, folder, lineage)
+    assert runs[0].lineage == runs[1].lineage != runs[2].lineage
+    assert runs[0].folder == runs[1].folder != runs[2].folder

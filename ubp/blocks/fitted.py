@@ -25,7 +25,7 @@ import polars as pl
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, digest_of
 
 _FORMAT: Final = 1  # of the folder's layout
 _NOTE: Final = "block.json"
@@ -209,6 +209,18 @@ def lineage_of(folder: Path) -> dict[str, Any]:
     """
     lineage: dict[str, Any] = _note(folder)["lineage"]
     return lineage
+
+
+def fit_digest(folder: Path) -> str | None:
+    """Tells one fit from another, by its lineage without the report; None where there is no fitted block.
+
+    Raises:
+        UserError: the fitted block cannot be read.
+    """
+    if not is_fitted(folder):
+        return None
+    settled = {key: value for key, value in lineage_of(folder).items() if key != "report"}
+    return digest_of(json.dumps(settled, sort_keys=True))
 
 
 def is_fitted(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
-from ubp.blocks.fitted import FittedBlock, described
+from ubp.blocks.fitted import FittedBlock, described, fit_digest
 from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
 from ubp.blocks.registry import needs_of
@@ -120,6 +120,9 @@ def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> I
         "fingerprint": data.fingerprint,
         "as_of": data.as_of.isoformat(sep=" "),
     }
+    # What a block reads of other fitted blocks: fitted anew, they give another one.
+    if inputs := {name: fit_digest(common.paths.model(name, common.submit)) for name in settings.get("inputs", ())}:
+        lineage["inputs"] = inputs
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
     model = common.paths.model(config.name, common.submit)
     run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage)
