@@ -1,6 +1,6 @@
 """A deep and cross network over numbers and other blocks' vectors, with a narrow layer that is the profile.
 
-- `QuantileEmbedding`: each number by the quantiles of its column, as SYSTEMS.md has it of the 4th place: 64 quantiles
+- `QuantileEmbedding`: each number by the quantiles of its column, as the 4th place did: 64 quantiles
   cut it into 65 intervals, each in 32 equal parts, each part with a learned vector of 2.
 - `CrossNetwork`: Wang et al. 2021, "DCN V2" (arXiv 2008.13535), equation 1, and its low-rank form, equation 3.
 - The heads ask what came in the window after the day: one logit a label, and numbers.
@@ -300,8 +300,8 @@ class LossSettings:
     """What is learned.
 
     Attributes:
-        weights: of groups of labels, of `QUESTIONS` and of the contrastive loss that do not weigh 1; 0 switches one
-            off. Each is a sum over its labels.
+        weights: of groups of labels and `QUESTIONS` that do not weigh 1, and of the contrastive loss if it is to weigh
+            something; 0 switches one off. Each is a mean over its labels.
         rare: rare labels weigh more: by p^-rare, p their share of the rows, on average 1 in a group; 0 for no such
             weights.
         temperature: of the contrastive loss.
@@ -315,7 +315,7 @@ class LossSettings:
 
     def weight(self, name: str) -> float:
         """Of a group, a question or the contrastive loss."""
-        return self.weights.get(name, 1.0)
+        return self.weights.get(name, 0.0 if name == CONTRASTIVE else 1.0)
 
 
 class Dcn(SequenceModel):

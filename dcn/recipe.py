@@ -90,7 +90,7 @@ class DcnSettings:
         require(self.losses.temperature > 0, "model.losses.temperature", self.losses.temperature, "above 0")
         known = [*GROUPS, *QUESTIONS, CONTRASTIVE]
         unknown = sorted(self.losses.weights.keys() - known)
-        require(not unknown, "model.losses.weights", name_some(unknown), f"of some of {', '.join(known)}")
+        require(not unknown, "model.losses.weights", name_some(unknown), f"some of {', '.join(known)}")
         for name, weight in self.losses.weights.items():
             require(weight >= 0, f"model.losses.weights.{name}", weight, "at least 0")
         weight = self.losses.weight(CONTRASTIVE)
@@ -129,7 +129,7 @@ def parts_by_time(source: SnapshotSource, taken: list[Snapshot], settings: Train
     before = [number for number, snapshot in enumerate(taken) if snapshot.end <= newest.day]
     own = np.random.default_rng(seed).permutation(source.rows_of(len(taken) - 1))
     if not before or len(own) < 2:
-        logger.info("no window ends before the newest one begins: validation by clients drawn at random")
+        logger.info("no window ends before the newest one begins: validation by rows, clients on days, drawn at random")
         return split_rows(len(source.lengths), settings, seed)
     validation, held_out = np.array_split(own, 2)
     return Parts(np.concatenate([source.rows_of(number) for number in before]), np.sort(validation), np.sort(held_out))

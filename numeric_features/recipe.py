@@ -1,6 +1,6 @@
 """Numbers of a client's history, standardised: 41 in each of five windows, 141 of name clusters and price groups.
 
-The 4th place's numeric features (shared/seeds/000_…, part 8) are "simple counters and averages calculated over five
+The 4th place's numeric features are "simple counters and averages calculated over five
 different time windows" and "aggregations over thematic and price-based clusters" with "exponential weighting". Its list
 of them is not published in the talk: which 41 stand here is declared in `numeric_features.aggregates`.
 

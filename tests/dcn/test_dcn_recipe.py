@@ -102,7 +102,7 @@ def test_an_input_of_another_history_or_day_is_refused(history):
         ((f"+inputs.{INPUT}.size=3",), f"inputs.{INPUT}: .*size.*; known: form, width"),
         ((f"~inputs.{INPUT}",), "inputs={}: must be one block at least"),
         (("+inputs.nothing.form=vector",), "nothing: no such block"),
-        (("+model.losses.weights.chrun=2",), "model.losses.weights=chrun: must be of some of .*churn"),
+        (("+model.losses.weights.chrun=2",), "model.losses.weights=chrun: must be some of .*churn"),
         (("+model.losses.weights.churn=-1",), "model.losses.weights.churn=-1.0: must be at least 0"),
         (("model.numbers.form=raw",), "model.numbers.form=raw: must be standardised or quantiles or both"),
         (("model.network.dropout=1",), "model.network.dropout=1.0: must be at least 0 and below 1"),

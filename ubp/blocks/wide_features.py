@@ -59,7 +59,7 @@ class WideSettings:
         removed: the same of a removal from the cart.
         half_life: days in which an event comes to count half as much, in the matrices of what was met lately.
         components: of each SVD, at most.
-        most_values: skus, urls in their matrix, at most: those with the most events.
+        most_values: skus in their matrix, at most, those that most clients met; and urls, those with the most visits.
         half_lives: the same as ``half_life``, for the columns of listed values.
     """
 
@@ -117,12 +117,14 @@ class WideFeatures:
 
     Attributes:
         settings: how.
+        span: days of the fit's history, by which it is told how lately an event was.
         scales: of the counts, by column: the standard deviations in the fit; constant columns are not there.
         views: by name, in the order of `VIEWS`.
         listed: by column of the properties, int64, ascending: whose amounts are columns of their own.
     """
 
     settings: WideSettings
+    span: float
     scales: dict[str, float]
     views: dict[str, View]
     listed: dict[str, Ids]
@@ -140,7 +142,8 @@ class WideFeatures:
             settings: how.
             listed: see the attribute.
         """
-        deviations = client_counts(history, clients, settings).select(pl.all().cast(pl.Float64).std(ddof=0))
+        span = length(history)
+        deviations = client_counts(history, clients, settings, span).select(pl.all().cast(pl.Float64).std(ddof=0))
         scales = {name: value for name, value in deviations.row(0, named=True).items() if value > _ROUNDING}
         views = {}
         for name, (values, matrix) in client_matrices(history, clients, settings).items():
@@ -149,7 +152,7 @@ class WideFeatures:
                 views[name] = View(values, directions)
             if directions.shape[1] < settings.components:
                 logger.debug("%s: %d components; the data have no more", name, directions.shape[1])
-        return cls(settings, scales, views, {column: values for column, values in listed.items() if len(values)})
+        return cls(settings, span, scales, views, {column: values for column, values in listed.items() if len(values)})
 
     def groups(self, history: ChallengeData, clients: Ids) -> dict[str, Matrix]:
         """All groups of columns: counts, projections of each view on its directions, listed values.
@@ -183,7 +186,7 @@ class WideFeatures:
         for name, view in self.views.items():
             arrays |= {f"{name}.values": view.values, f"{name}.directions": view.directions}
         names = {"views": list(self.views), "listed": list(self.listed)}
-        return {"settings": asdict(self.settings), "scales": self.scales, **names}, arrays
+        return {"settings": asdict(self.settings), "span": self.span, "scales": self.scales, **names}, arrays
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Arrays) -> Self:
@@ -193,10 +196,10 @@ class WideFeatures:
         }
         views = {name: View(arrays[f"{name}.values"], arrays[f"{name}.directions"]) for name in settings["views"]}
         listed = {column: arrays[f"listed.{column}"] for column in settings["listed"]}
-        return cls(WideSettings(**given), dict(settings["scales"]), views, listed)
+        return cls(WideSettings(**given), settings["span"], dict(settings["scales"]), views, listed)
 
     def _counts(self, history: ChallengeData, clients: Ids) -> Matrix:
-        table = client_counts(history, clients, self.settings)
+        table = client_counts(history, clients, self.settings, self.span)
         absent = [name for name in self.scales if name not in table.columns]  # a type without events by this day
         table = table.with_columns(pl.lit(0, pl.Float32).alias(name) for name in absent)
         return np.ascontiguousarray(
@@ -231,14 +234,21 @@ def client_matrices(history: ChallengeData, clients: Ids, settings: WideSettings
 # Counts and days
 
 
-def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings) -> pl.DataFrame:
+def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings, span: float) -> pl.DataFrame:
     """Float32, a row per client in their order, zeros for what it has not; types without events have no columns.
 
     For each event type the columns of `event_counts`, for purchases and cart additions those of `prices`; for each
     type those of `rhythm`, if it is asked for.
+
+    Args:
+        history: the events before its ``as_of``.
+        clients: int64 [clients], each once.
+        settings: which windows, and whether rhythm.
+        span: days; an event as long ago counts as one that never was in ``nearness``.
     """
+    present = [event_type for event_type in EventType if history.rows(event_type)]
     makers: list[tuple[Callable[[ChallengeData, Ids, EventType], pl.DataFrame], tuple[EventType, ...]]] = [
-        (partial(event_counts, windows=settings.windows), tuple(EventType)),
+        (partial(event_counts, windows=settings.windows, span=span), tuple(EventType)),
         (partial(prices, windows=settings.windows), schema.ITEM_EVENTS[:2]),
         (rhythm, tuple(EventType) if settings.rhythm else ()),
     ]
@@ -246,19 +256,22 @@ def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings) 
         made(history, clients, event_type).select(pl.all().name.prefix(f"{event_type}_"))
         for made, event_types in makers
         for event_type in event_types
-        if history.rows(event_type)
+        if event_type in present
     ]
     return pl.concat(parts, how="horizontal")
 
 
-def event_counts(history: ChallengeData, clients: Ids, event_type: EventType, windows: Sequence[int]) -> pl.DataFrame:
+def event_counts(
+    history: ChallengeData, clients: Ids, event_type: EventType, windows: Sequence[int], span: float
+) -> pl.DataFrame:
     """Of one event type, the logarithms log(1 + x) of counts and of days. A row per client, Float32.
 
     - ``28d``: events in the last 28 days before ``as_of``; ``all``: all of them;
     - ``days``: days of the calendar with an event;
     - ``subjects``: different skus, urls or queries;
     - ``since_first``: days since the first event;
-    - ``nearness``: log(1 + days of the history) - log(1 + days since the last event).
+    - ``nearness``: log(1 + span) - log(1 + days since the last event), 0 at the least. The span is that of the fit: by
+      each day's own history the same event a day ago would come out nearer the longer that history is.
     """
     time, as_of = pl.col(schema.TIMESTAMP), history.as_of
     table = of_rows(history.events(event_type), clients).group_by(_ROW).agg(
@@ -270,7 +283,7 @@ def event_counts(history: ChallengeData, clients: Ids, event_type: EventType, wi
         nearness=days_until(as_of, time.max()),
     )  # fmt: skip
     logs = table.select(_ROW, pl.exclude(_ROW).log1p())
-    return filled(logs.with_columns(np.log1p(length(history)) - pl.col("nearness")), len(clients))
+    return filled(logs.with_columns((np.log1p(span) - pl.col("nearness")).clip(0)), len(clients))
 
 
 def prices(history: ChallengeData, clients: Ids, event_type: EventType, windows: Sequence[int]) -> pl.DataFrame:

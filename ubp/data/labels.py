@@ -190,8 +190,8 @@ class WindowLabels:
         bought: float32 [clients]: 1 with a purchase, else 0.
         added: the same with a cart addition; None where the space has none.
         baskets: float32 [clients]: different moments of purchases.
-        days_to_purchase: float32 [clients]: from the day to the next purchase in or after the window, or, where there
-            is none, to the end of the history that the snapshot was taken from.
+        days_to_purchase: float32 [clients]: from the day to the first purchase in the window, or, where there is none,
+            to the window's end.
         censored: bool [clients]: no purchase came before that end.
     """
 
@@ -208,8 +208,7 @@ class WindowLabels:
 def labels(snapshot: Snapshot, space: LabelSpace) -> WindowLabels:
     """The answers of one window.
 
-    Nothing at or after the end of the snapshot's source is read; of what lies behind the window's end, only the
-    moment of the next purchase.
+    Nothing at or after the window's end is read: a later window may be what a model is validated by.
     """
     clients = snapshot.clients
     rows = pl.LazyFrame({schema.CLIENT_ID: clients, _ROW: np.arange(len(clients), dtype=np.uint32)})
@@ -236,9 +235,9 @@ def labels(snapshot: Snapshot, space: LabelSpace) -> WindowLabels:
 def _next_purchases(snapshot: Snapshot, rows: pl.LazyFrame) -> pl.DataFrame:
     """A row per client: ``baskets`` Float32, ``days`` Float32 and ``censored`` (see `WindowLabels`)."""
     time = pl.col(schema.TIMESTAMP)
-    later = snapshot.source.events(_BUY).filter(time >= snapshot.day).join(rows, on=schema.CLIENT_ID)
-    table = later.group_by(_ROW).agg(next=time.min(), baskets=time.filter(time < snapshot.end).n_unique())
-    wait = pl.col("next").fill_null(snapshot.source.as_of) - snapshot.day
+    bought = snapshot.after(_BUY).join(rows, on=schema.CLIENT_ID)
+    table = bought.group_by(_ROW).agg(next=time.min(), baskets=time.n_unique())
+    wait = pl.col("next").fill_null(snapshot.end) - snapshot.day
     return collect(
         rows.join(table, on=_ROW, how="left", maintain_order="left").select(
             baskets=pl.col("baskets").fill_null(0).cast(pl.Float32),

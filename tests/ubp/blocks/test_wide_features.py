@@ -51,6 +51,10 @@ def opened(make_history, tmp_path):
     return opened
 
 
+def span_of(data: ChallengeData) -> float:
+    return (data.as_of - data.start) / DAY
+
+
 def slow_counts(data: ChallengeData, tables: dict, properties: pl.DataFrame, client: int) -> dict[str, float]:
     price = dict(zip(properties["sku"], properties["price"], strict=True))
     wanted = {}
@@ -61,8 +65,7 @@ def slow_counts(data: ChallengeData, tables: dict, properties: pl.DataFrame, cli
         logs |= {"all": len(own), "days": len({time.date() for _, time, _ in own})}
         logs |= {"subjects": len({subject for _, _, subject in own}), "since_first": max(ages, default=0)}
         values = {name: math.log1p(value) for name, value in logs.items()}
-        span = (data.as_of - data.start) / DAY
-        values["nearness"] = math.log1p(span) - math.log1p(min(ages)) if own else 0
+        values["nearness"] = math.log1p(span_of(data)) - math.log1p(min(ages)) if own else 0
         if event_type in (BUY, ADD):
             buckets = [price[sku] for _, _, sku in own]
             recent = sum(bucket for bucket, age in zip(buckets, ages, strict=True) if age <= 60)
@@ -74,7 +77,7 @@ def slow_counts(data: ChallengeData, tables: dict, properties: pl.DataFrame, cli
 
 def test_counts_are_those_of_a_loop_over_events(opened):
     data, tables, properties, clients = opened()
-    made = client_counts(data, clients, SETTINGS)
+    made = client_counts(data, clients, SETTINGS, span_of(data))
     assert made.height == len(clients)
     for client, row in zip(clients, made.iter_rows(named=True), strict=True):
         assert row == pytest.approx(slow_counts(data, tables, properties, client), abs=1e-5)
@@ -89,7 +92,7 @@ def test_an_event_at_the_first_moment_of_a_window_is_in_it(opened):
         return made
 
     data = opened(change=at_the_edge)[0]
-    week = client_counts(data, np.array([1, 2, 3]), replace(SETTINGS, windows=(7,)))["product_buy_7d"]
+    week = client_counts(data, np.array([1, 2, 3]), replace(SETTINGS, windows=(7,)), span_of(data))["product_buy_7d"]
     assert week.to_list() == pytest.approx([math.log(2), 0, 0])
 
 
@@ -205,7 +208,7 @@ def test_a_fit_measures_another_day_and_other_clients_by_its_own_scales_and_dire
     fitted = WideFeatures.fit(data, clients[::2], 0, settings, {"price": np.array([3, 50])})
     earlier = data.before(AS_OF - 30 * DAY)
     groups = fitted.groups(earlier, clients)
-    counts = client_counts(earlier, clients, settings)
+    counts = client_counts(earlier, clients, settings, span_of(data))  # the fit's, not the day's
     for place, (name, scale) in enumerate(fitted.scales.items()):
         np.testing.assert_allclose(groups[COUNTS][:, place], counts[name].to_numpy() / scale, rtol=1e-5)
     _, tables, _, _ = opened(AS_OF - 30 * DAY, folder="earlier")
@@ -235,7 +238,7 @@ def test_listed_values_have_their_amounts_by_each_half_life(opened):
 
 def test_rhythm_is_that_of_a_loop_over_events(opened):
     data, tables, _, clients = opened()
-    made = client_counts(data, clients, replace(SETTINGS, rhythm=True))
+    made = client_counts(data, clients, replace(SETTINGS, rhythm=True), span_of(data))
     for client, row in zip(clients, made.iter_rows(named=True), strict=True):
         for event_type, table in tables.items():
             times = table.filter(pl.col("client_id") == client)["timestamp"].to_list()
