@@ -232,10 +232,11 @@ class DcnRecipe(Recipe):
         """See `ubp.cli.recipe.Recipe.fit`."""
         inputs = input_settings(self.inputs)
         blocks = fitted_inputs(history, inputs)
-        fits = [fit_digest(history.paths.model(name, history.submit)) for name in inputs]
-        folder = folder / digest_of(*fits)  # what was prepared with one fit of an input is of no use for another
         taken = snapshots(history, self.snapshots)
         space = LabelSpace.of(history, open_targets(history.paths), self.labels, seed)
+        # What was prepared with one fit of an input, or for other lists of the tasks, is of no use for another.
+        fits = [fit_digest(history.paths.model(name, history.submit)) for name in inputs]
+        folder = folder / digest_of(*fits, *((group.name, group.values.tolist()) for group in space.groups))
         masks = MaskSettings(self.model.losses.mask, seed) if self.model.losses.weight(CONTRASTIVE) else None
         source = prepare(taken, space, blocks, folder / "snapshots", masks)
         parts = parts_by_time(source, taken, self.trainer, seed)

@@ -169,7 +169,7 @@ def test_a_log_too_short_for_two_windows_is_validated_by_clients(history, caplog
     everything = np.concatenate([parts.train, parts.validation, parts.held_out])
     assert sorted(everything.tolist()) == list(range(100))
     assert len(parts.train) > 90
-    assert "validation by clients drawn at random" in caplog.text
+    assert "validation by rows, clients on days, drawn at random" in caplog.text
 
 
 def test_one_snapshot_is_enough(history):

@@ -1,8 +1,7 @@
 """What is asked of the window after a snapshot: who bought what, what was put into the cart, how much and how soon.
 
-The questions, a `LabelSpace`, are chosen once from a history and kept with what learns to answer them. The answers,
-`WindowLabels`, are read from one window at a time: memory grows with the clients and with the window's purchases and
-cart additions.
+The questions, a `LabelSpace`, are chosen once from a history. The answers, `WindowLabels`, are read from one window at
+a time: memory grows with the clients and with the window's purchases and cart additions.
 """
 
 from collections.abc import Iterator, Mapping
