@@ -135,17 +135,17 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     ended = [line for line in stages if line not in begun]
     for number, line in enumerate(ended, 1):
         assert re.fullmatch(rf"\[{number}/17\] python .+ submit=False · \d+ s", line)
-    assert len(ended) == 14
+    assert len(ended) == len(COMMANDS)
     assert re.fullmatch(r"all embeddings · \d+ s", last)
     assert tmp_path / "data" in Path(found[1]).parents
     logs = {path.name: path.read_text() for path in Path(found[1]).glob("*.log") if path.name != "all_embeddings.log"}
-    assert len(logs) == 14
+    assert len(logs) == len(COMMANDS)
     assert logs["next_sku_128_4_4.log"] == f"this is {REPOSITORY}/next_sku/next_sku_embeddings.py\n"
 
 
 def test_without_jobs_no_more_commands_at_once_than_cores(recorded):
     done, _ = recorded("submit=False")
-    jobs = min(14, len(os.sched_getaffinity(0)))
+    jobs = min(len(COMMANDS), len(os.sched_getaffinity(0)))
     assert done.returncode == 0
     assert f"{jobs} commands at once" in done.stdout or "at once" not in done.stdout
 
