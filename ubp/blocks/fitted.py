@@ -219,8 +219,12 @@ def fit_digest(folder: Path) -> str | None:
     """
     if not is_fitted(folder):
         return None
-    settled = {key: value for key, value in lineage_of(folder).items() if key != "report"}
-    return digest_of(json.dumps(settled, sort_keys=True))
+    return digest_of(json.dumps(settled(lineage_of(folder)), sort_keys=True))
+
+
+def settled(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """A lineage without the report, which tells how the making went."""
+    return {key: value for key, value in lineage.items() if key != "report"}
 
 
 def is_fitted(folder: Path) -> bool:

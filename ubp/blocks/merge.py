@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ubp.blocks.condition import ConditionSettings, FittedCondition
 from ubp.blocks.embeddings import read_lineage
-from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load, settled
 from ubp.blocks.steps import BlockSettings, FittedSteps, columns_of
 from ubp.blocks.transformers import Arrays, Matrix
 from ubp.blocks.widths import cut_line
@@ -187,7 +187,7 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     model = _model(folder, known_as)
     if not is_fitted(model):
         return Source(known_as, refusal=_no_fit(name, model))
-    if _settled(lineage_of(model)) != _settled(lineage):
+    if settled(lineage_of(model)) != settled(lineage):
         return Source(
             known_as,
             refusal=f"block {name}: {path} was not made by the fitted block {model}; make {known_as} again, "
@@ -205,15 +205,10 @@ def _model(folder: Path, name: str) -> Path:
     return folder.parent.parent / name / folder.name
 
 
-def _settled(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """A lineage without the report, which tells how the making went."""
-    return {key: value for key, value in lineage.items() if key != "report"}
-
-
 def _digest(model: Path) -> str:
     """Tells one content of a fitted block from another: its lineage, and the files of its arrays and tables."""
     files = sorted(file for file in model.iterdir() if file.suffix != ".json")
-    lineage = json.dumps(_settled(lineage_of(model)), sort_keys=True)
+    lineage = json.dumps(settled(lineage_of(model)), sort_keys=True)
     return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
 
 
