@@ -6,17 +6,16 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from ubp.data import schema
 from ubp.data.history import ChallengeData
+from ubp.data.name_clusters import one_hot
 from ubp.data.reading import collect
 
 CLUSTER, PRICE_GROUP = "cluster", "price_group"
 
 _EVENTS: Final = "events"
-_WIDTH: Final = schema.CODES * schema.CODE_BOOK
 _ROWS: Final = 65_536  # names that are put into clusters at a time
 
 Codes = npt.NDArray[np.uint8]
@@ -80,12 +79,9 @@ def name_centres(codes: Codes, clusters: int, seed: int) -> npt.NDArray[np.float
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    places = codes.astype(np.int64) + np.arange(schema.CODES) * schema.CODE_BOOK
-    starts = np.arange(len(codes) + 1) * schema.CODES
-    one_hot = csr_matrix((np.ones(codes.size, np.float32), places.ravel(), starts), shape=(len(codes), _WIDTH))
     wanted = min(clusters, len(np.unique(codes, axis=0)))
     with threadpool_limits(1):  # sums in one order: the same bits on any machine's number of cores
-        fitted = MiniBatchKMeans(wanted, batch_size=4_096, n_init=3, random_state=seed).fit(one_hot)
+        fitted = MiniBatchKMeans(wanted, batch_size=4_096, n_init=3, random_state=seed).fit(one_hot(codes))
     centres: npt.NDArray[np.float32] = fitted.cluster_centers_.astype(np.float32)
     sizes = np.bincount(nearest(centres, codes), minlength=wanted)
     return np.ascontiguousarray(centres[np.argsort(-sizes, kind="stable")])

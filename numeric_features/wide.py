@@ -15,9 +15,9 @@ from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.blocks.wide_features import Matrix, WideFeatures, WideSettings
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
-from ubp.data.history import ChallengeData, of_clients
+from ubp.data.history import ChallengeData
+from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.lacking import no_events
-from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.data.targets import open_targets
 from ubp.io.errors import require
@@ -103,19 +103,10 @@ def listed_values(history: ChallengeData, values: int) -> dict[str, Clients]:
 
     The categories and skus that the open tasks ask for, else those most bought; and the price buckets bought.
     """
-    listed = open_targets(history.paths)
-    for column in _LISTED:
-        listed.setdefault(column, most_bought(history, column, values))
-    return {**listed, schema.PRICE: most_bought(history, schema.PRICE, schema.PRICE_BUCKETS)}
-
-
-def most_bought(history: ChallengeData, column: str, most: int) -> Clients:
-    """The values of a column of the properties that most relevant clients bought, so many: int64, ascending."""
-    properties = history.properties().select(list(dict.fromkeys((schema.SKU, column))))
-    bought = of_clients(history.events(EventType.PRODUCT_BUY), history.relevant_clients)
-    pairs = bought.join(properties, on=schema.SKU).select(schema.CLIENT_ID, column).unique()
-    ranked = pairs.group_by(column).len().sort("len", column, descending=[True, False])
-    return collect(ranked.head(most))[column].sort().to_numpy()
+    bought = relevant_purchases(history)
+    most = {column: most_bought(bought, column, values) for column in _LISTED}
+    prices = most_bought(bought, schema.PRICE, schema.PRICE_BUCKETS)
+    return most | open_targets(history.paths) | {schema.PRICE: prices}
 
 
 def factors_of(groups: Mapping[str, Matrix], weights: Mapping[str, float]) -> dict[str, float]:

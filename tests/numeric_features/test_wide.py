@@ -4,9 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from numeric_features.wide import GroupSettings, NumericFeaturesWideRecipe, factors_of, listed_values, most_bought
+from numeric_features.wide import GroupSettings, NumericFeaturesWideRecipe, factors_of, listed_values
 from ubp.blocks.wide_features import COUNTS, LISTED, WideSettings
 from ubp.data.history import ChallengeData
+from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.schema import EventType
 from ubp.io.errors import NoUsableEvents, UserError
 
@@ -65,7 +66,10 @@ def test_the_open_tasks_lists_are_taken_where_there_are_any(data):
     for hidden in ("propensity_new_sku", "propensity_price"):
         (history.paths.target / f"{hidden}.npy").mkdir()  # opening one would fail
     assert listed_values(history, 5)["sku"].tolist() == [3, 5, 7]
-    assert listed_values(history, 5)["category"].tolist() == most_bought(history, "category", 5).tolist()
+    assert (
+        listed_values(history, 5)["category"].tolist()
+        == most_bought(relevant_purchases(history), "category", 5).tolist()
+    )
 
 
 def test_purchases_only(data, tmp_path):

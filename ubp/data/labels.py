@@ -115,12 +115,12 @@ class LabelSpace:
         values: dict[str, Clients] = {f"bought_{column}": np.unique(listed[column]) for column in listed}
         if has_additions:
             values |= {f"added_{column}": np.unique(listed[column]) for column in listed}
-        bought = _bought(history)
+        bought = relevant_purchases(history)
         values["price"] = bought[schema.PRICE].unique().sort().to_numpy()
         for group, most in (("categories", settings.categories), ("skus", settings.skus)):
             column = GROUPS[group][1]
             is_asked = f"bought_{column}" in settings.groups and column in listed
-            values[group] = _most_bought(bought, column, listed[column] if is_asked else (), most)
+            values[group] = most_bought(bought, column, most, listed[column] if is_asked else ())
         names = None
         if settings.clusters and CLUSTER in settings.groups and len(bought):
             codes = history.properties_of(bought[schema.SKU].unique(), schema.NAME)[schema.NAME].to_numpy()
@@ -155,21 +155,21 @@ class LabelSpace:
         return cls(tuple(groups), names, settings["has_additions"])
 
 
-def _bought(history: ChallengeData) -> pl.DataFrame:
+def relevant_purchases(history: ChallengeData) -> pl.DataFrame:
     """``sku``, ``category``, ``price`` and ``client_id`` of the relevant clients' purchases, each once."""
     pairs = of_clients(history.events(_BUY), history.relevant_clients).select(schema.CLIENT_ID, schema.SKU).unique()
     properties = history.properties().select(schema.SKU, schema.CATEGORY, schema.PRICE)
     return collect(pairs.join(properties, on=schema.SKU))
 
 
-def _most_bought(bought: pl.DataFrame, column: str, others: npt.ArrayLike, most: int) -> Clients:
+def most_bought(bought: pl.DataFrame, column: str, most: int, others: npt.ArrayLike = ()) -> Clients:
     """The values that most clients bought, without some others: int64, ascending.
 
     Args:
-        bought: as `_bought` gives it.
+        bought: as `relevant_purchases` gives it.
         column: of the values.
-        others: left out.
         most: so many at most. The value itself settles ties.
+        others: left out.
     """
     left_out = pl.LazyFrame({column: np.asarray(others, dtype=np.int64)})
     counted = bought.lazy().group_by(column).agg(buyers=pl.col(schema.CLIENT_ID).n_unique())
