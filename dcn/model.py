@@ -127,7 +127,7 @@ class InputStatistics:
 
     @classmethod
     def of(cls, vectors: npt.NDArray[np.float32], quantiles: int) -> "InputStatistics":
-        """Of float32 [rows, columns]."""
+        """Of float32 [rows, columns]; 0 quantiles where none are read: they take the longest."""
         mean = vectors.mean(axis=0, dtype=np.float64)
         deviation = vectors.std(axis=0, dtype=np.float64)
         deviation[deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1
@@ -159,6 +159,11 @@ class InputSettings:
     width: int = 64
 
 
+def by_quantiles(settings: InputSettings, numbers: "NumberSettings") -> bool:
+    """Whether a block's columns enter by their quantiles."""
+    return settings.form == NUMBERS and numbers.form != STANDARDISED
+
+
 class Input(nn.Module):
     """A block's vectors as they enter: standardised and cut at a limit, and by their quantiles or through an MLP."""
 
@@ -178,7 +183,7 @@ class Input(nn.Module):
                 nn.Linear(columns, 2 * settings.width), nn.GELU(), nn.Linear(2 * settings.width, settings.width)
             )
             self.width = settings.width
-        elif numbers.form != STANDARDISED:
+        elif by_quantiles(settings, numbers):
             quantiles, bounds = torch.from_numpy(statistics.quantiles), torch.from_numpy(statistics.bounds)
             self.embedding = QuantileEmbedding(quantiles, bounds, numbers.parts, numbers.width)
             self.width = self.embedding.width + columns * (numbers.form == BOTH)

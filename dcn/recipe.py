@@ -17,6 +17,7 @@ from dcn.model import (
     LossSettings,
     NetworkSettings,
     NumberSettings,
+    by_quantiles,
 )
 from dcn.report import report
 from ubp.blocks.fitted import (
@@ -263,7 +264,10 @@ class DcnRecipe(Recipe):
         """The network with its first weights for what is learned from some rows, and what makes the same one again."""
         numbers = self.model.numbers
         statistics = {
-            name: InputStatistics.of(source.sample(name, _SAMPLE, seed, rows), numbers.quantiles) for name in inputs
+            name: InputStatistics.of(
+                source.sample(name, _SAMPLE, seed, rows), numbers.quantiles if by_quantiles(given, numbers) else 0
+            )
+            for name, given in inputs.items()
         }
         asked = [name for name in QUESTIONS if name != ADDED or space.has_additions]
         weight = self.model.losses.weight
