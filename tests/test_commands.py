@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ pytestmark = pytest.mark.full
 EMBEDDINGS = {entry.name: [*entry.line.split(), *tiny.overrides(entry)] for entry in registry.blocks()}
 # What the language model reads.
 TEXTS = {entry.name: [*entry.line.split(), "preset=demo"] for entry in registry.entries() if not entry.is_block}
+# The merge reads what this run made of its blocks.
+AFTER = {entry.name: entry.after for entry in registry.entries()} | {"merge": tuple(EMBEDDINGS)}
 SPLIT = ["scripts/split.py"]
 MERGED = list(composed(CONFIGS / "merge", "basics").blocks)
 MERGE = ["scripts/merge.py", "--config-name=basics"]
@@ -77,9 +79,19 @@ def run(root: Path, words: Sequence[str], folder: Path = REPOSITORY, **environme
 
 
 def run_all(root: Path, lines: dict[str, Sequence[str]], **environment: str) -> dict[str, Done]:
-    """Commands that do not need one another, two at a time."""
+    """Commands two at a time, each after those whose results it reads (they stand before it)."""
+    started: dict[str, Future[Done]] = {}
+
+    def in_turn(name: str) -> Done:
+        for other in AFTER.get(name, ()):
+            if other in started:
+                started[other].result()
+        return run(root, lines[name], **environment)
+
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(lines, pool.map(lambda words: run(root, words, **environment), lines.values()), strict=True))
+        for name in lines:
+            started[name] = pool.submit(in_turn, name)
+        return {name: future.result() for name, future in started.items()}
 
 
 def with_words(lines: dict[str, Sequence[str]], *words: str) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ import logging
 import platform
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ubp.cli.config import Common, resolved
 from ubp.cli.output import COLLAPSED, closing_line
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
+from ubp.io.errors import UserError, name_some
 from ubp.io.files import digest_of
 from ubp.io.stage import Stage, is_first_process
 
@@ -33,6 +34,7 @@ _NOT_IN_LINEAGE = (
     *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
+_INPUTS = "inputs"  # in a config: the fitted blocks that are read; in a lineage: which fit of each
 WARNINGS = "warnings"  # key of a report: what stands in the closing line, list[str]
 _PACKAGE = "universal-behavioral-profiles"
 
@@ -71,7 +73,9 @@ class EmbeddingRun:
 
         Raises:
             NoUsableEvents: no relevant client has events that the block reads.
+            UserError: an input was fitted anew since the run began: the lineage does not say what was learned from.
         """
+        self._require_same_inputs()
         lineage = self.lineage | {"versions": versions()} | described(fitted)
         encoded = fitted.encode(self.data, self.data.relevant_clients)
         if not len(encoded):
@@ -92,6 +96,20 @@ class EmbeddingRun:
         table = EmbeddingTable(encoded.client_ids, encoded.vectors, lineage | {"report": found})
         table.write(self.path)
         closing_line(f"{self.name}{_remarks(found)}", self.path, *table.vectors.shape)
+
+    def _require_same_inputs(self) -> None:
+        noted = self.lineage.get(_INPUTS, {})
+        now = _fits_of(noted, self.data)
+        if changed := [name for name, digest in noted.items() if digest != now[name]]:
+            raise UserError(
+                f"inputs: {name_some(changed)} fitted anew since {self.name} began, which may have read either; "
+                f"run {self.name} again, alone"
+            )
+
+
+def _fits_of(names: Iterable[str], data: ChallengeData) -> dict[str, str | None]:
+    """Which fit of each block lies where its command keeps it; None where there is none."""
+    return {name: fit_digest(data.paths.model(name, data.submit)) for name in names}
 
 
 @contextmanager
@@ -121,8 +139,8 @@ def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> I
         "as_of": data.as_of.isoformat(sep=" "),
     }
     # What a block reads of other fitted blocks: fitted anew, they give another one.
-    if inputs := {name: fit_digest(common.paths.model(name, common.submit)) for name in settings.get("inputs", ())}:
-        lineage["inputs"] = inputs
+    if inputs := _fits_of(settings.get(_INPUTS, ()), data):
+        lineage[_INPUTS] = inputs
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
     model = common.paths.model(config.name, common.submit)
     run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage)

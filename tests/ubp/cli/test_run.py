@@ -12,7 +12,7 @@ from ubp.blocks.fitted import FittedBlock, State, lineage_of, load
 from ubp.cli.config import composed
 from ubp.cli.run import embedding_run
 from ubp.data.paths import CONFIGS, DataPaths
-from ubp.io.errors import NoUsableEvents
+from ubp.io.errors import NoUsableEvents, UserError
 from ubp.io.stage import AlreadyDone
 
 
@@ -137,3 +137,24 @@ def test_a_reports_warnings_stand_in_the_closing_line(config, capsys, caplog):
 def test_a_collapsed_block_with_a_warning_says_both(config, capsys):
     saved(config, np.ones((40, 8)), {"warnings": [BELOW]})
     assert f"(COLLAPSED: the same vector for all clients; {BELOW}) · 40 clients" in capsys.readouterr().out
+
+
+def test_an_input_fitted_anew_in_the_meantime_is_one_line_and_nothing_is_kept(config):
+    vectors = np.random.default_rng(0).normal(size=(40, 8))
+    saved(config, vectors)
+    overrides = [f"data_path={config.data_path}", "submit=True", "+inputs={als_64_buy_add_categories:{}}"]
+    reader = composed(CONFIGS / "ALS", "als_visits_relevant", overrides)
+
+    def run_beside():
+        with embedding_run(reader) as run:
+            config.overwrite, config.seed = True, config.seed + 1
+            saved(config, vectors)
+            run.save(Fixed(vectors), {})
+
+    with pytest.raises(UserError) as raised:
+        run_beside()
+    (line,) = raised.value.messages
+    assert line.startswith("inputs: als_64_buy_add_categories fitted anew since als_64_visits_relevant began")
+    paths = DataPaths(Path(config.data_path))
+    assert not paths.block("als_64_visits_relevant", submit=True).exists()
+    assert not paths.model("als_64_visits_relevant", submit=True).exists()
