@@ -163,7 +163,10 @@ def load(folder: str | Path) -> FittedBlock:
         raise _unusable(folder, error) from error
     if not (isinstance(kind, type) and issubclass(kind, FittedBlock)):
         raise UserError(f"{folder / _NOTE}: class {note['class']} is no fitted block; fit the block again")
-    return kind.from_state(State(note["settings"], arrays, tables, folder))
+    try:
+        return kind.from_state(State(note["settings"], arrays, tables, folder))
+    except (KeyError, TypeError) as error:  # kept by a version of the class that had other settings
+        raise _unusable(folder, error) from error
 
 
 def packed(blocks: Mapping[str, FittedBlock]) -> State:

@@ -1,5 +1,7 @@
 """Several fitted blocks as one state, for a block that keeps others within its own folder."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -69,3 +71,20 @@ def test_a_class_that_is_gone_is_named():
     state.settings["blocks"][0]["class"] = "tests.ubp.blocks.test_fitted:Gone"
     with pytest.raises(UserError, match=r"block x: .*Gone.*; fit it again"):
         unpacked(state)
+
+
+def test_a_block_kept_with_other_settings_is_one_line(tmp_path):
+    save(Tabled(1), tmp_path / "kept", {})
+    note = json.loads((tmp_path / "kept" / "block.json").read_text())
+    note["class"], note["settings"] = "tests.ubp.blocks.test_fitted:Renamed", {}
+    (tmp_path / "kept" / "block.json").write_text(json.dumps(note))
+    with pytest.raises(UserError, match=r"kept: not a usable fitted block .*'number'.*fit the block again"):
+        load(tmp_path / "kept")
+
+
+class Renamed(Tabled):
+    """Reads a setting that an earlier version did not keep."""
+
+    @classmethod
+    def from_state(cls, state):
+        return cls(state.settings["number"])
