@@ -19,10 +19,8 @@ from ubp.data.history import ChallengeData
 from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.lacking import no_events
 from ubp.data.schema import EventType
-from ubp.data.targets import open_targets
+from ubp.data.targets import OPEN_COLUMNS, open_targets
 from ubp.io.errors import require
-
-_LISTED = (schema.CATEGORY, schema.SKU)  # of whose values the open tasks ask for some
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def listed_values(history: ChallengeData, values: int) -> dict[str, Clients]:
     The categories and skus that the open tasks ask for, else those most bought; and the price buckets bought.
     """
     bought = relevant_purchases(history)
-    most = {column: most_bought(bought, column, values) for column in _LISTED}
+    most = {column: most_bought(bought, column, values) for column in OPEN_COLUMNS}
     prices = most_bought(bought, schema.PRICE, schema.PRICE_BUCKETS)
     return most | open_targets(history.paths) | {schema.PRICE: prices}
 
