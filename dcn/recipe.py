@@ -20,19 +20,9 @@ from dcn.model import (
     by_quantiles,
 )
 from dcn.report import report
-from ubp.blocks.fitted import (
-    Clients,
-    FittedBlock,
-    State,
-    Vectors,
-    fit_digest,
-    is_fitted,
-    lineage_of,
-    load,
-    packed,
-    unpacked,
-)
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, fit_digest, packed, unpacked
 from ubp.blocks.registry import block as registered
+from ubp.cli.inputs import fitted_inputs
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
 from ubp.data.labels import GROUPS, LabelSettings, LabelSpace
@@ -97,28 +87,6 @@ class DcnSettings:
         weight = self.losses.weight(CONTRASTIVE)
         masked = "above 0 where the contrastive loss weighs something"
         require(weight == 0 or self.losses.mask > 0, "model.losses.mask", self.losses.mask, masked)
-
-
-def fitted_inputs(history: ChallengeData, inputs: dict[str, InputSettings]) -> dict[str, FittedBlock]:
-    """The fitted blocks that are read, from where their commands keep them.
-
-    Raises:
-        UserError: a line for each that is not there, or was fitted on another history; with the command to give.
-    """
-    faults, found = [], {}
-    day = f' as_of="{history.day}"' if history.day else ""
-    for name in inputs:
-        folder = history.paths.model(name, history.submit)
-        command = f"make it with: python {registered(name).line} submit={history.submit}{day}"
-        if not is_fitted(folder):
-            faults.append(f"inputs.{name}: no fitted block {folder}; {command}")
-        elif lineage_of(folder).get("fingerprint") != history.fingerprint:
-            faults.append(f"inputs.{name}: {folder} was fitted on another history, or as of another day; {command}")
-        else:
-            found[name] = load(folder)
-    if faults:
-        raise UserError(faults)
-    return found
 
 
 def parts_by_time(source: SnapshotSource, taken: list[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
