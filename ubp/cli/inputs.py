@@ -2,10 +2,14 @@
 
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from ubp.blocks.fitted import FittedBlock, is_fitted, lineage_of, load
 from ubp.blocks.registry import block
 from ubp.data.history import ChallengeData
+from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
 
 
@@ -31,5 +35,13 @@ def fitted_inputs(history: ChallengeData, names: Iterable[str]) -> dict[str, Fit
 
 
 def _command(name: str, history: ChallengeData) -> str:
-    day = [f"as_of={history.day}"] if history.day else []
-    return shlex.join(["python", *block(name).line.split(), f"submit={history.submit}", *day])
+    """The block's command for the same history: which events, and what differs from the defaults."""
+    default = OmegaConf.load(CONFIGS / "base.yaml")
+    words = [*block(name).line.split(), f"submit={history.submit}"]
+    if history.day:
+        words.append(f"as_of={history.day}")
+    if history.unknown_sku != default.unknown_sku:
+        words.append(f"unknown_sku={history.unknown_sku}")
+    if history.paths.root != Path(default.data_path):
+        words.append(f"data_path={history.paths.root}")
+    return shlex.join(["python", *words])
