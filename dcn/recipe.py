@@ -26,7 +26,7 @@ from ubp.cli.inputs import fitted_inputs
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
 from ubp.data.labels import GROUPS, LabelSettings, LabelSpace
-from ubp.data.snapshots import Snapshot, SnapshotSettings, snapshots
+from ubp.data.snapshots import SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
 from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import digest_of
@@ -34,8 +34,9 @@ from ubp.training.encode import Runtime, encode
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import random_numbers
 from ubp.training.model import Batch, Rows
-from ubp.training.partition import Parts, split_rows
+from ubp.training.partition import Parts
 from ubp.training.settings import TrainerSettings
+from ubp.training.snapshot_parts import parts_by_time
 from ubp.training.snapshot_source import ADDED, MaskSettings, SnapshotSource, prepare, vectors_of
 
 logger = logging.getLogger(__name__)
@@ -87,21 +88,6 @@ class DcnSettings:
         weight = self.losses.weight(CONTRASTIVE)
         masked = "above 0 where the contrastive loss weighs something"
         require(weight == 0 or self.losses.mask > 0, "model.losses.mask", self.losses.mask, masked)
-
-
-def parts_by_time(source: SnapshotSource, taken: list[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
-    """The newest window is what a model is stopped and judged by, half of its clients for each.
-
-    What is learned from are the snapshots whose windows end before it begins. Where there is none, clients are drawn.
-    """
-    newest = taken[-1]
-    before = [number for number, snapshot in enumerate(taken) if snapshot.end <= newest.day]
-    own = np.random.default_rng(seed).permutation(source.rows_of(len(taken) - 1))
-    if not before or len(own) < 2:
-        logger.info("no window ends before the newest one begins: validation by rows, clients on days, drawn at random")
-        return split_rows(len(source.lengths), settings, seed)
-    validation, held_out = np.array_split(own, 2)
-    return Parts(np.concatenate([source.rows_of(number) for number in before]), np.sort(validation), np.sort(held_out))
 
 
 @dataclass(frozen=True)

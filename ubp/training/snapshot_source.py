@@ -31,7 +31,9 @@ CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED = "churn", "bought", "added", "bas
 SCALARS: Final = (CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED)
 VIEWS: Final = 2  # of a client with some of its events masked
 
-_NOTE, _SCALARS, _PLACES, _OFFSETS = "snapshot.json", "scalars.npy", "places.npy", "offsets.npy"
+_NOTE, _CLIENTS, _SCALARS, _PLACES, _OFFSETS = (
+    *("snapshot.json", "clients.npy", "scalars.npy", "places.npy", "offsets.npy"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class SnapshotSource:
     def lengths(self) -> Rows:
         """See `ubp.training.model.Source`: one token each."""
         return np.ones(int(self.starts[-1]), np.int64)
+
+    @property
+    def clients(self) -> Rows:
+        """See `ubp.training.model.ClientSource`: a client is there once for each snapshot that knows it."""
+        return np.concatenate([np.load(folder / _CLIENTS) for folder in self.folders])
 
     def rows_of(self, snapshot: int) -> Rows:
         """The rows of a snapshot, by its place: int64."""
@@ -222,6 +229,7 @@ def _write(
         np.save(folder / f"{name}.npy", vectors_of(block, known, clients))
         for view, masked in enumerate(views):
             np.save(folder / f"{view_name(name, view)}.npy", vectors_of(block, masked, clients))
+    np.save(folder / _CLIENTS, clients)
     _write_labels(labels(snapshot, space), folder)
     (folder / _NOTE).write_text(json.dumps({"clients": len(clients)}))
 

@@ -150,6 +150,7 @@ def test_rows_of_a_snapshot_are_its_clients(case):
     assert rows.tolist() == list(range(len(case.rows)))
     assert [len(case.source.rows_of(number)) for number in range(4)] == [len(each.clients) for each in case.taken]
     assert case.source.lengths.tolist() == [1] * len(case.rows)
+    assert case.source.clients.tolist() == [client for _, client in case.rows]
     assert len({len(each.clients) for each in case.taken}) > 1  # somebody joined between two snapshots
 
 
