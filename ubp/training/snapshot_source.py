@@ -26,6 +26,7 @@ from ubp.training.model import Batch, Rows
 logger = logging.getLogger(__name__)
 
 LABELS: Final = "labels"
+CLIENTS: Final = "clients"
 # What a window has one number a client of, and what stands where the log has no such events.
 CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED = "churn", "bought", "added", "baskets", "days_to_purchase", "censored"
 SCALARS: Final = (CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED)
@@ -102,23 +103,27 @@ class SnapshotSource:
             generator: given in training: then the views are in the batch too.
 
         Returns:
-            A block's name, in training `view_name` too: float32 [rows, columns]. `LABELS`: uint8 [rows, labels].
-            Each of `SCALARS`: float32 [rows].
+            A block's name: float32 [rows, columns]. `LABELS`: uint8 [rows, labels]. Each of `SCALARS`: float32 [rows].
+            With views, in training: `view_name` too, and `CLIENTS`, each row's client: int64 [rows].
         """
-        names = list(self.blocks)
-        if generator is not None:
-            names += [view_name(block, view) for block in self.blocks for view in range(self.views)]
+        views = self.views if generator is not None else 0
+        names = [*self.blocks, *(view_name(block, view) for block in self.blocks for view in range(views))]
         gathered = {name: np.empty((len(rows), self.columns(name)), np.float32) for name in names}
         asked = np.zeros((len(rows), self.width), np.uint8)
         scalars = np.empty((len(rows), len(SCALARS)), np.float32)
+        clients = np.empty(len(rows) if views else 0, np.int64)
         for number, places, inside in self._by_snapshot(rows):
             part = self._parts[number]
             for name in names:
                 gathered[name][places] = part.vectors(name)[inside]
             scalars[places] = part.scalars[inside]
+            if views:
+                clients[places] = part.clients[inside]
             part.fill(asked, places, inside)
         found = {name: torch.from_numpy(values) for name, values in gathered.items()}
         found[LABELS] = torch.from_numpy(asked)
+        if views:
+            found[CLIENTS] = torch.from_numpy(clients)
         return found | {name: torch.from_numpy(scalars[:, place].copy()) for place, name in enumerate(SCALARS)}
 
     def columns(self, name: str) -> int:
@@ -163,6 +168,7 @@ class _Part:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._vectors: dict[str, Vectors] = {}
+        self.clients: Rows = np.load(folder / _CLIENTS, mmap_mode="r")
         self.scalars: npt.NDArray[np.float32] = np.load(folder / _SCALARS, mmap_mode="r")
         self._places: npt.NDArray[np.int32] = np.load(folder / _PLACES, mmap_mode="r")
         self._offsets: npt.NDArray[np.int64] = np.load(folder / _OFFSETS)

@@ -22,6 +22,7 @@ from ubp.training.snapshot_source import (
     BOUGHT,
     CENSORED,
     CHURN,
+    CLIENTS,
     DAYS,
     LABELS,
     MaskSettings,
@@ -83,6 +84,7 @@ def slow_rows(case: Case, snapshot: Snapshot) -> list[dict[str, list[float]]]:
         for view in range(2):
             masked = snapshot.history.masked(MASKS.share, MASKS.seed + view)
             names[view_name(name, view)] = vectors(block, masked, snapshot.clients)
+    names[CLIENTS] = snapshot.clients.tolist()
     names[LABELS] = np.concatenate([matrix.toarray() for matrix in window.groups.values()], axis=1).tolist()
     for name in (CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED):
         names[name] = getattr(window, name).tolist()
@@ -94,7 +96,7 @@ def wanted_rows(case) -> list[dict[str, list[float]]]:
     return [row for snapshot in case.taken for row in slow_rows(case, snapshot)]
 
 
-VIEWS = [view_name(name, view) for name in BLOCKS for view in range(2)]
+VIEWS = [CLIENTS, *(view_name(name, view) for name in BLOCKS for view in range(2))]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -110,7 +112,8 @@ def test_a_batch_is_what_encoding_and_labels_give_in_any_order_of_rows(case, wan
     assert batch[LABELS].sum() > 20
     assert batch[CHURN].isnan().any()
     assert str(batch[LABELS].dtype) == "torch.uint8"
-    assert {str(batch[name].dtype) for name in names - {LABELS}} == {"torch.float32"}
+    assert {str(batch[name].dtype) for name in names - {LABELS, CLIENTS}} == {"torch.float32"}
+    assert not training or str(batch[CLIENTS].dtype) == "torch.int64"
 
 
 def test_views_differ_from_each_other_and_from_what_they_view(case):
