@@ -1,7 +1,8 @@
 """What the dcn command does: encode the inputs on past days, label the windows after them, learn; the fitted block."""
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -90,19 +91,57 @@ class DcnSettings:
         require(weight == 0 or self.losses.mask > 0, "model.losses.mask", self.losses.mask, masked)
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """A `ubp.training.model.ClientSource` of vectors in memory."""
+@dataclass
+class Inputs:
+    """A `ubp.training.model.ClientSource` of blocks' vectors, encoded when a batch asks for them.
 
-    clients: Rows
-    vectors: dict[str, Vectors]
+    Held are those of as many clients as the blocks encode at a time. For batches one after the other, as
+    `ubp.training.encode.encode` takes them where all sequences are as long: then each client is encoded once, but for
+    those of a batch that two such parts share.
+
+    Attributes:
+        blocks: by name; one that encodes all clients at once is asked once, and its vectors are kept.
+        history: as of the day.
+        clients: int64 [clients], ascending.
+    """
+
+    blocks: dict[str, FittedBlock]
+    history: ChallengeData
+    clients: Clients
+    _held: dict[str, Vectors] = field(default_factory=dict, init=False)
+    _first: int = field(default=0, init=False)
+
+    @cached_property
+    def at_a_time(self) -> int:
+        """Clients whose vectors are held, at the least; all if no block says fewer."""
+        return min((block.at_a_time or len(self.clients) for block in self.blocks.values()), default=1)
+
+    @cached_property
+    def _whole(self) -> dict[str, Vectors]:
+        """Vectors of all clients by the blocks that encode them at once."""
+        whole = {name: block for name, block in self.blocks.items() if block.at_a_time is None}
+        return {name: vectors_of(block, self.history, self.clients) for name, block in whole.items()}
 
     @property
     def lengths(self) -> Rows:
+        """See `ubp.training.model.Source`: one token each."""
         return np.ones(len(self.clients), np.int64)
 
     def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:  # noqa: ARG002 (nothing is drawn)
-        return {name: torch.from_numpy(vectors[rows]) for name, vectors in self.vectors.items()}
+        """See `ubp.training.model.Source`: each block's vectors, float32 [rows, columns]."""
+        first, last = int(rows.min()), int(rows.max())
+        end = self._first + len(next(iter(self._held.values()), ()))
+        if not self._first <= first <= last < end:
+            self._hold(first, max(last + 1, first + self.at_a_time))
+        return {name: torch.from_numpy(vectors[rows - self._first]) for name, vectors in self._held.items()}
+
+    def _hold(self, first: int, end: int) -> None:
+        some = self.clients[first:end]
+        self._held.clear()  # before others are encoded
+        for name, block in self.blocks.items():
+            whole = self._whole.get(name)
+            self._held[name] = vectors_of(block, self.history, some) if whole is None else whole[first:end]
+        self._first = first
 
 
 @dataclass(frozen=True)
@@ -124,8 +163,7 @@ class FittedDcn(FittedBlock):
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients with an event of any type."""
         known = history.seen(clients)
-        inputs = _Inputs(known, {name: vectors_of(block, history, known) for name, block in self.blocks.items()})
-        return known, encode(self.model, inputs, self.runtime)
+        return known, encode(self.model, Inputs(self.blocks, history, known), self.runtime)
 
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""

@@ -7,7 +7,6 @@ of them is not published in the talk: which 41 stand here is declared in `numeri
 Clusters, price groups, means and deviations belong to the fit; a later day's events are measured by them.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ import polars as pl
 
 from numeric_features.aggregates import COLUMNS, DAY, EVENING, SATURDAY, Source, group_columns
 from numeric_features.item_groups import CLUSTER, PRICE_GROUP, ItemGroups
-from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, portions
 from ubp.blocks.wide_features import of_rows
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
@@ -277,12 +276,18 @@ class NumericFeatures(FittedBlock):
         """See `ubp.blocks.fitted.FittedBlock.descriptions`."""
         return column_descriptions(self.settings)
 
+    @property
+    def at_a_time(self) -> int:
+        """See `ubp.blocks.fitted.FittedBlock.at_a_time`."""
+        return _CLIENTS
+
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`."""
         items = self.groups.of(history)
         ids, matrix = np.empty(len(clients), np.int64), np.empty((len(clients), len(self.standard.mean)), np.float32)
         end = 0
-        for some in _at_a_time(clients):
+        for part in portions(len(clients), self.at_a_time):
+            some = clients[part]
             room = matrix[end : end + len(some)]
             found = raw_features(history, some, items, self.start, self.settings, room)
             self.standard.apply(room[: len(found)], self.settings.limit)
@@ -308,11 +313,6 @@ class NumericFeatures(FittedBlock):
         groups = ItemGroups(arrays["centres"], arrays["limits"])
         settings = FeatureSettings(**state.settings["features"])
         return cls(groups, Standard(arrays["mean"], arrays["scale"]), start, settings)
-
-
-def _at_a_time(clients: Clients) -> Iterator[Clients]:
-    for start in range(0, len(clients), _CLIENTS):
-        yield clients[start : start + _CLIENTS]
 
 
 def column_descriptions(settings: FeatureSettings) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 
 import ubp
 from dcn.model import CONTRASTIVE
-from dcn.recipe import FittedDcn
+from dcn.recipe import FittedDcn, Inputs
 from tests.conftest import synthetic
 from tests.ubp.data.small_logs import HIDDEN, shifted
-from ubp.blocks.fitted import lineage_of, load, save
+from ubp.blocks.fitted import FittedBlock, lineage_of, load, save
 from ubp.cli.config import composed
 from ubp.cli.run import embedding_run
 from ubp.data import schema
@@ -199,6 +200,46 @@ def test_its_inputs_are_kept_with_it(history, block, tmp_path):
     one, other = block.encode(history, as_of=day), again.encode(history, as_of=day)
     assert one.vectors.tobytes() == other.vectors.tobytes()
     assert one.columns == block.model.width == 8  # two networks side by side
+
+
+@dataclass
+class InParts(FittedBlock):
+    """Another block, asked for five clients at a time."""
+
+    block: FittedBlock
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def at_a_time(self):
+        return 5
+
+    def vectors(self, history, clients):
+        self.asked.append(len(clients))
+        return self.block.vectors(history, clients)
+
+    def state(self):
+        raise NotImplementedError
+
+    from_state = None
+
+
+def test_inputs_are_encoded_in_parts_with_the_same_bits(history, block):
+    """Parts are no batches: the network's are the same."""
+    small = replace(block, runtime=replace(block.runtime, batch_size=4))
+    parts = InParts(block.blocks[INPUT])
+    apart = replace(small, blocks={INPUT: parts})
+    clients = history.seen()
+    one, other = small.vectors(history, clients), apart.vectors(history, clients)
+    assert one[0].tolist() == other[0].tolist() == clients.tolist()
+    assert one[1].tobytes() == other[1].tobytes()
+    assert set(parts.asked[:-1]) == {5}
+    assert len(parts.asked) > 5
+    # Beside a block that encodes all clients at once, which is asked once.
+    both = Inputs({"parts": parts, "whole": block.blocks[INPUT]}, history, clients)
+    for rows in np.split(np.arange(len(clients)), [4, 8, 12]):
+        batch = both.batch(rows)
+        assert batch["parts"].tolist() == batch["whole"].tolist()
+    assert len(vars(both)["_whole"]["whole"]) == len(clients)
 
 
 def test_an_input_that_was_fitted_anew_makes_it_another_block(history):

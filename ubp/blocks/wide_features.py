@@ -9,7 +9,7 @@ of so many values at most. So memory grows with the clients, and with the pairs 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -146,7 +146,7 @@ class WideFeatures:
         deviations = client_counts(history, clients, settings, span).select(pl.all().cast(pl.Float64).std(ddof=0))
         scales = {name: value for name, value in deviations.row(0, named=True).items() if value > _ROUNDING}
         views = {}
-        for name, (values, matrix) in client_matrices(history, clients, settings).items():
+        for name, (values, matrix) in client_matrices(history, clients, settings):
             directions = right_directions(matrix, settings.components, seed)
             if directions.shape[1]:
                 views[name] = View(values, directions)
@@ -154,31 +154,38 @@ class WideFeatures:
                 logger.debug("%s: %d components; the data have no more", name, directions.shape[1])
         return cls(settings, span, scales, views, {column: values for column, values in listed.items() if len(values)})
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of each group, in the order of `groups`; a group without any is left out."""
+        listed = len(self.settings.half_lives) * sum(map(len, self.listed.values()))
+        views = {name: view.directions.shape[1] for name, view in self.views.items()}
+        return {name: width for name, width in {COUNTS: len(self.scales), **views, LISTED: listed}.items() if width}
+
     def groups(self, history: ChallengeData, clients: Ids) -> dict[str, Matrix]:
         """All groups of columns: counts, projections of each view on its directions, listed values.
 
         Args:
             history: the events before its ``as_of``.
-            clients: int64 [clients], each once, in any order; zeros for one without events.
+            clients: int64 [clients], each once, in any order; zeros for one without events. A client's numbers do not
+                depend on the others, so many clients can be asked for in parts.
 
         Returns:
             `COUNTS`, each column with a variance of 1 in the fit; each view's name, log(1 + how much of each value)
             on its directions; `LISTED`, the same of the listed values by each half-life. Float32 [clients, columns]. A
             group without columns is left out.
         """
-        groups = {COUNTS: self._counts(history, clients)} if self.scales else {}
+        return dict(self.each_group(history, clients))
+
+    def each_group(self, history: ChallengeData, clients: Ids) -> Iterator[tuple[str, Matrix]]:
+        """The same, one group after the other, so that not all are in memory."""
+        if self.scales:
+            yield COUNTS, self._counts(history, clients)
         items = ClientItems.of(history, clients, self.settings)
         for name, view in self.views.items():
             matrix = logarithms(self._view(name, view.values, items, history, clients))
-            groups[name] = np.asarray(matrix @ view.directions, dtype=np.float32)
-        if self.listed and self.settings.half_lives:
-            parts = [
-                logarithms(items.by(column, half_life, values)).toarray()
-                for half_life in self.settings.half_lives
-                for column, values in self.listed.items()
-            ]
-            groups[LISTED] = np.concatenate(parts, axis=1, dtype=np.float32)
-        return groups
+            yield name, np.asarray(matrix @ view.directions, dtype=np.float32)
+        if width := self.widths.get(LISTED):
+            yield LISTED, self._listed(items, np.empty((len(clients), width), np.float32))
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """What `from_state` makes the same features of: settings that JSON holds, and arrays."""
@@ -206,6 +213,15 @@ class WideFeatures:
             table.select(pl.col(name) / scale for name, scale in self.scales.items()).to_numpy()
         )
 
+    def _listed(self, items: "ClientItems", matrix: Matrix) -> Matrix:
+        end = 0
+        for half_life in self.settings.half_lives:
+            for column, values in self.listed.items():
+                amounts = logarithms(items.by(column, half_life, values))
+                matrix[:, end : end + len(values)] = amounts.toarray()
+                end += len(values)
+        return matrix
+
     def _view(self, name: str, values: Ids, items: "ClientItems", history: ChallengeData, clients: Ids) -> csr_matrix:
         if name == schema.URL:
             return client_urls(history, clients, values)
@@ -215,20 +231,30 @@ class WideFeatures:
         return items.by(name.removeprefix(RECENT), half_life, values)
 
 
-def client_matrices(history: ChallengeData, clients: Ids, settings: WideSettings) -> dict[str, tuple[Ids, csr_matrix]]:
-    """For each of `VIEWS` that has any: its values, and log(1 + how much of each), float32 [clients, values]."""
+def client_matrices(
+    history: ChallengeData, clients: Ids, settings: WideSettings
+) -> Iterator[tuple[str, tuple[Ids, csr_matrix]]]:
+    """For each of `VIEWS` that has any: its values, and log(1 + how much of each), float32 [clients, values].
+
+    One after the other, so that not all are in memory.
+    """
+    for name, values, matrix in _amounts(history, clients, settings):
+        if len(values):
+            yield name, (values, logarithms(matrix))
+
+
+def _amounts(history: ChallengeData, clients: Ids, settings: WideSettings) -> Iterator[tuple[str, Ids, csr_matrix]]:
     items = ClientItems.of(history, clients, settings)
-    found = {}
     for prefix, half_life in (("", None), (RECENT, settings.half_life)):
         for column in ITEM_VIEWS:
             values = items.values(column, settings.most_values)
-            found[f"{prefix}{column}"] = values, items.by(column, half_life, values)
+            yield f"{prefix}{column}", values, items.by(column, half_life, values)
+    del items
     urls = most_visited(history, clients, settings.most_values)
-    found[schema.URL] = urls, client_urls(history, clients, urls)
+    yield schema.URL, urls, client_urls(history, clients, urls)
     queries = client_query_codes(history, clients)
     codes = np.flatnonzero(queries.getnnz(axis=0))
-    found[schema.QUERY] = codes, queries[:, codes]
-    return {name: (values, logarithms(matrix)) for name, (values, matrix) in found.items() if len(values)}
+    yield schema.QUERY, codes, queries[:, codes]
 
 
 # Counts and days

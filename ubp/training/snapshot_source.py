@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ubp.blocks.fitted import FittedBlock, Vectors
+from ubp.blocks.fitted import FittedBlock, Vectors, portions
 from ubp.data.history import ChallengeData
 from ubp.data.labels import LabelSpace, WindowLabels, labels
 from ubp.data.snapshots import Clients, Snapshot
@@ -232,12 +232,24 @@ def _write(
     clients, known = snapshot.clients, snapshot.history
     views = [known.masked(masks.share, masks.seed + view) for view in range(VIEWS)] if masks else []
     for name, block in blocks.items():
-        np.save(folder / f"{name}.npy", vectors_of(block, known, clients))
+        _write_vectors(block, known, clients, folder / f"{name}.npy")
         for view, masked in enumerate(views):
-            np.save(folder / f"{view_name(name, view)}.npy", vectors_of(block, masked, clients))
+            _write_vectors(block, masked, clients, folder / f"{view_name(name, view)}.npy")
     np.save(folder / _CLIENTS, clients)
     _write_labels(labels(snapshot, space), folder)
     (folder / _NOTE).write_text(json.dumps({"clients": len(clients)}))
+
+
+def _write_vectors(block: FittedBlock, history: ChallengeData, clients: Clients, file: Path) -> None:
+    """What ``np.save`` writes of `vectors_of`, with no more in memory than the block encodes at a time."""
+    with file.open("wb") as target:
+        for part in portions(len(clients), block.at_a_time):
+            vectors = vectors_of(block, history, clients[part])
+            if part.start == 0:
+                shape = (len(clients), vectors.shape[1])
+                header = {"descr": np.lib.format.dtype_to_descr(vectors.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(target, header)
+            target.write(np.ascontiguousarray(vectors).data)
 
 
 def vectors_of(block: FittedBlock, history: ChallengeData, clients: Clients) -> Vectors:

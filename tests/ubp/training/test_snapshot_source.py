@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -224,3 +225,32 @@ def test_vectors_stay_on_the_disk(case, monkeypatch):
     fresh.batch(case.source.rows_of(1)[:2])
     assert {name for name, mode in loaded if mode is None} <= {"offsets.npy"}  # 8 bytes a client
     assert ("a.npy", "r") in loaded
+
+
+class InParts(Purchases):
+    """Notes how many clients it is asked for."""
+
+    asked: ClassVar[list[int]] = []
+
+    @property
+    def at_a_time(self):
+        return 3
+
+    def vectors(self, history, clients):
+        self.asked.append(len(clients))
+        return super().vectors(history, clients)
+
+
+def test_a_block_that_encodes_in_parts_is_asked_in_parts_for_the_same_files(case, tmp_path):
+    parts = {name: InParts(block.weights) for name, block in BLOCKS.items()}
+    source = prepare(case.taken, case.space, parts, tmp_path / "parts", MASKS)
+    assert max(InParts.asked) == 3
+    for mine, wanted in zip(source.folders, case.source.folders, strict=True):
+        assert {file.name for file in mine.iterdir()} == {file.name for file in wanted.iterdir()}
+        assert all(file.read_bytes() == (wanted / file.name).read_bytes() for file in mine.iterdir())
+
+
+def test_files_are_those_of_numpy(case, tmp_path):
+    snapshot, folder = case.taken[0], case.source.folders[0]
+    np.save(tmp_path / "a.npy", np.array(vectors(BLOCKS["a"], snapshot.history, snapshot.clients), np.float32))
+    assert (tmp_path / "a.npy").read_bytes() == (folder / "a.npy").read_bytes()
