@@ -72,7 +72,7 @@ def days_of(history: ChallengeData) -> pl.Expr:
 
 def daily(history: ChallengeData, clients: Clients, event_type: EventType, items: pl.LazyFrame) -> pl.LazyFrame:
     """The rows of `Source.DAYS` and what `any_type` needs; ``spent`` and ``squares`` are of item events alone."""
-    events, age, time = of_rows(history.events(event_type), clients), ages(history), pl.col(schema.TIMESTAMP)
+    events, age, time = of_rows(history, event_type, clients), ages(history), pl.col(schema.TIMESTAMP)
     counted = {
         "events": pl.len().cast(pl.Int64),
         "youngest": age.min(),
@@ -107,7 +107,7 @@ def last_days(
 
     A subject was met inside a window where the last event about it lies there: one row says it of all windows.
     """
-    events, value = of_rows(history.events(event_type), clients), event_type.subject
+    events, value = of_rows(history, event_type, clients), event_type.subject
     if source is Source.CATEGORIES:
         events, value = events.join(items.select(schema.SKU, schema.CATEGORY), on=schema.SKU), schema.CATEGORY
     return events.select(_ROW, value, days_of(history)).group_by(_ROW, value).agg(pl.col("day").min())
@@ -121,7 +121,7 @@ def weighted(
     Whole numbers: their sums are the same in whatever order Polars adds them up.
     """
     weight = ((-ages(history) / (DAY * decay)).exp() * _MILLION).round().cast(pl.Int64)
-    events = of_rows(history.events(event_type), clients)
+    events = of_rows(history, event_type, clients)
     known = events.join(items.select(schema.SKU, CLUSTER, PRICE_GROUP), on=schema.SKU)
     return collect(known.group_by(_ROW, CLUSTER, PRICE_GROUP).agg(weight=weight.sum()))
 

@@ -300,7 +300,7 @@ def event_counts(
       each day's own history the same event a day ago would come out nearer the longer that history is.
     """
     time, as_of = pl.col(schema.TIMESTAMP), history.as_of
-    table = of_rows(history.events(event_type), clients).group_by(_ROW).agg(
+    table = of_rows(history, event_type, clients).group_by(_ROW).agg(
         **{f"{days}d": (time >= as_of - days * _DAY).sum() for days in windows},
         all=pl.len(),
         days=time.dt.date().n_unique(),
@@ -320,7 +320,7 @@ def prices(history: ChallengeData, clients: Ids, event_type: EventType, windows:
     """
     price, longest = pl.col(schema.PRICE), max(windows)
     recent = pl.col(schema.TIMESTAMP) >= history.as_of - longest * _DAY
-    bought = of_rows(history.events(event_type), clients).join(
+    bought = of_rows(history, event_type, clients).join(
         history.properties().select(schema.SKU, schema.PRICE), on=schema.SKU
     )
     table = bought.group_by(_ROW).agg(
@@ -338,7 +338,7 @@ def rhythm(history: ChallengeData, clients: Ids, event_type: EventType) -> pl.Da
     - ``weekday_1`` to ``weekday_7`` (Monday to Sunday), ``hours_0`` to ``hours_20``: log(1 + events) on that weekday,
       in the four hours from that hour on.
     """
-    events, time = of_rows(history.events(event_type), clients), pl.col(schema.TIMESTAMP)
+    events, time = of_rows(history, event_type, clients), pl.col(schema.TIMESTAMP)
     gaps = pl.col("day").sort().diff().dt.total_days()
     by_day = events.select(_ROW, day=time.dt.truncate("1d")).unique().group_by(_ROW).agg(
         gap=gaps.mean().fill_null(0).log1p(),
@@ -361,17 +361,17 @@ def last_purchases(history: ChallengeData, clients: Ids) -> pl.DataFrame:
     log(1 + days from the last purchase to ``as_of``), or of the history's days where there is none, and
     log(1 + number of purchases).
     """
-    bought = of_rows(history.events(EventType.PRODUCT_BUY), clients)
+    bought = of_rows(history, EventType.PRODUCT_BUY, clients)
     table = bought.group_by(_ROW).agg(
         recency=days_until(history.as_of, pl.col(schema.TIMESTAMP).max()), frequency=pl.len()
     )
     return filled(table, len(clients), recency=length(history)).with_columns(pl.all().log1p())
 
 
-def of_rows(events: pl.LazyFrame, clients: Ids) -> pl.LazyFrame:
-    """The events of some clients, with each client's place among them as ``row``."""
+def of_rows(history: ChallengeData, event_type: EventType, clients: Ids) -> pl.LazyFrame:
+    """The events of one type of some clients, with each client's place among them as ``row``."""
     rows = pl.LazyFrame({schema.CLIENT_ID: clients, _ROW: np.arange(len(clients), dtype=np.uint32)})
-    return events.join(rows, on=schema.CLIENT_ID)
+    return history.events(event_type, clients).join(rows, on=schema.CLIENT_ID)
 
 
 def filled(table: pl.LazyFrame, rows: int, **absent: float) -> pl.DataFrame:
@@ -417,7 +417,7 @@ class ClientItems:
         """
         half_lives = (None, *dict.fromkeys((settings.half_life, *settings.half_lives)))
         weighted = pl.concat(
-            of_rows(history.events(event_type), clients).select(
+            of_rows(history, event_type, clients).select(
                 _ROW, schema.SKU, schema.TIMESTAMP, pl.lit(weight, pl.Float64).alias(_AMOUNT)
             )
             for event_type, weight in settings.weights.items()
@@ -470,14 +470,14 @@ def places_among(ascending: Ids, asked: Ids) -> tuple[Ids, npt.NDArray[np.bool_]
 
 def most_visited(history: ChallengeData, clients: Ids, most: int) -> Ids:
     """The urls with the most visits by these clients, at most so many: int64, ascending."""
-    visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
+    visits = of_rows(history, EventType.PAGE_VISIT, clients)
     often = visits.group_by(schema.URL).agg(visits=pl.len()).sort("visits", schema.URL, descending=[True, False])
     return np.sort(collect(often.head(most).select(schema.URL))[schema.URL].to_numpy())
 
 
 def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
     """Visits of some urls: float32 [clients, urls]."""
-    visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
+    visits = of_rows(history, EventType.PAGE_VISIT, clients)
     known = visits.join(pl.LazyFrame({schema.URL: urls}), on=schema.URL, how="semi")
     pairs = collect(known.group_by(_ROW, pl.col(schema.URL).alias(_VALUE)).agg(pl.len().alias(_AMOUNT)))
     return sparse(pairs, len(clients), urls)
@@ -485,7 +485,7 @@ def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
 
 def client_query_codes(history: ChallengeData, clients: Ids) -> csr_matrix:
     """Codes of a client's queries, by position: float32 [clients, 16 × 256]."""
-    searches = collect(of_rows(history.events(EventType.SEARCH_QUERY), clients).select(_ROW, schema.QUERY))
+    searches = collect(of_rows(history, EventType.SEARCH_QUERY, clients).select(_ROW, schema.QUERY))
     rows, ones = searches[_ROW].to_numpy(), np.ones(len(searches), np.float32)
     # One position at a time: all of them would be a list of sixteen times the searches.
     positions = searches[schema.QUERY].to_numpy().reshape(len(searches), schema.CODES).T
