@@ -8,9 +8,10 @@
 Data is made by scripts/make_synthetic_data.py, below ``$CHALLENGE_DATA_PATH/scale/SCALE``. Each stage is a
 process of its own, the real command where there is one, with the validation done before (they are stages of
 their own). Beside it its floor, also a process: for tables a bare scan of the same columns, for the sequence
-store Polars' bare sort by client and time. Caches are warm: what a stage reads was written or read shortly
-before. Ends with a table for each scale, the goals, and pandas beside what is ours; written to ``report`` and
-``plot``. What was measured is noted beside the data: a killed run goes on, and tables of several runs are one.
+store Polars' bare sort by client and time, for many days of numeric features one of them. Caches are warm: what a
+stage reads was written or read shortly before. Ends with a table for each scale, the goals, and pandas beside what
+is ours; written to ``report`` and ``plot``. What was measured is noted beside the data: a killed run goes on, and
+tables of several runs are one.
 """
 
 import json
@@ -19,6 +20,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,12 @@ from rich.table import Table
 
 from benchmarks.measuring import as_markdown, pyplot, run_apart, write_report
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.fitted import load
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say, show
 from ubp.data import schema
+from ubp.data.history import ChallengeData
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
@@ -47,6 +51,7 @@ logger = logging.getLogger(__name__)
 MEASURED = "measured.json"
 MARKS = "<!-- measured by benchmarks/scale.py -->", "<!-- end of what was measured -->"
 GOALS_AT = 1.0
+DAYS = 20  # that numeric_features_days encodes
 
 _TIMES = (schema.CLIENT_ID, schema.TIMESTAMP)
 _ITEMS = (EventType.PRODUCT_BUY, EventType.ADD_TO_CART)
@@ -73,6 +78,7 @@ class ScaleSettings:
     report: str
     plot: str | None
     pandas_scales: list[float]
+    dcn_scales: list[float]
     merge: str
     random_blocks: dict[str, int]
     goals: list[dict[str, Any]]
@@ -88,7 +94,7 @@ class Stage:
         words: the command; empty for a step of this file, which `STEPS` has by the stage's name.
         reads: which columns of which events; they make the floor and the rows per second.
         raw: whether it reads all events (else the history before the train window).
-        floor: the step that stands beside it: ``scan``, ``sort`` or none.
+        floor: the step that stands beside it, of `FLOORS`; None for none.
     """
 
     name: str
@@ -122,7 +128,7 @@ STAT_COLUMNS: Columns = ALL_COLUMNS | {
 def stages(scale: float, settings: ScaleSettings) -> list[Stage]:
     """What is measured at a scale, in order."""
     here, local = "overwrite=True", ("overwrite=True", "submit=False")
-    als = "ALS/als_embeddings.py"
+    als, numeric = "ALS/als_embeddings.py", "numeric_features/numeric_features.py"
     listed = [
         Stage("make_synthetic_data", ("scripts/make_synthetic_data.py", f"scale={scale}", here), ALL_COLUMNS, raw=True),
         Stage("validation_text", reads=ALL_COLUMNS, raw=True, floor="scan"),
@@ -151,13 +157,29 @@ def stages(scale: float, settings: ScaleSettings) -> list[Stage]:
         Stage("all_texts", ("LLM/convert_to_text.py", *local), ALL_COLUMNS, floor="scan"),
         Stage("merge", ("scripts/merge.py", f"--config-name={settings.merge}", *local)),
         Stage("target_labels"),
+        Stage("numeric_features", (numeric, here), ALL_COLUMNS, raw=True, floor="scan"),
+        Stage("numeric_features_one_day", reads=ALL_COLUMNS, raw=True, floor="scan"),
+        Stage("numeric_features_days", reads=ALL_COLUMNS, raw=True, floor="one_day"),
+        Stage(
+            "numeric_features_wide",
+            (numeric, "--config-name=numeric_features_wide", here),
+            ALL_COLUMNS,
+            raw=True,
+            floor="scan",
+        ),
     ]
-    if any(math.isclose(scale, other) for other in settings.pandas_scales):
+    if _is_among(scale, settings.dcn_scales):
+        listed.append(Stage("dcn", ("dcn/dcn_embeddings.py", "logger=none", here), ALL_COLUMNS, raw=True))
+    if _is_among(scale, settings.pandas_scales):
         listed += [
             Stage("pandas_stat_features", ("benchmarks/pandas_stat_features.py",), STAT_COLUMNS),
             Stage("pandas_sequences", ("benchmarks/pandas_sequences.py",), ALL_COLUMNS),
         ]
     return listed
+
+
+def _is_among(scale: float, scales: Sequence[float]) -> bool:
+    return any(math.isclose(scale, other) for other in scales)
 
 
 # Steps that have no command of their own; each runs in a process of its own ----------------------------------
@@ -183,6 +205,22 @@ def target_labels(common: Common, _: ScaleSettings) -> None:
         bought = load_window(paths, window)
         for task in TASKS:
             labels(task, clients, bought, load_targets(paths, task) if task.is_propensity else None)
+
+
+def numeric_features_one_day(common: Common, _: ScaleSettings) -> None:
+    encode_days(common.paths, 1)
+
+
+def numeric_features_days(common: Common, _: ScaleSettings) -> None:
+    encode_days(common.paths, DAYS)
+
+
+def encode_days(paths: DataPaths, days: int) -> None:
+    """The vectors of every relevant client by the fitted block, as of some days a week apart, the last one the end."""
+    history = ChallengeData(paths, submit=True)
+    block, clients = load(paths.model("numeric_features", submit=True)), np.sort(history.relevant_clients)
+    for weeks in range(days):
+        block.vectors(history.before(history.as_of - timedelta(weeks=weeks)), clients)
 
 
 def random_blocks(common: Common, settings: ScaleSettings) -> None:
@@ -217,9 +255,18 @@ def sort(paths: DataPaths, stage: Stage) -> None:
     collect(pl.concat(frames).sort(schema.CLIENT_ID, schema.TIMESTAMP))
 
 
-FLOORS: Mapping[str, Callable[[DataPaths, Stage], None]] = {"scan": scan, "sort": sort}
+def one_day(paths: DataPaths, _: Stage) -> None:
+    """What many days are held against."""
+    encode_days(paths, 1)
+
+
+FLOORS: Mapping[str, Callable[[DataPaths, Stage], None]] = {"scan": scan, "sort": sort, "one_day": one_day}
 STEPS: Mapping[str, Callable[[Common, ScaleSettings], None]] = {
-    step.__name__: step for step in (validation_text, validation_datetime, sequence_store, target_labels, random_blocks)
+    step.__name__: step
+    for step in (
+        *(validation_text, validation_datetime, sequence_store, target_labels, random_blocks),
+        *(numeric_features_one_day, numeric_features_days),
+    )
 }
 
 

@@ -23,6 +23,7 @@ from ubp.training.snapshot_source import (
     BOUGHT,
     CENSORED,
     CHURN,
+    CLIENTS,
     DAYS,
     LABELS,
     VIEWS,
@@ -390,7 +391,8 @@ class Dcn(SequenceModel):
             views = [self.entering(batch, view) for view in range(VIEWS)]
             for network in self.networks:
                 one, other = (network(view) for view in views)
-                total = total + self.losses.weight(CONTRASTIVE) * contrastive(one, other, self.losses.temperature)
+                apart = contrastive(one, other, batch[CLIENTS], self.losses.temperature)
+                total = total + self.losses.weight(CONTRASTIVE) * apart
         return total
 
     def answer_losses(self, network: Network, profile: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -460,14 +462,19 @@ def question_loss(name: str, answer: Tensor, batch: Batch) -> Tensor:
     return (each * real).sum() / len(each)
 
 
-def contrastive(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """Which of the batch's profiles is the other view of the same client: softmax over them, both ways; a scalar.
+def contrastive(one: Tensor, other: Tensor, clients: Tensor, temperature: float) -> Tensor:
+    """Which of the batch's profiles is the other view of the same row: softmax over them, both ways; a scalar.
+
+    The same client on another day is left out of the softmax: it is like the row, and no example of another client.
 
     Args:
         one: float [rows, width], of one view.
         other: float [rows, width], of the other view of the same rows.
+        clients: int64 [rows], the row's client.
         temperature: that cosines are divided by.
     """
     cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T / temperature
     rows = torch.arange(len(one), device=one.device)
+    is_other_day = (clients[:, None] == clients) & (rows[:, None] != rows)
+    cosines = cosines.masked_fill(is_other_day, -torch.inf)
     return (functional.cross_entropy(cosines, rows) + functional.cross_entropy(cosines.T, rows)) / 2

@@ -1,7 +1,8 @@
 """What the dcn command does: encode the inputs on past days, label the windows after them, learn; the fitted block."""
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -20,23 +21,13 @@ from dcn.model import (
     by_quantiles,
 )
 from dcn.report import report
-from ubp.blocks.fitted import (
-    Clients,
-    FittedBlock,
-    State,
-    Vectors,
-    fit_digest,
-    is_fitted,
-    lineage_of,
-    load,
-    packed,
-    unpacked,
-)
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, fit_digest, packed, unpacked
 from ubp.blocks.registry import block as registered
+from ubp.cli.inputs import fitted_inputs
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
 from ubp.data.labels import GROUPS, LabelSettings, LabelSpace
-from ubp.data.snapshots import Snapshot, SnapshotSettings, snapshots
+from ubp.data.snapshots import SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
 from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import digest_of
@@ -44,8 +35,9 @@ from ubp.training.encode import Runtime, encode
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import random_numbers
 from ubp.training.model import Batch, Rows
-from ubp.training.partition import Parts, split_rows
+from ubp.training.partition import Parts
 from ubp.training.settings import TrainerSettings
+from ubp.training.snapshot_parts import parts_by_time
 from ubp.training.snapshot_source import ADDED, MaskSettings, SnapshotSource, prepare, vectors_of
 
 logger = logging.getLogger(__name__)
@@ -99,56 +91,57 @@ class DcnSettings:
         require(weight == 0 or self.losses.mask > 0, "model.losses.mask", self.losses.mask, masked)
 
 
-def fitted_inputs(history: ChallengeData, inputs: dict[str, InputSettings]) -> dict[str, FittedBlock]:
-    """The fitted blocks that are read, from where their commands keep them.
+@dataclass
+class Inputs:
+    """A `ubp.training.model.ClientSource` of blocks' vectors, encoded when a batch asks for them.
 
-    Raises:
-        UserError: a line for each that is not there, or was fitted on another history; with the command to give.
+    Held are those of as many clients as the blocks encode at a time. For batches one after the other, as
+    `ubp.training.encode.encode` takes them where all sequences are as long: then each client is encoded once, but for
+    those of a batch that two such parts share.
+
+    Attributes:
+        blocks: by name; one that encodes all clients at once is asked once, and its vectors are kept.
+        history: as of the day.
+        clients: int64 [clients], ascending.
     """
-    faults, found = [], {}
-    day = f' as_of="{history.day}"' if history.day else ""
-    for name in inputs:
-        folder = history.paths.model(name, history.submit)
-        command = f"make it with: python {registered(name).line} submit={history.submit}{day}"
-        if not is_fitted(folder):
-            faults.append(f"inputs.{name}: no fitted block {folder}; {command}")
-        elif lineage_of(folder).get("fingerprint") != history.fingerprint:
-            faults.append(f"inputs.{name}: {folder} was fitted on another history, or as of another day; {command}")
-        else:
-            found[name] = load(folder)
-    if faults:
-        raise UserError(faults)
-    return found
 
+    blocks: dict[str, FittedBlock]
+    history: ChallengeData
+    clients: Clients
+    _held: dict[str, Vectors] = field(default_factory=dict, init=False)
+    _first: int = field(default=0, init=False)
 
-def parts_by_time(source: SnapshotSource, taken: list[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
-    """The newest window is what a model is stopped and judged by, half of its clients for each.
+    @cached_property
+    def at_a_time(self) -> int:
+        """Clients whose vectors are held, at the least; all if no block says fewer."""
+        return min((block.at_a_time or len(self.clients) for block in self.blocks.values()), default=1)
 
-    What is learned from are the snapshots whose windows end before it begins. Where there is none, clients are drawn.
-    """
-    newest = taken[-1]
-    before = [number for number, snapshot in enumerate(taken) if snapshot.end <= newest.day]
-    own = np.random.default_rng(seed).permutation(source.rows_of(len(taken) - 1))
-    if not before or len(own) < 2:
-        logger.info("no window ends before the newest one begins: validation by rows, clients on days, drawn at random")
-        return split_rows(len(source.lengths), settings, seed)
-    validation, held_out = np.array_split(own, 2)
-    return Parts(np.concatenate([source.rows_of(number) for number in before]), np.sort(validation), np.sort(held_out))
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """A `ubp.training.model.ClientSource` of vectors in memory."""
-
-    clients: Rows
-    vectors: dict[str, Vectors]
+    @cached_property
+    def _whole(self) -> dict[str, Vectors]:
+        """Vectors of all clients by the blocks that encode them at once."""
+        whole = {name: block for name, block in self.blocks.items() if block.at_a_time is None}
+        return {name: vectors_of(block, self.history, self.clients) for name, block in whole.items()}
 
     @property
     def lengths(self) -> Rows:
+        """See `ubp.training.model.Source`: one token each."""
         return np.ones(len(self.clients), np.int64)
 
     def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:  # noqa: ARG002 (nothing is drawn)
-        return {name: torch.from_numpy(vectors[rows]) for name, vectors in self.vectors.items()}
+        """See `ubp.training.model.Source`: each block's vectors, float32 [rows, columns]."""
+        first, last = int(rows.min()), int(rows.max())
+        end = self._first + len(next(iter(self._held.values()), ()))
+        if not self._first <= first <= last < end:
+            self._hold(first, max(last + 1, first + self.at_a_time))
+        return {name: torch.from_numpy(vectors[rows - self._first]) for name, vectors in self._held.items()}
+
+    def _hold(self, first: int, end: int) -> None:
+        some = self.clients[first:end]
+        self._held.clear()  # before others are encoded
+        for name, block in self.blocks.items():
+            whole = self._whole.get(name)
+            self._held[name] = vectors_of(block, self.history, some) if whole is None else whole[first:end]
+        self._first = first
 
 
 @dataclass(frozen=True)
@@ -170,8 +163,7 @@ class FittedDcn(FittedBlock):
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients with an event of any type."""
         known = history.seen(clients)
-        inputs = _Inputs(known, {name: vectors_of(block, history, known) for name, block in self.blocks.items()})
-        return known, encode(self.model, inputs, self.runtime)
+        return known, encode(self.model, Inputs(self.blocks, history, known), self.runtime)
 
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""

@@ -1,4 +1,4 @@
-"""How well a trained network answers for the newest window, of which it has seen nothing."""
+"""How well a trained network answers for rows that were held out: of the newest window, unless the log is short."""
 
 from typing import Final
 
@@ -34,9 +34,8 @@ def report(trained: Trained[Dcn], source: SnapshotSource) -> dict[str, dict[str,
     for name, parts in answers.items():
         if name not in (BASKETS, DAYS) and (score := mean_auroc(torch.cat(parts), torch.cat(wanted[name]))) is not None:
             scores[name] = score
-    table = Table(
-        "asked", "labels", "AUROC", title=f"{len(trained.parts.held_out):,} held-out clients of the newest window"
-    )
+    held_out, kind = trained.parts.held_out, trained.parts.kind
+    table = Table("asked", "labels", "AUROC", title=f"{len(held_out):,} held-out {kind}")
     for name, score in scores.items():
         table.add_row(name, f"{trained.model.groups.get(name, 1):,}", f"{score:.4f}")
     show(table)

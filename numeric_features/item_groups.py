@@ -10,15 +10,12 @@ from threadpoolctl import threadpool_limits
 
 from ubp.data import schema
 from ubp.data.history import ChallengeData
-from ubp.data.name_clusters import one_hot
+from ubp.data.name_clusters import Codes, nearest, one_hot
 from ubp.data.reading import collect
 
 CLUSTER, PRICE_GROUP = "cluster", "price_group"
 
 _EVENTS: Final = "events"
-_ROWS: Final = 65_536  # names that are put into clusters at a time
-
-Codes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -85,26 +82,6 @@ def name_centres(codes: Codes, clusters: int, seed: int) -> npt.NDArray[np.float
     centres: npt.NDArray[np.float32] = fitted.cluster_centers_.astype(np.float32)
     sizes = np.bincount(nearest(centres, codes), minlength=wanted)
     return np.ascontiguousarray(centres[np.argsort(-sizes, kind="stable")])
-
-
-def nearest(centres: npt.NDArray[np.float32], codes: Codes) -> npt.NDArray[np.int64]:
-    """The cluster of each name: int64 [names].
-
-    Args:
-        centres: float32 [clusters, 16 × 256].
-        codes: uint8 [names, 16].
-    """
-    # |x - c|² = 16 - 2 x·c + |c|², and x·c is a sum of sixteen of the centre's values.
-    values = np.ascontiguousarray(centres.T).reshape(schema.CODES, schema.CODE_BOOK, len(centres))
-    halves = np.square(centres, dtype=np.float64).sum(axis=1) / 2
-    found = np.empty(len(codes), np.int64)
-    for start in range(0, len(codes), _ROWS):
-        some = codes[start : start + _ROWS]
-        near = np.tile(-halves, (len(some), 1))
-        for position, value in enumerate(values):
-            near += value[some[:, position]]
-        found[start : start + len(some)] = near.argmax(axis=1)
-    return found
 
 
 def equal_groups(values: npt.NDArray[np.int64], weights: npt.NDArray[np.integer], groups: int) -> npt.NDArray[np.int64]:

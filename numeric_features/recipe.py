@@ -7,7 +7,6 @@ of them is not published in the talk: which 41 stand here is declared in `numeri
 Clusters, price groups, means and deviations belong to the fit; a later day's events are measured by them.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ import polars as pl
 
 from numeric_features.aggregates import COLUMNS, DAY, EVENING, SATURDAY, Source, group_columns
 from numeric_features.item_groups import CLUSTER, PRICE_GROUP, ItemGroups
-from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, portions
 from ubp.blocks.wide_features import of_rows
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
@@ -73,7 +72,7 @@ def days_of(history: ChallengeData) -> pl.Expr:
 
 def daily(history: ChallengeData, clients: Clients, event_type: EventType, items: pl.LazyFrame) -> pl.LazyFrame:
     """The rows of `Source.DAYS` and what `any_type` needs; ``spent`` and ``squares`` are of item events alone."""
-    events, age, time = of_rows(history.events(event_type), clients), ages(history), pl.col(schema.TIMESTAMP)
+    events, age, time = of_rows(history, event_type, clients), ages(history), pl.col(schema.TIMESTAMP)
     counted = {
         "events": pl.len().cast(pl.Int64),
         "youngest": age.min(),
@@ -108,7 +107,7 @@ def last_days(
 
     A subject was met inside a window where the last event about it lies there: one row says it of all windows.
     """
-    events, value = of_rows(history.events(event_type), clients), event_type.subject
+    events, value = of_rows(history, event_type, clients), event_type.subject
     if source is Source.CATEGORIES:
         events, value = events.join(items.select(schema.SKU, schema.CATEGORY), on=schema.SKU), schema.CATEGORY
     return events.select(_ROW, value, days_of(history)).group_by(_ROW, value).agg(pl.col("day").min())
@@ -122,7 +121,7 @@ def weighted(
     Whole numbers: their sums are the same in whatever order Polars adds them up.
     """
     weight = ((-ages(history) / (DAY * decay)).exp() * _MILLION).round().cast(pl.Int64)
-    events = of_rows(history.events(event_type), clients)
+    events = of_rows(history, event_type, clients)
     known = events.join(items.select(schema.SKU, CLUSTER, PRICE_GROUP), on=schema.SKU)
     return collect(known.group_by(_ROW, CLUSTER, PRICE_GROUP).agg(weight=weight.sum()))
 
@@ -277,12 +276,18 @@ class NumericFeatures(FittedBlock):
         """See `ubp.blocks.fitted.FittedBlock.descriptions`."""
         return column_descriptions(self.settings)
 
+    @property
+    def at_a_time(self) -> int:
+        """See `ubp.blocks.fitted.FittedBlock.at_a_time`."""
+        return _CLIENTS
+
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`."""
         items = self.groups.of(history)
         ids, matrix = np.empty(len(clients), np.int64), np.empty((len(clients), len(self.standard.mean)), np.float32)
         end = 0
-        for some in _at_a_time(clients):
+        for part in portions(len(clients), self.at_a_time):
+            some = clients[part]
             room = matrix[end : end + len(some)]
             found = raw_features(history, some, items, self.start, self.settings, room)
             self.standard.apply(room[: len(found)], self.settings.limit)
@@ -308,11 +313,6 @@ class NumericFeatures(FittedBlock):
         groups = ItemGroups(arrays["centres"], arrays["limits"])
         settings = FeatureSettings(**state.settings["features"])
         return cls(groups, Standard(arrays["mean"], arrays["scale"]), start, settings)
-
-
-def _at_a_time(clients: Clients) -> Iterator[Clients]:
-    for start in range(0, len(clients), _CLIENTS):
-        yield clients[start : start + _CLIENTS]
 
 
 def column_descriptions(settings: FeatureSettings) -> dict[str, str]:

@@ -4,14 +4,16 @@ The groups of `ubp.blocks.wide_features` side by side, each of one length times 
 fit: on a later day, and for other clients, a number means what it meant there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, portions
 from ubp.blocks.wide_features import Matrix, WideFeatures, WideSettings
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
@@ -19,10 +21,12 @@ from ubp.data.history import ChallengeData
 from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.lacking import no_events
 from ubp.data.schema import EventType
-from ubp.data.targets import open_targets
+from ubp.data.targets import OPEN_COLUMNS, open_targets
 from ubp.io.errors import require
 
-_LISTED = (schema.CATEGORY, schema.SKU)  # of whose values the open tasks ask for some
+# Encoded at a time: beside them lie a matrix of their listed values, and what they met. Fewer would read the log more
+# often.
+_CLIENTS: Final = 200_000
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,20 @@ class NumericFeaturesWide(FittedBlock):
     features: WideFeatures
     factors: dict[str, float]
 
+    @property
+    def at_a_time(self) -> int:
+        """See `ubp.blocks.fitted.FittedBlock.at_a_time`."""
+        return _CLIENTS
+
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients with an event of any type."""
         known = history.seen(clients)
-        groups = self.features.groups(history, known)
-        vectors = np.empty((len(known), sum(group.shape[1] for group in groups.values())), np.float32)
-        start = 0
-        for name, group in groups.items():
-            np.multiply(group, np.float32(self.factors[name]), out=vectors[:, start : start + group.shape[1]])
-            start += group.shape[1]
+        vectors = np.empty((len(known), sum(self.features.widths.values())), np.float32)
+        for part in portions(len(known), self.at_a_time):
+            end = 0
+            for name, group in self.features.each_group(history, known[part]):
+                start, end = end, end + group.shape[1]
+                np.multiply(group, np.float32(self.factors[name]), out=vectors[part, start:end])
         return known, vectors
 
     def descriptions(self) -> dict[str, str]:
@@ -104,19 +113,51 @@ def listed_values(history: ChallengeData, values: int) -> dict[str, Clients]:
     The categories and skus that the open tasks ask for, else those most bought; and the price buckets bought.
     """
     bought = relevant_purchases(history)
-    most = {column: most_bought(bought, column, values) for column in _LISTED}
+    most = {column: most_bought(bought, column, values) for column in OPEN_COLUMNS}
     prices = most_bought(bought, schema.PRICE, schema.PRICE_BUCKETS)
     return most | open_targets(history.paths) | {schema.PRICE: prices}
 
 
-def factors_of(groups: Mapping[str, Matrix], weights: Mapping[str, float]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Moments:
+    """Of some clients' numbers.
+
+    Attributes:
+        count: of the clients.
+        mean: float64 [columns].
+        variance: float64 [columns].
+    """
+
+    count: int
+    mean: npt.NDArray[np.float64]
+    variance: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, group: Matrix) -> Self:
+        """Of float32 [clients, columns]."""
+        return cls(len(group), group.mean(axis=0, dtype=np.float64), group.var(axis=0, dtype=np.float64))
+
+    def __or__(self, other: Self) -> Self:
+        """Of both together (Chan et al. 1979, "Updating Formulae and a Pairwise Algorithm", equation 2.1)."""
+        count = self.count + other.count
+        mine, theirs = self.count / count, other.count / count
+        apart = other.mean - self.mean
+        variance = mine * self.variance + theirs * other.variance + mine * theirs * apart**2
+        return type(self)(count, self.mean + theirs * apart, variance)
+
+
+def factors_of(groups: Iterable[tuple[str, Matrix]], weights: Mapping[str, float]) -> dict[str, float]:
     """What brings each group to a root mean square length about its mean of 1, times its weight.
 
     Args:
-        groups: float32 [clients, columns] by name.
+        groups: name and float32 [clients, columns]; a name comes once for each part of the clients.
         weights: of those that do not weigh 1.
     """
-    variances = {name: float(group.var(axis=0, dtype=np.float64).sum()) for name, group in groups.items()}
+    found: dict[str, Moments] = {}
+    for name, group in groups:
+        own = Moments.of(group)
+        found[name] = found[name] | own if name in found else own
+    variances = {name: float(moments.variance.sum()) for name, moments in found.items()}
     return {
         name: weights.get(name, 1.0) / np.sqrt(variance) if variance > 0 else 0.0
         for name, variance in variances.items()
@@ -137,5 +178,5 @@ class NumericFeaturesWideRecipe(Recipe):
             raise no_events(history, EventType)
         listed = listed_values(history, self.groups.values)
         features = WideFeatures.fit(history, clients, seed, self.features, listed)
-        groups = features.groups(history, clients)
-        return Fit(NumericFeaturesWide(features, factors_of(groups, self.groups.weights)))
+        parts = (features.each_group(history, clients[part]) for part in portions(len(clients), _CLIENTS))
+        return Fit(NumericFeaturesWide(features, factors_of(chain.from_iterable(parts), self.groups.weights)))

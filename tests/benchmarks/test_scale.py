@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from benchmarks import scale
 from benchmarks.measuring import as_markdown, run_apart, write_report
 from benchmarks.scale import Measurement, Notes, ScaleSettings, Stage
-from ubp.cli.config import composed, parse
+from ubp.cli.config import Common, composed, parse
+from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
 from ubp.io.errors import UserError
 
@@ -33,7 +35,8 @@ def test_every_stage_is_a_command_or_a_step_and_has_its_floor(settings):
     goals = {name for goal in settings.goals for name in goal["stages"]}
     assert goals <= {stage.name for stage in listed}
     assert {"pandas_sequences"} == {stage.name for stage in listed} & {"pandas_sequences"}
-    assert "pandas_sequences" not in {stage.name for stage in scale.stages(1.0, settings)}
+    assert not {"pandas_sequences", "dcn"} & {stage.name for stage in scale.stages(1.0, settings)}
+    assert "dcn" in {stage.name for stage in scale.stages(0.01, settings)}
 
 
 def test_a_run_is_measured_noted_and_not_repeated(settings, tmp_path):
@@ -49,6 +52,30 @@ def test_a_run_is_measured_noted_and_not_repeated(settings, tmp_path):
     measured = (tmp_path / scale.MEASURED).stat().st_mtime_ns
     scale.measure(1e-4, wanted, tmp_path)
     assert (tmp_path / scale.MEASURED).stat().st_mtime_ns == measured
+
+
+def test_many_days_are_held_against_one(settings, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scale, "encode_days", lambda _, days: asked.append(days))
+    common = Common.of(composed(CONFIGS / "scripts", "scale", [f"data_path={tmp_path}"]))
+    for step in ("numeric_features_one_day", "numeric_features_days", "numeric_features_days:floor"):
+        scale.take_step(common, settings, step)
+    assert asked == [1, 20, 1]
+
+
+def test_days_are_a_week_apart_and_the_last_one_is_the_end(history, monkeypatch):
+    history.input.mkdir()
+    np.save(history.relevant_clients, np.array([5, 3]))
+    seen = []
+
+    class Block:
+        def vectors(self, known, clients):
+            seen.append((known.as_of, clients.tolist()))
+
+    monkeypatch.setattr(scale, "load", lambda folder: Block() if folder.parent.name == "numeric_features" else None)
+    scale.encode_days(history, 3)
+    assert [(seen[0][0] - day).days for day, _ in seen] == [0, 7, 14]
+    assert seen[0] == (ChallengeData(history, submit=True).as_of, [3, 5])
 
 
 def test_a_stage_that_is_not_there_is_skipped_and_said(settings, tmp_path, monkeypatch, caplog):
@@ -71,6 +98,8 @@ def test_validation_is_measured_where_it_is_one_and_done_before_where_it_is_not(
     paths = DataPaths(tmp_path)
     wanted = {"make_synthetic_data": [], "validation_text": [], "validation_datetime": [], "split": ["validation_text"]}
     wanted |= {"stat_features": ["validation_datetime"], "merge": ["validation_datetime", "random_blocks"]}
+    numeric = ("numeric_features", "numeric_features_one_day", "numeric_features_days", "numeric_features_wide")
+    wanted |= {name: ["validation_text"] for name in numeric}
     for stage in scale.stages(1.0, settings):
         (paths.cache / "checked").mkdir(parents=True, exist_ok=True)
         scale.prepare(stage, paths)

@@ -29,7 +29,18 @@ from dcn.report import mean_auroc
 from ubp.training.encode import encode
 from ubp.training.fit import fit
 from ubp.training.settings import TrainerSettings
-from ubp.training.snapshot_source import ADDED, BASKETS, BOUGHT, CENSORED, CHURN, DAYS, LABELS, SCALARS, view_name
+from ubp.training.snapshot_source import (
+    ADDED,
+    BASKETS,
+    BOUGHT,
+    CENSORED,
+    CHURN,
+    CLIENTS,
+    DAYS,
+    LABELS,
+    SCALARS,
+    view_name,
+)
 
 QUANTILES, PARTS, WIDTH = 64, 32, 2
 NUMBERS = NumberSettings("standardised", 6.0, QUANTILES, PARTS, WIDTH)
@@ -181,7 +192,8 @@ def test_cross_layers_are_their_formula(rank):
 # --- the losses ------------------------------------------------------------------------------------------
 
 
-def test_the_contrastive_loss_is_its_loops():
+@pytest.mark.parametrize("clients", [[1, 2, 3, 4, 5], [7, 2, 7, 7, 2], [9, 9, 9, 9, 9]])
+def test_the_contrastive_loss_is_its_loops(clients):
     rng = np.random.default_rng(0)
     one, other, temperature = rng.normal(size=(5, 3)), rng.normal(size=(5, 3)), 0.2
 
@@ -191,10 +203,20 @@ def test_the_contrastive_loss_is_its_loops():
     total = 0.0
     for mine, theirs in ((one, other), (other, one)):
         for row in range(5):
-            scores = [math.exp(cosine(mine[row], theirs[column]) / temperature) for column in range(5)]
-            total -= math.log(scores[row] / sum(scores)) / 5 / 2
-    found = contrastive(torch.from_numpy(one), torch.from_numpy(other), temperature)
+            among = [column for column in range(5) if column == row or clients[column] != clients[row]]
+            scores = {column: math.exp(cosine(mine[row], theirs[column]) / temperature) for column in among}
+            total -= math.log(scores[row] / sum(scores.values())) / 5 / 2
+    found = contrastive(torch.from_numpy(one), torch.from_numpy(other), torch.tensor(clients), temperature)
     assert float(found) == pytest.approx(total)
+
+
+def test_the_contrastive_loss_does_not_drive_a_client_from_itself_on_another_day():
+    """Nothing that is learned from pushes two days of one client apart; two clients it does."""
+    one, other = torch.eye(2, 3, requires_grad=True), torch.eye(2, 3)
+    contrastive(one, other, torch.tensor([4, 4]), 0.1).backward()
+    assert (one.grad == 0).all()
+    contrastive(one, other, torch.tensor([4, 5]), 0.1).backward()
+    assert (one.grad != 0).any()
 
 
 def cross_entropy(logit: float, label: float) -> float:
@@ -224,7 +246,8 @@ def batch_of(rng, labels=0, blocks=(("numbers", 4),), views=0, rows=ROWS) -> dic
     for block, columns in blocks:
         for name in (block, *(view_name(block, view) for view in range(views))):
             batch[name] = torch.from_numpy(rng.normal(size=(rows, columns)).astype(np.float32))
-    return batch | {LABELS: torch.from_numpy(rng.integers(0, 2, (rows, labels)).astype(np.uint8))}
+    batch[LABELS] = torch.from_numpy(rng.integers(0, 2, (rows, labels)).astype(np.uint8))
+    return batch | ({CLIENTS: torch.arange(rows) // 2} if views else {})
 
 
 @pytest.mark.parametrize("name", [CHURN, BOUGHT, ADDED, BASKETS, DAYS])
@@ -313,7 +336,8 @@ def test_the_contrastive_loss_joins_where_the_batch_has_views():
     on = model_of(losses=replace(PLAIN, weights={CONTRASTIVE: 0.7})).eval()
     off = model_of().eval()
     profiles = [on.encode({name: batch[view_name(name, view)] for name, _ in BLOCKS}) for view in range(2)]
-    more = 0.7 * contrastive(*profiles, 0.1)
+    more = 0.7 * contrastive(*profiles, batch[CLIENTS], 0.1)
+    assert len(set(batch[CLIENTS].tolist())) < ROWS
     assert float(on.loss(batch)) == pytest.approx(float(off.loss(batch) + more), rel=1e-5)
     assert float(on.loss(without)) == float(off.loss(batch))  # in validation
     assert float(more) > 0

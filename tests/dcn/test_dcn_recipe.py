@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
@@ -9,20 +10,17 @@ import pytest
 
 import ubp
 from dcn.model import CONTRASTIVE
-from dcn.recipe import FittedDcn, parts_by_time
+from dcn.recipe import FittedDcn, Inputs
 from tests.conftest import synthetic
 from tests.ubp.data.small_logs import HIDDEN, shifted
-from ubp.blocks.fitted import lineage_of, load, save
+from ubp.blocks.fitted import FittedBlock, lineage_of, load, save
 from ubp.cli.config import composed
 from ubp.cli.run import embedding_run
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
 from ubp.data.schema import EventType
-from ubp.data.snapshots import SnapshotSettings, snapshots
 from ubp.io.errors import UserError
-from ubp.training.settings import TrainerSettings
-from ubp.training.snapshot_source import SnapshotSource
 
 INPUT = "stat_features"  # the fastest block of the registry
 WORDS = (
@@ -59,6 +57,11 @@ def fitted(history: ChallengeData, *words: str, seed: int = 0) -> FittedDcn:
     block = ubp.fit("dcn", history, *WORDS, *words, seed=seed)
     assert isinstance(block, FittedDcn)
     return block
+
+
+def one_line(capsys) -> str:
+    """What was printed; a table breaks its title where it likes."""
+    return " ".join(capsys.readouterr().out.split())
 
 
 def bits(block: FittedDcn) -> dict[str, bytes]:
@@ -139,42 +142,15 @@ def test_nothing_at_or_after_the_day_is_read(tmp_path):
 # --- what it learns from ---------------------------------------------------------------------------------
 
 
-class Rows(SnapshotSource):
-    """Four snapshots of known sizes, without files."""
-
-    sizes = np.array([10, 20, 30, 40])
-
-
-TRAINER = TrainerSettings(max_epochs=1, patience=1, batch_size=8)
-
-
-def test_it_is_validated_by_the_newest_window_and_learns_from_those_before_it(history):
-    taken = snapshots(history, SnapshotSettings(count=4, stride=7, horizon=10))
-    parts = parts_by_time(Rows((), (), 0, 0), taken, TRAINER, seed=0)
-    learned = [number for number, snapshot in enumerate(taken) if snapshot.end <= taken[-1].day]
-    assert learned == [0, 1]  # the third one's window reaches three days into the newest
-    assert parts.train.tolist() == list(range(30))
-    own = np.concatenate([parts.validation, parts.held_out])
-    assert sorted(own.tolist()) == list(range(60, 100))
-    assert len(parts.validation) == len(parts.held_out) == 20
-    other = parts_by_time(Rows((), (), 0, 0), taken, TRAINER, seed=1)
-    assert parts.validation.tolist() != other.validation.tolist()
-    assert (np.diff(parts.validation) > 0).all()
-
-
-def test_a_log_too_short_for_two_windows_is_validated_by_clients(history, caplog):
-    caplog.set_level("INFO")
-    taken = snapshots(history, SnapshotSettings(count=4, stride=1, horizon=14))
-    parts = parts_by_time(Rows((), (), 0, 0), taken, TRAINER, seed=0)
-    everything = np.concatenate([parts.train, parts.validation, parts.held_out])
-    assert sorted(everything.tolist()) == list(range(100))
-    assert len(parts.train) > 90
-    assert "validation by rows, clients on days, drawn at random" in caplog.text
-
-
-def test_one_snapshot_is_enough(history):
+def test_one_snapshot_is_enough(history, capsys):
     table = fitted(history, "snapshots.count=1").encode(history)
     assert np.isfinite(table.vectors).all()
+    assert "held-out rows: clients on days, none of these clients learned from" in one_line(capsys)
+
+
+def test_what_it_is_judged_by_is_said(history, capsys):
+    fitted(history, "model.refit=false")
+    assert "held-out clients, in the newest window" in one_line(capsys)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(history, block):
@@ -224,6 +200,46 @@ def test_its_inputs_are_kept_with_it(history, block, tmp_path):
     one, other = block.encode(history, as_of=day), again.encode(history, as_of=day)
     assert one.vectors.tobytes() == other.vectors.tobytes()
     assert one.columns == block.model.width == 8  # two networks side by side
+
+
+@dataclass
+class InParts(FittedBlock):
+    """Another block, asked for five clients at a time."""
+
+    block: FittedBlock
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def at_a_time(self):
+        return 5
+
+    def vectors(self, history, clients):
+        self.asked.append(len(clients))
+        return self.block.vectors(history, clients)
+
+    def state(self):
+        raise NotImplementedError
+
+    from_state = None
+
+
+def test_inputs_are_encoded_in_parts_with_the_same_bits(history, block):
+    """Parts are no batches: the network's are the same."""
+    small = replace(block, runtime=replace(block.runtime, batch_size=4))
+    parts = InParts(block.blocks[INPUT])
+    apart = replace(small, blocks={INPUT: parts})
+    clients = history.seen()
+    one, other = small.vectors(history, clients), apart.vectors(history, clients)
+    assert one[0].tolist() == other[0].tolist() == clients.tolist()
+    assert one[1].tobytes() == other[1].tobytes()
+    assert set(parts.asked[:-1]) == {5}
+    assert len(parts.asked) > 5
+    # Beside a block that encodes all clients at once, which is asked once.
+    both = Inputs({"parts": parts, "whole": block.blocks[INPUT]}, history, clients)
+    for rows in np.split(np.arange(len(clients)), [4, 8, 12]):
+        batch = both.batch(rows)
+        assert batch["parts"].tolist() == batch["whole"].tolist()
+    assert len(vars(both)["_whole"]["whole"]) == len(clients)
 
 
 def test_an_input_that_was_fitted_anew_makes_it_another_block(history):

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from numeric_features import recipe as module
-from numeric_features.item_groups import ItemGroups, equal_groups, name_centres, nearest
+from numeric_features.item_groups import ItemGroups, equal_groups, name_centres
 from numeric_features.numeric_features import main
 from numeric_features.page import PAGE, page_of_config
 from numeric_features.recipe import (
@@ -27,6 +27,7 @@ from ubp.blocks.fitted import lineage_of, load
 from ubp.cli.config import composed, parse
 from ubp.data import schema
 from ubp.data.history import ChallengeData
+from ubp.data.name_clusters import nearest
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 from ubp.io.errors import NoUsableEvents, UserError
@@ -357,15 +358,6 @@ def test_alike_names_share_a_cluster_and_the_first_is_the_largest(names):
     centres = name_centres(names, 3, seed=0)
     assert nearest(centres, names).tolist() == [0] * 50 + [1] * 30 + [2] * 10
     assert nearest(centres, names[::-7]).tolist() == nearest(centres, names)[::-7].tolist()
-
-
-def test_the_nearest_centre_is_that_of_plain_distances(names):
-    rng = np.random.default_rng(1)
-    centres = rng.random((5, 4096)).astype(np.float32)
-    one_hot = np.zeros((len(names), 16, 256))
-    one_hot[np.arange(len(names))[:, None], np.arange(16), names] = 1
-    distances = ((one_hot.reshape(len(names), 1, -1) - centres) ** 2).sum(axis=2)
-    assert nearest(centres, names).tolist() == distances.argmin(axis=1).tolist()
 
 
 def test_a_sku_that_nobody_met_has_a_cluster_and_a_group(make_history, tmp_path):

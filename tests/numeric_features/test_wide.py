@@ -1,11 +1,14 @@
 """The wide block: its groups' lengths, its columns' names, what it lists where no task does."""
 
+from datetime import timedelta
+
 import numpy as np
 import polars as pl
 import pytest
 
+from numeric_features import wide
 from numeric_features.wide import GroupSettings, NumericFeaturesWideRecipe, factors_of, listed_values
-from ubp.blocks.wide_features import COUNTS, LISTED, WideSettings
+from ubp.blocks.wide_features import COUNTS, LISTED, WideFeatures, WideSettings
 from ubp.data.history import ChallengeData
 from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.schema import EventType
@@ -83,7 +86,7 @@ def test_purchases_only(data, tmp_path):
 
 def test_a_group_without_spread_counts_nothing():
     groups = {"a": np.ones((3, 2), np.float32), "b": np.array([[0.0], [2.0], [4.0]], np.float32)}
-    assert factors_of(groups, {}) == {"a": 0.0, "b": pytest.approx(1 / np.sqrt(8 / 3))}
+    assert factors_of(groups.items(), {}) == {"a": 0.0, "b": pytest.approx(1 / np.sqrt(8 / 3))}
 
 
 def test_no_relevant_client_has_an_event(data, tmp_path):
@@ -97,3 +100,37 @@ def test_no_relevant_client_has_an_event(data, tmp_path):
 def test_settings_that_make_no_sense(weights, values):
     with pytest.raises(UserError, match="groups"):
         GroupSettings(weights, values)
+
+
+@pytest.mark.parametrize("sizes", [(1, 99), (30, 30, 40), (100,)])
+def test_factors_of_parts_are_those_of_the_whole(sizes):
+    group = (np.random.default_rng(0).normal(size=(100, 3)) * (1, 5, 0) + 7).astype(np.float32)
+    parts = np.split(group, np.cumsum(sizes)[:-1])
+    wanted = 2 / np.sqrt(group.var(axis=0, dtype=np.float64).sum())
+    assert factors_of([("a", part) for part in parts], {"a": 2.0}) == {"a": pytest.approx(wanted, rel=1e-12)}
+
+
+def test_many_clients_are_encoded_in_parts_with_the_same_bits(data, tmp_path, monkeypatch):
+    history, _ = data()
+    block = recipe(counts=4.0).fit(history, 0, tmp_path).block
+    clients, wanted = block.vectors(history, history.clients)
+    asked = []
+
+    def watched(self, history, clients):
+        asked.append(len(clients))
+        return each_group(self, history, clients)
+
+    each_group = WideFeatures.each_group
+    monkeypatch.setattr(wide, "_CLIENTS", 7)
+    monkeypatch.setattr(WideFeatures, "each_group", watched)
+    for day in (history, history.before(history.as_of - timedelta(days=40))):
+        known, found = block.vectors(day, clients)
+        assert known.tolist() == day.seen(clients).tolist()
+        monkeypatch.setattr(wide, "_CLIENTS", 1_000)
+        assert found.tobytes() == block.vectors(day, clients)[1].tobytes()
+        monkeypatch.setattr(wide, "_CLIENTS", 7)
+    assert block.vectors(history, clients)[1].tobytes() == wanted.tobytes()
+    asked.clear()
+    again = recipe(counts=4.0).fit(history, 0, tmp_path).block
+    assert again.factors == pytest.approx(block.factors)
+    assert max(asked) == block.at_a_time == 7

@@ -11,7 +11,7 @@ The folder appears whole or not at all, and holds nothing that runs code when it
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import import_module
@@ -84,6 +84,14 @@ class FittedBlock(ABC):
             UserError: the block cannot encode this history; which block, and why.
         """
 
+    @property
+    def at_a_time(self) -> int | None:
+        """How many clients `vectors` is asked for at a time where memory counts: in parts they get the same bits.
+
+        None: all of them at once, whatever their number.
+        """
+        return None
+
     def descriptions(self) -> dict[str, str]:
         """The columns' names, in order, and one line on what each is; empty where they have no meaning of their own."""
         return {}
@@ -109,6 +117,12 @@ class FittedBlock(ABC):
         ids, vectors = self.vectors(known, asked)
         lineage = {"fingerprint": known.fingerprint, "as_of": known.as_of.isoformat(sep=" ")}
         return EmbeddingTable(ids, vectors, lineage | described(self))
+
+
+def portions(clients: int, at_a_time: int | None) -> Iterator[slice]:
+    """The places of so many clients in parts, one at least; `FittedBlock.at_a_time` says what None means."""
+    step = at_a_time or max(clients, 1)
+    return (slice(start, start + step) for start in range(0, max(clients, 1), step))
 
 
 def described(fitted: FittedBlock) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Entry:
         columns: at full size; None where there are none.
         needs: event types of which one at least must have events; none: it takes what there is.
         after: names of the entries whose results it reads.
+        reads_targets: what comes out depends on the open tasks' lists (`ubp.data.targets.open_targets`).
         seconds: in the demo, on one core beside another command; only which is longer matters.
         gpu: can use one.
     """
@@ -45,6 +46,7 @@ class Entry:
     columns: int | None = None
     needs: tuple[EventType, ...] = ()
     after: tuple[str, ...] = ()
+    reads_targets: bool = False
     seconds: int = 60
     gpu: bool = False
 
@@ -109,6 +111,11 @@ def needs_of(name: str) -> tuple[EventType, ...]:
     """The event types of which a block needs some: all types for one that takes what there is, or is not here."""
     known = {entry.name: entry.needs for entry in entries()}
     return known.get(name) or tuple(EventType)
+
+
+def reads_targets(recipe: str) -> bool:
+    """Whether a recipe reads the open tasks' lists; by recipe, since a command's config may give its block any name."""
+    return any(entry.reads_targets for entry in entries() if entry.recipe == recipe)
 
 
 def can_be_made(

@@ -9,7 +9,7 @@ of so many values at most. So memory grows with the clients, and with the pairs 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -146,7 +146,7 @@ class WideFeatures:
         deviations = client_counts(history, clients, settings, span).select(pl.all().cast(pl.Float64).std(ddof=0))
         scales = {name: value for name, value in deviations.row(0, named=True).items() if value > _ROUNDING}
         views = {}
-        for name, (values, matrix) in client_matrices(history, clients, settings).items():
+        for name, (values, matrix) in client_matrices(history, clients, settings):
             directions = right_directions(matrix, settings.components, seed)
             if directions.shape[1]:
                 views[name] = View(values, directions)
@@ -154,31 +154,38 @@ class WideFeatures:
                 logger.debug("%s: %d components; the data have no more", name, directions.shape[1])
         return cls(settings, span, scales, views, {column: values for column, values in listed.items() if len(values)})
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of each group, in the order of `groups`; a group without any is left out."""
+        listed = len(self.settings.half_lives) * sum(map(len, self.listed.values()))
+        views = {name: view.directions.shape[1] for name, view in self.views.items()}
+        return {name: width for name, width in {COUNTS: len(self.scales), **views, LISTED: listed}.items() if width}
+
     def groups(self, history: ChallengeData, clients: Ids) -> dict[str, Matrix]:
         """All groups of columns: counts, projections of each view on its directions, listed values.
 
         Args:
             history: the events before its ``as_of``.
-            clients: int64 [clients], each once, in any order; zeros for one without events.
+            clients: int64 [clients], each once, in any order; zeros for one without events. A client's numbers do not
+                depend on the others, so many clients can be asked for in parts.
 
         Returns:
             `COUNTS`, each column with a variance of 1 in the fit; each view's name, log(1 + how much of each value)
             on its directions; `LISTED`, the same of the listed values by each half-life. Float32 [clients, columns]. A
             group without columns is left out.
         """
-        groups = {COUNTS: self._counts(history, clients)} if self.scales else {}
+        return dict(self.each_group(history, clients))
+
+    def each_group(self, history: ChallengeData, clients: Ids) -> Iterator[tuple[str, Matrix]]:
+        """The same, one group after the other, so that not all are in memory."""
+        if self.scales:
+            yield COUNTS, self._counts(history, clients)
         items = ClientItems.of(history, clients, self.settings)
         for name, view in self.views.items():
             matrix = logarithms(self._view(name, view.values, items, history, clients))
-            groups[name] = np.asarray(matrix @ view.directions, dtype=np.float32)
-        if self.listed and self.settings.half_lives:
-            parts = [
-                logarithms(items.by(column, half_life, values)).toarray()
-                for half_life in self.settings.half_lives
-                for column, values in self.listed.items()
-            ]
-            groups[LISTED] = np.concatenate(parts, axis=1, dtype=np.float32)
-        return groups
+            yield name, np.asarray(matrix @ view.directions, dtype=np.float32)
+        if width := self.widths.get(LISTED):
+            yield LISTED, self._listed(items, np.empty((len(clients), width), np.float32))
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """What `from_state` makes the same features of: settings that JSON holds, and arrays."""
@@ -206,6 +213,15 @@ class WideFeatures:
             table.select(pl.col(name) / scale for name, scale in self.scales.items()).to_numpy()
         )
 
+    def _listed(self, items: "ClientItems", matrix: Matrix) -> Matrix:
+        end = 0
+        for half_life in self.settings.half_lives:
+            for column, values in self.listed.items():
+                amounts = logarithms(items.by(column, half_life, values))
+                matrix[:, end : end + len(values)] = amounts.toarray()
+                end += len(values)
+        return matrix
+
     def _view(self, name: str, values: Ids, items: "ClientItems", history: ChallengeData, clients: Ids) -> csr_matrix:
         if name == schema.URL:
             return client_urls(history, clients, values)
@@ -215,20 +231,30 @@ class WideFeatures:
         return items.by(name.removeprefix(RECENT), half_life, values)
 
 
-def client_matrices(history: ChallengeData, clients: Ids, settings: WideSettings) -> dict[str, tuple[Ids, csr_matrix]]:
-    """For each of `VIEWS` that has any: its values, and log(1 + how much of each), float32 [clients, values]."""
+def client_matrices(
+    history: ChallengeData, clients: Ids, settings: WideSettings
+) -> Iterator[tuple[str, tuple[Ids, csr_matrix]]]:
+    """For each of `VIEWS` that has any: its values, and log(1 + how much of each), float32 [clients, values].
+
+    One after the other, so that not all are in memory.
+    """
+    for name, values, matrix in _amounts(history, clients, settings):
+        if len(values):
+            yield name, (values, logarithms(matrix))
+
+
+def _amounts(history: ChallengeData, clients: Ids, settings: WideSettings) -> Iterator[tuple[str, Ids, csr_matrix]]:
     items = ClientItems.of(history, clients, settings)
-    found = {}
     for prefix, half_life in (("", None), (RECENT, settings.half_life)):
         for column in ITEM_VIEWS:
             values = items.values(column, settings.most_values)
-            found[f"{prefix}{column}"] = values, items.by(column, half_life, values)
+            yield f"{prefix}{column}", values, items.by(column, half_life, values)
+    del items
     urls = most_visited(history, clients, settings.most_values)
-    found[schema.URL] = urls, client_urls(history, clients, urls)
+    yield schema.URL, urls, client_urls(history, clients, urls)
     queries = client_query_codes(history, clients)
     codes = np.flatnonzero(queries.getnnz(axis=0))
-    found[schema.QUERY] = codes, queries[:, codes]
-    return {name: (values, logarithms(matrix)) for name, (values, matrix) in found.items() if len(values)}
+    yield schema.QUERY, codes, queries[:, codes]
 
 
 # Counts and days
@@ -274,7 +300,7 @@ def event_counts(
       each day's own history the same event a day ago would come out nearer the longer that history is.
     """
     time, as_of = pl.col(schema.TIMESTAMP), history.as_of
-    table = of_rows(history.events(event_type), clients).group_by(_ROW).agg(
+    table = of_rows(history, event_type, clients).group_by(_ROW).agg(
         **{f"{days}d": (time >= as_of - days * _DAY).sum() for days in windows},
         all=pl.len(),
         days=time.dt.date().n_unique(),
@@ -294,7 +320,7 @@ def prices(history: ChallengeData, clients: Ids, event_type: EventType, windows:
     """
     price, longest = pl.col(schema.PRICE), max(windows)
     recent = pl.col(schema.TIMESTAMP) >= history.as_of - longest * _DAY
-    bought = of_rows(history.events(event_type), clients).join(
+    bought = of_rows(history, event_type, clients).join(
         history.properties().select(schema.SKU, schema.PRICE), on=schema.SKU
     )
     table = bought.group_by(_ROW).agg(
@@ -312,7 +338,7 @@ def rhythm(history: ChallengeData, clients: Ids, event_type: EventType) -> pl.Da
     - ``weekday_1`` to ``weekday_7`` (Monday to Sunday), ``hours_0`` to ``hours_20``: log(1 + events) on that weekday,
       in the four hours from that hour on.
     """
-    events, time = of_rows(history.events(event_type), clients), pl.col(schema.TIMESTAMP)
+    events, time = of_rows(history, event_type, clients), pl.col(schema.TIMESTAMP)
     gaps = pl.col("day").sort().diff().dt.total_days()
     by_day = events.select(_ROW, day=time.dt.truncate("1d")).unique().group_by(_ROW).agg(
         gap=gaps.mean().fill_null(0).log1p(),
@@ -335,17 +361,17 @@ def last_purchases(history: ChallengeData, clients: Ids) -> pl.DataFrame:
     log(1 + days from the last purchase to ``as_of``), or of the history's days where there is none, and
     log(1 + number of purchases).
     """
-    bought = of_rows(history.events(EventType.PRODUCT_BUY), clients)
+    bought = of_rows(history, EventType.PRODUCT_BUY, clients)
     table = bought.group_by(_ROW).agg(
         recency=days_until(history.as_of, pl.col(schema.TIMESTAMP).max()), frequency=pl.len()
     )
     return filled(table, len(clients), recency=length(history)).with_columns(pl.all().log1p())
 
 
-def of_rows(events: pl.LazyFrame, clients: Ids) -> pl.LazyFrame:
-    """The events of some clients, with each client's place among them as ``row``."""
+def of_rows(history: ChallengeData, event_type: EventType, clients: Ids) -> pl.LazyFrame:
+    """The events of one type of some clients, with each client's place among them as ``row``."""
     rows = pl.LazyFrame({schema.CLIENT_ID: clients, _ROW: np.arange(len(clients), dtype=np.uint32)})
-    return events.join(rows, on=schema.CLIENT_ID)
+    return history.events(event_type, clients).join(rows, on=schema.CLIENT_ID)
 
 
 def filled(table: pl.LazyFrame, rows: int, **absent: float) -> pl.DataFrame:
@@ -391,7 +417,7 @@ class ClientItems:
         """
         half_lives = (None, *dict.fromkeys((settings.half_life, *settings.half_lives)))
         weighted = pl.concat(
-            of_rows(history.events(event_type), clients).select(
+            of_rows(history, event_type, clients).select(
                 _ROW, schema.SKU, schema.TIMESTAMP, pl.lit(weight, pl.Float64).alias(_AMOUNT)
             )
             for event_type, weight in settings.weights.items()
@@ -444,14 +470,14 @@ def places_among(ascending: Ids, asked: Ids) -> tuple[Ids, npt.NDArray[np.bool_]
 
 def most_visited(history: ChallengeData, clients: Ids, most: int) -> Ids:
     """The urls with the most visits by these clients, at most so many: int64, ascending."""
-    visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
+    visits = of_rows(history, EventType.PAGE_VISIT, clients)
     often = visits.group_by(schema.URL).agg(visits=pl.len()).sort("visits", schema.URL, descending=[True, False])
     return np.sort(collect(often.head(most).select(schema.URL))[schema.URL].to_numpy())
 
 
 def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
     """Visits of some urls: float32 [clients, urls]."""
-    visits = of_rows(history.events(EventType.PAGE_VISIT), clients)
+    visits = of_rows(history, EventType.PAGE_VISIT, clients)
     known = visits.join(pl.LazyFrame({schema.URL: urls}), on=schema.URL, how="semi")
     pairs = collect(known.group_by(_ROW, pl.col(schema.URL).alias(_VALUE)).agg(pl.len().alias(_AMOUNT)))
     return sparse(pairs, len(clients), urls)
@@ -459,7 +485,7 @@ def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
 
 def client_query_codes(history: ChallengeData, clients: Ids) -> csr_matrix:
     """Codes of a client's queries, by position: float32 [clients, 16 × 256]."""
-    searches = collect(of_rows(history.events(EventType.SEARCH_QUERY), clients).select(_ROW, schema.QUERY))
+    searches = collect(of_rows(history, EventType.SEARCH_QUERY, clients).select(_ROW, schema.QUERY))
     rows, ones = searches[_ROW].to_numpy(), np.ones(len(searches), np.float32)
     # One position at a time: all of them would be a list of sixteen times the searches.
     positions = searches[schema.QUERY].to_numpy().reshape(len(searches), schema.CODES).T

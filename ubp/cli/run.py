@@ -6,7 +6,7 @@ import logging
 import platform
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ubp.cli.config import Common, resolved
 from ubp.cli.output import COLLAPSED, closing_line
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
+from ubp.data.targets import OPEN_COLUMNS, open_targets
 from ubp.io.errors import UserError, name_some
 from ubp.io.files import digest_of
 from ubp.io.stage import Stage, is_first_process
@@ -35,6 +36,7 @@ _NOT_IN_LINEAGE = (
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
 _INPUTS = "inputs"  # in a config: the fitted blocks that are read; in a lineage: which fit of each
+_TARGETS = "targets"  # in a lineage: which lists of the open tasks are read, by column
 WARNINGS = "warnings"  # key of a report: what stands in the closing line, list[str]
 _PACKAGE = "universal-behavioral-profiles"
 
@@ -73,9 +75,10 @@ class EmbeddingRun:
 
         Raises:
             NoUsableEvents: no relevant client has events that the block reads.
-            UserError: an input was fitted anew since the run began: the lineage does not say what was learned from.
+            UserError: an input was fitted anew, or a list of an open task made anew, since the run began: the lineage
+                does not say what was learned from.
         """
-        self._require_same_inputs()
+        self._require_same_sources()
         lineage = self.lineage | {"versions": versions()} | described(fitted)
         encoded = fitted.encode(self.data, self.data.relevant_clients)
         if not len(encoded):
@@ -97,28 +100,50 @@ class EmbeddingRun:
         table.write(self.path)
         closing_line(f"{self.name}{_remarks(found)}", self.path, *table.vectors.shape)
 
-    def _require_same_inputs(self) -> None:
-        noted = self.lineage.get(_INPUTS, {})
-        now = _fits_of(noted, self.data)
-        if changed := [name for name, digest in noted.items() if digest != now[name]]:
-            raise UserError(
-                f"inputs: {name_some(changed)} fitted anew since {self.name} began, which may have read either; "
-                f"run {self.name} again, alone"
-            )
+    def _require_same_sources(self) -> None:
+        now = _sources(self.data, self.lineage.get(_INPUTS, ()), _TARGETS in self.lineage)
+        for source, what in ((_INPUTS, "fitted"), (_TARGETS, "made")):
+            noted = self.lineage.get(source, {})
+            if changed := [name for name in noted if noted[name] != now[source][name]]:
+                raise UserError(
+                    f"{source}: {name_some(changed)} {what} anew since {self.name} began, which may have read either; "
+                    f"run {self.name} again, alone"
+                )
 
 
-def _fits_of(names: Iterable[str], data: ChallengeData) -> dict[str, str | None]:
-    """Which fit of each block lies where its command keeps it; None where there is none."""
-    return {name: fit_digest(data.paths.model(name, data.submit)) for name in names}
+def _sources(data: ChallengeData, inputs: Collection[str], with_targets: bool) -> dict[str, dict[str, str | None]]:
+    """What a block reads beside the history, as the lineage has it: other ones give another block.
+
+    Args:
+        data: the history.
+        inputs: names of the fitted blocks that are read.
+        with_targets: whether the lists of the open tasks are.
+
+    Returns:
+        Under ``inputs`` by block which fit of it lies where its command keeps it, under ``targets`` by column which
+        list; None where there is none. Without what is not read.
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    if inputs:
+        found[_INPUTS] = {name: fit_digest(data.paths.model(name, data.submit)) for name in inputs}
+    if with_targets:
+        listed = open_targets(data.paths)
+        found[_TARGETS] = {
+            column: digest_of(listed[column].tolist()) if column in listed else None for column in OPEN_COLUMNS
+        }
+    return found
 
 
 @contextmanager
-def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> Iterator[EmbeddingRun]:
+def embedding_run(
+    config: DictConfig, not_in_lineage: Collection[str] = (), reads_targets: bool = False
+) -> Iterator[EmbeddingRun]:
     """Open the history that the config names, for making its embedding.
 
     Args:
         config: of the command.
         not_in_lineage: further top-level settings that never change what comes out.
+        reads_targets: what comes out depends on the open tasks' lists.
 
     Raises:
         UserError: a fault in config or data.
@@ -138,9 +163,7 @@ def embedding_run(config: DictConfig, not_in_lineage: Collection[str] = ()) -> I
         "fingerprint": data.fingerprint,
         "as_of": data.as_of.isoformat(sep=" "),
     }
-    # What a block reads of other fitted blocks: fitted anew, they give another one.
-    if inputs := _fits_of(settings.get(_INPUTS, ()), data):
-        lineage[_INPUTS] = inputs
+    lineage |= _sources(data, settings.get(_INPUTS, ()), reads_targets)
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
     model = common.paths.model(config.name, common.submit)
     run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage)

@@ -96,13 +96,21 @@ class ChallengeData:
             aside.write_text(text)
         return summaries
 
-    def events(self, event_type: EventType) -> pl.LazyFrame:
+    def events(self, event_type: EventType, clients: npt.NDArray[np.int64] | None = None) -> pl.LazyFrame:
         """Events of one type before ``as_of``.
 
         Columns: ``client_id`` Int64, ``timestamp`` Datetime(us), then ``sku`` or ``url`` Int64, or
         ``query`` Array(UInt8, 16). Unsorted, as in the file.
+
+        Args:
+            event_type: their type.
+            clients: int64, whose events alone; None for all. The times and codes of the others are not parsed, who may
+                have ten times as many.
         """
-        frame = typed(scan(self.file(event_type)), schema.event_columns(event_type))
+        filed = scan(self.file(event_type))
+        if clients is not None:
+            filed = of_clients(filed.with_columns(pl.col(schema.CLIENT_ID).cast(pl.Int64)), clients)
+        frame = typed(filed, schema.event_columns(event_type))
         if self._as_of is not None:
             frame = frame.filter(pl.col(schema.TIMESTAMP) < self._as_of)
         if self._mask is not None:
@@ -193,10 +201,7 @@ class ChallengeData:
         Returns:
             int64, ascending, each once.
         """
-        frames = [self.events(event_type).select(schema.CLIENT_ID) for event_type in EventType]
-        if clients is not None:
-            # Before they are told apart: there may be twenty times as many others.
-            frames = [of_clients(frame, clients) for frame in frames]
+        frames = [self.events(event_type, clients).select(schema.CLIENT_ID) for event_type in EventType]
         known: npt.NDArray[np.int64] = np.sort(collect(pl.concat(frames).unique())[schema.CLIENT_ID].to_numpy())
         return known
 

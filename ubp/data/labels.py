@@ -7,7 +7,7 @@ a time: memory grows with the clients and with the window's purchases and cart a
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,6 @@ GROUPS: Final = {
     "categories": (_BUY, schema.CATEGORY),
     "skus": (_BUY, schema.SKU),
 }
-_VALUES, _CENTRES = "label_values", "label_name_centres"  # tables
 _ROW, _VALUE, _PLACE, _BUYERS = "row", "value", "place", "buyers"
 _DAY: Final = timedelta(days=1)
 
@@ -132,27 +131,6 @@ class LabelSpace:
             if name in settings.groups and len(values.get(name, ()))
         )
         return cls(tuple(groups), names, has_additions)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
-        """What `from_state` makes the same labels of: settings that JSON holds, and tables."""
-        settings = {"has_additions": self.has_additions, "groups": [group.name for group in self.groups]}
-        tables = [pl.DataFrame({"group": group.name, _VALUE: group.values}) for group in self.groups]
-        empty = pl.DataFrame(schema={"group": pl.String, _VALUE: pl.Int64})
-        kept = {_VALUES: pl.concat([empty, *tables])}
-        if self.names is not None:
-            kept[_CENTRES] = pl.DataFrame({"centre": self.names.centres})
-        return settings, kept
-
-    @classmethod
-    def from_state(cls, settings: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> Self:
-        """The labels that gave this state; further settings and tables may lie beside them."""
-        values = tables[_VALUES]
-        groups = (
-            Group(name, *GROUPS[name], values.filter(pl.col("group") == name)[_VALUE].to_numpy())
-            for name in settings["groups"]
-        )
-        names = NameClusters(tables[_CENTRES]["centre"].to_numpy()) if _CENTRES in tables else None
-        return cls(tuple(groups), names, settings["has_additions"])
 
 
 def relevant_purchases(history: ChallengeData) -> pl.DataFrame:

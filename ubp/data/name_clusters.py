@@ -5,7 +5,7 @@ its position's code book, and zeros elsewhere.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from scipy.sparse import csr_matrix
 from ubp.data.schema import CODE_BOOK, CODES
 
 Codes = npt.NDArray[np.uint8]
+
+_NAMES: Final = 65_536  # that are put into clusters at a time
 
 
 def one_hot(codes: Codes) -> csr_matrix:
@@ -59,14 +61,27 @@ class NameClusters:
         return cls(np.ascontiguousarray(means.cluster_centers_, dtype=np.float32))
 
     def of(self, codes: Codes) -> npt.NDArray[np.int64]:
-        """The nearest cluster of each name: int64 [names].
+        """See `nearest`."""
+        return nearest(self.centres, codes)
 
-        All names are equally long vectors, so that ``|name - centre|² = 16 - 2 name · centre + |centre|²``: the
-        nearest centre has the largest ``name · centre - |centre|² / 2``.
-        """
-        nearness = np.tile(-0.5 * (self.centres**2).sum(axis=1), (len(codes), 1))
-        by_place = np.ascontiguousarray(self.centres.T)
-        for places in _places(codes).T:
-            nearness += by_place[places]
-        nearest: npt.NDArray[np.int64] = nearness.argmax(axis=1)
-        return nearest
+
+def nearest(centres: npt.NDArray[np.float32], codes: Codes) -> npt.NDArray[np.int64]:
+    """The cluster of each name, of equally near ones the first: int64 [names].
+
+    All names are equally long vectors, so that ``|name - centre|² = 16 - 2 name · centre + |centre|²``: the nearest
+    centre has the largest ``name · centre - |centre|² / 2``. The product is a sum of sixteen of the centre's values.
+
+    Args:
+        centres: float32 [clusters, 16 × 256].
+        codes: uint8 [names, 16].
+    """
+    values = np.ascontiguousarray(centres.T)
+    halves = np.square(centres, dtype=np.float64).sum(axis=1) / 2
+    found = np.empty(len(codes), np.int64)
+    for start in range(0, len(codes), _NAMES):
+        some = codes[start : start + _NAMES]
+        nearness = np.tile(-halves, (len(some), 1))
+        for places in _places(some).T:
+            nearness += values[places]
+        found[start : start + len(some)] = nearness.argmax(axis=1)
+    return found

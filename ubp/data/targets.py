@@ -56,6 +56,10 @@ TASKS: Final = (
 )
 
 
+OPEN_COLUMNS: Final = tuple(str(task.column) for task in TASKS if task.is_propensity and task.is_open)
+"""Of whose values the open propensity tasks ask for some."""
+
+
 @dataclass(frozen=True)
 class Targets:
     """What a propensity task asks for: the values (int64) and their popularity (float64), in one order."""

@@ -11,11 +11,15 @@ from ubp.training.settings import TrainerSettings
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows by what they are for: int64, ascending; those of `split_rows` are together every row once."""
+    """Rows by what they are for: int64, ascending; those of `split_rows` are together every row once.
+
+    ``kind`` is what the validation and the held-out rows are, as a title says it after their number.
+    """
 
     train: Rows
     validation: Rows
     held_out: Rows
+    kind: str = "clients"
 
 
 def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ubp.blocks.fitted import FittedBlock, Vectors
+from ubp.blocks.fitted import FittedBlock, Vectors, portions
 from ubp.data.history import ChallengeData
 from ubp.data.labels import LabelSpace, WindowLabels, labels
 from ubp.data.snapshots import Clients, Snapshot
@@ -26,12 +26,15 @@ from ubp.training.model import Batch, Rows
 logger = logging.getLogger(__name__)
 
 LABELS: Final = "labels"
+CLIENTS: Final = "clients"
 # What a window has one number a client of, and what stands where the log has no such events.
 CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED = "churn", "bought", "added", "baskets", "days_to_purchase", "censored"
 SCALARS: Final = (CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED)
 VIEWS: Final = 2  # of a client with some of its events masked
 
-_NOTE, _SCALARS, _PLACES, _OFFSETS = "snapshot.json", "scalars.npy", "places.npy", "offsets.npy"
+_NOTE, _CLIENTS, _SCALARS, _PLACES, _OFFSETS = (
+    *("snapshot.json", "clients.npy", "scalars.npy", "places.npy", "offsets.npy"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class SnapshotSource:
         """See `ubp.training.model.Source`: one token each."""
         return np.ones(int(self.starts[-1]), np.int64)
 
+    @property
+    def clients(self) -> Rows:
+        """See `ubp.training.model.ClientSource`: a client is there once for each snapshot that knows it."""
+        return np.concatenate([np.load(folder / _CLIENTS) for folder in self.folders])
+
     def rows_of(self, snapshot: int) -> Rows:
         """The rows of a snapshot, by its place: int64."""
         return np.arange(self.starts[snapshot], self.starts[snapshot + 1])
@@ -95,23 +103,27 @@ class SnapshotSource:
             generator: given in training: then the views are in the batch too.
 
         Returns:
-            A block's name, in training `view_name` too: float32 [rows, columns]. `LABELS`: uint8 [rows, labels].
-            Each of `SCALARS`: float32 [rows].
+            A block's name: float32 [rows, columns]. `LABELS`: uint8 [rows, labels]. Each of `SCALARS`: float32 [rows].
+            With views, in training: `view_name` too, and `CLIENTS`, each row's client: int64 [rows].
         """
-        names = list(self.blocks)
-        if generator is not None:
-            names += [view_name(block, view) for block in self.blocks for view in range(self.views)]
+        views = self.views if generator is not None else 0
+        names = [*self.blocks, *(view_name(block, view) for block in self.blocks for view in range(views))]
         gathered = {name: np.empty((len(rows), self.columns(name)), np.float32) for name in names}
         asked = np.zeros((len(rows), self.width), np.uint8)
         scalars = np.empty((len(rows), len(SCALARS)), np.float32)
+        clients = np.empty(len(rows) if views else 0, np.int64)
         for number, places, inside in self._by_snapshot(rows):
             part = self._parts[number]
             for name in names:
                 gathered[name][places] = part.vectors(name)[inside]
             scalars[places] = part.scalars[inside]
+            if views:
+                clients[places] = part.clients[inside]
             part.fill(asked, places, inside)
         found = {name: torch.from_numpy(values) for name, values in gathered.items()}
         found[LABELS] = torch.from_numpy(asked)
+        if views:
+            found[CLIENTS] = torch.from_numpy(clients)
         return found | {name: torch.from_numpy(scalars[:, place].copy()) for place, name in enumerate(SCALARS)}
 
     def columns(self, name: str) -> int:
@@ -156,6 +168,7 @@ class _Part:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._vectors: dict[str, Vectors] = {}
+        self.clients: Rows = np.load(folder / _CLIENTS, mmap_mode="r")
         self.scalars: npt.NDArray[np.float32] = np.load(folder / _SCALARS, mmap_mode="r")
         self._places: npt.NDArray[np.int32] = np.load(folder / _PLACES, mmap_mode="r")
         self._offsets: npt.NDArray[np.int64] = np.load(folder / _OFFSETS)
@@ -219,11 +232,24 @@ def _write(
     clients, known = snapshot.clients, snapshot.history
     views = [known.masked(masks.share, masks.seed + view) for view in range(VIEWS)] if masks else []
     for name, block in blocks.items():
-        np.save(folder / f"{name}.npy", vectors_of(block, known, clients))
+        _write_vectors(block, known, clients, folder / f"{name}.npy")
         for view, masked in enumerate(views):
-            np.save(folder / f"{view_name(name, view)}.npy", vectors_of(block, masked, clients))
+            _write_vectors(block, masked, clients, folder / f"{view_name(name, view)}.npy")
+    np.save(folder / _CLIENTS, clients)
     _write_labels(labels(snapshot, space), folder)
     (folder / _NOTE).write_text(json.dumps({"clients": len(clients)}))
+
+
+def _write_vectors(block: FittedBlock, history: ChallengeData, clients: Clients, file: Path) -> None:
+    """What ``np.save`` writes of `vectors_of`, with no more in memory than the block encodes at a time."""
+    with file.open("wb") as target:
+        for part in portions(len(clients), block.at_a_time):
+            vectors = vectors_of(block, history, clients[part])
+            if part.start == 0:
+                shape = (len(clients), vectors.shape[1])
+                header = {"descr": np.lib.format.dtype_to_descr(vectors.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(target, header)
+            target.write(np.ascontiguousarray(vectors).data)
 
 
 def vectors_of(block: FittedBlock, history: ChallengeData, clients: Clients) -> Vectors:

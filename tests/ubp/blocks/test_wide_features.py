@@ -126,7 +126,7 @@ def slow_amounts(as_of: datetime, tables: dict, properties: pl.DataFrame, client
 
 def test_matrices_are_those_of_a_loop_over_events(opened):
     data, tables, properties, clients = opened()
-    made = {name: matrix for name, (_, matrix) in client_matrices(data, clients, SETTINGS).items()}
+    made = {name: matrix for name, (_, matrix) in client_matrices(data, clients, SETTINGS)}
     assert set(made) == set(VIEWS)
     amounts = [slow_amounts(data.as_of, tables, properties, client) for client in clients]
     for view, matrix in made.items():
@@ -138,7 +138,7 @@ def test_matrices_are_those_of_a_loop_over_events(opened):
 
 def test_only_the_skus_and_urls_with_the_most_events_are_taken(opened):
     data, tables, _, clients = opened()
-    made = client_matrices(data, clients, replace(SETTINGS, most_values=3))
+    made = dict(client_matrices(data, clients, replace(SETTINGS, most_values=3)))
     (urls, visited), (_, of_skus) = made["url"], made["sku"]
     assert visited.shape == of_skus.shape == (len(clients), 3)
     visits = Counter(tables[VISIT]["url"])
@@ -175,8 +175,11 @@ def groups_of(data: ChallengeData, clients: np.ndarray, seed: int = 0, settings=
 
 def test_groups_are_finite_scaled_and_zero_for_a_client_without_events(opened):
     data, _, _, clients = opened()
-    groups = groups_of(data, clients, settings=replace(SETTINGS, rhythm=True), listed={"price": np.arange(100)})
-    assert set(groups) == {COUNTS, *VIEWS, LISTED}
+    settings, listed = replace(SETTINGS, rhythm=True), {"price": np.arange(100)}
+    fitted = WideFeatures.fit(data, clients, 0, settings, listed)
+    groups = fitted.groups(data, clients)
+    assert fitted.widths == {name: group.shape[1] for name, group in groups.items()}
+    assert list(groups) == [COUNTS, *VIEWS, LISTED]
     for group in groups.values():
         assert group.dtype == np.float32
         assert len(group) == len(clients)

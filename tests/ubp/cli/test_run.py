@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.blocks.fitted import FittedBlock, State, lineage_of, load
-from ubp.cli.config import composed
+from ubp.blocks.registry import block
+from ubp.cli.config import composed, config_of
+from ubp.cli.recipe import make_block
 from ubp.cli.run import embedding_run
 from ubp.data.paths import CONFIGS, DataPaths
 from ubp.io.errors import NoUsableEvents, UserError
@@ -158,3 +161,48 @@ def test_an_input_fitted_anew_in_the_meantime_is_one_line_and_nothing_is_kept(co
     paths = DataPaths(Path(config.data_path))
     assert not paths.block("als_64_visits_relevant", submit=True).exists()
     assert not paths.model("als_64_visits_relevant", submit=True).exists()
+
+
+def listed(paths, **values):
+    """Write what the open tasks ask for, as ``scripts/make_targets.py overwrite=True`` would."""
+    paths.target.mkdir(exist_ok=True)
+    for column, numbers in values.items():
+        np.save(paths.target / f"propensity_{column}.npy", np.array(numbers))
+
+
+@pytest.mark.parametrize(("name", "is_made_again"), [("numeric_features_wide", True), ("numeric_features", False)])
+def test_other_lists_of_the_open_tasks_make_again_what_reads_them_alone(name, is_made_again, config):
+    paths, entry = DataPaths(Path(config.data_path)), block(name)
+    np.save(paths.relevant_clients, pl.read_parquet(paths.raw / "product_buy.parquet")["client_id"].unique().to_numpy())
+    words = ["features.components=2"] if is_made_again else ["features.clusters=2", "features.price_groups=2"]
+
+    def is_made() -> bool:
+        try:
+            make_block(config_of(entry, [f"data_path={paths.root}", "name=of_my_own", *words]), entry.recipe)
+        except AlreadyDone:
+            return False
+        return True
+
+    listed(paths, category=[1, 2], sku=[3])
+    assert is_made()
+    listed(paths, category=[2, 1])  # the same values
+    assert not is_made()
+    listed(paths, category=[1, 3])
+    assert is_made() is is_made_again
+    assert not is_made()
+    (paths.target / "propensity_sku.npy").unlink()
+    assert is_made() is is_made_again
+
+
+def test_lists_made_anew_in_the_meantime_are_one_line_and_nothing_is_kept(config):
+    paths = DataPaths(Path(config.data_path))
+    listed(paths, category=[1, 2], sku=[3])
+
+    def run_beside():
+        with embedding_run(config, reads_targets=True) as run:
+            listed(paths, sku=[4])
+            run.save(Fixed(np.random.default_rng(0).normal(size=(40, 8))), {})
+
+    with pytest.raises(UserError, match=r"^targets: sku made anew since als_64_buy_add_categories began"):
+        run_beside()
+    assert not paths.block("als_64_buy_add_categories", submit=True).exists()

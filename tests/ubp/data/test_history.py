@@ -529,3 +529,14 @@ def test_clients_whose_every_event_is_masked_are_not_seen(opened):
 def test_sequences_refuse_a_masked_history(opened):
     with pytest.raises(UserError, match="masked events has no sequences"):
         events_of(opened.masked(0.3, seed=1))
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_events_of_some_clients_are_those_events(opened, event_type):
+    clients = opened.seen()[::3]
+    for known in (opened, opened.before(opened.as_of - timedelta(days=9)), opened.masked(0.4, seed=2)):
+        whole = known.events(event_type).collect()
+        wanted = whole.filter(pl.col("client_id").is_in(clients.tolist()))
+        assert 0 < len(wanted) < len(whole)
+        assert_frame_equal(known.events(event_type, clients).collect(), wanted, check_row_order=False)
+        assert known.events(event_type, clients[:0]).collect().is_empty()

@@ -1,6 +1,5 @@
 """Labels against plain Python on random small logs; what they may read, and what they may not."""
 
-import json
 from collections import defaultdict
 from datetime import timedelta
 
@@ -272,21 +271,6 @@ def test_a_log_whose_additions_come_later_asks_nothing_about_them(tmp_path):
     assert labels(Snapshot.at(MIDDLE, END, FirstEvents(history)), space).added is None
 
 
-def test_state_round_trip(tmp_path):
-    history = opened(random_log(0), tmp_path / "log")
-    snapshot = snapshots(history, SNAPSHOTS)[-1]
-    for count, settings in enumerate((FEW, LabelSettings(groups=("price",)), LabelSettings(groups=()))):
-        space = space_of(history, settings)
-        kept, tables = space.state()
-        for name, table in tables.items():
-            table.write_parquet(tmp_path / f"{name}{count}.parquet")
-        read = {name: pl.read_parquet(tmp_path / f"{name}{count}.parquet") for name in tables}
-        again = LabelSpace.from_state(json.loads(json.dumps(kept)), read)
-        assert values_of(again) == values_of(space)
-        assert as_lists(labels(snapshot, again)) == as_lists(labels(snapshot, space))
-    assert len(tables) == 1
-
-
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -327,15 +311,13 @@ def test_the_hidden_lists_are_not_read(tmp_path):
         (unreadable / f"{name}.npy").unlink()
         (unreadable / f"{name}.npy").mkdir()  # whoever opens it gets an error
         (absent / f"{name}.npy").unlink()
-    states = [space_of(history).state() for history in histories]
+    spaces = [values_of(space_of(history)) for history in histories]
     answers = [
         [as_lists(labels(snapshot, space_of(history))) for snapshot in snapshots(history, SNAPSHOTS)]
         for history in histories
     ]
-    for (settings, tables), found in zip(states, answers, strict=True):
-        assert settings == states[0][0]
-        assert all(table.equals(states[0][1][name]) for name, table in tables.items())
-        assert found == answers[0]
+    assert spaces == [spaces[0]] * 3
+    assert answers == [answers[0]] * 3
 
 
 def test_an_open_list_that_cannot_be_read_is_an_error(tmp_path):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ubp.data.name_clusters import NameClusters, one_hot
+from ubp.data import name_clusters
+from ubp.data.name_clusters import NameClusters, nearest, one_hot
 
 
 def random_codes(names, seed=0):
@@ -17,14 +18,21 @@ def test_one_hot():
     assert (vectors.sum(axis=2) == 1).all()
 
 
-def test_the_nearest_centre():
-    codes = random_codes(80)
-    clusters = NameClusters.fit(codes, 7, seed=0)
-    vectors = one_hot(codes).toarray()
-    distances = ((vectors[:, None, :] - clusters.centres[None]) ** 2).sum(axis=2)
-    chosen = distances[np.arange(80), clusters.of(codes)]
-    assert np.allclose(chosen, distances.min(axis=1), atol=1e-4)
-    assert len(set(clusters.of(codes))) > 1
+@pytest.mark.parametrize("at_a_time", [7, 65_536])
+def test_the_nearest_centre_is_that_of_plain_distances(at_a_time, monkeypatch):
+    monkeypatch.setattr(name_clusters, "_NAMES", at_a_time)
+    codes, rng = random_codes(80), np.random.default_rng(1)
+    vectors = one_hot(codes).toarray().astype(np.float64)
+    for centres in (rng.normal(0, 0.05, (5, 4096)).astype(np.float32), NameClusters.fit(codes, 7, seed=0).centres):
+        distances = ((vectors[:, None, :] - centres[None]) ** 2).sum(axis=2)
+        assert nearest(centres, codes).tolist() == distances.argmin(axis=1).tolist()
+        assert len(set(nearest(centres, codes))) > 1
+    assert NameClusters(centres).of(codes).tolist() == nearest(centres, codes).tolist()
+
+
+def test_of_equally_near_centres_it_is_the_first():
+    twice = np.repeat(np.random.default_rng(1).normal(0, 0.05, (2, 4096)).astype(np.float32), 2, axis=0)
+    assert set(nearest(twice, random_codes(80))) == {0, 2}
 
 
 def test_planted_groups_are_found():

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,7 @@ from ubp.training.snapshot_source import (
     BOUGHT,
     CENSORED,
     CHURN,
+    CLIENTS,
     DAYS,
     LABELS,
     MaskSettings,
@@ -83,6 +85,7 @@ def slow_rows(case: Case, snapshot: Snapshot) -> list[dict[str, list[float]]]:
         for view in range(2):
             masked = snapshot.history.masked(MASKS.share, MASKS.seed + view)
             names[view_name(name, view)] = vectors(block, masked, snapshot.clients)
+    names[CLIENTS] = snapshot.clients.tolist()
     names[LABELS] = np.concatenate([matrix.toarray() for matrix in window.groups.values()], axis=1).tolist()
     for name in (CHURN, BOUGHT, ADDED, BASKETS, DAYS, CENSORED):
         names[name] = getattr(window, name).tolist()
@@ -94,7 +97,7 @@ def wanted_rows(case) -> list[dict[str, list[float]]]:
     return [row for snapshot in case.taken for row in slow_rows(case, snapshot)]
 
 
-VIEWS = [view_name(name, view) for name in BLOCKS for view in range(2)]
+VIEWS = [CLIENTS, *(view_name(name, view) for name in BLOCKS for view in range(2))]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -110,7 +113,8 @@ def test_a_batch_is_what_encoding_and_labels_give_in_any_order_of_rows(case, wan
     assert batch[LABELS].sum() > 20
     assert batch[CHURN].isnan().any()
     assert str(batch[LABELS].dtype) == "torch.uint8"
-    assert {str(batch[name].dtype) for name in names - {LABELS}} == {"torch.float32"}
+    assert {str(batch[name].dtype) for name in names - {LABELS, CLIENTS}} == {"torch.float32"}
+    assert not training or str(batch[CLIENTS].dtype) == "torch.int64"
 
 
 def test_views_differ_from_each_other_and_from_what_they_view(case):
@@ -150,6 +154,7 @@ def test_rows_of_a_snapshot_are_its_clients(case):
     assert rows.tolist() == list(range(len(case.rows)))
     assert [len(case.source.rows_of(number)) for number in range(4)] == [len(each.clients) for each in case.taken]
     assert case.source.lengths.tolist() == [1] * len(case.rows)
+    assert case.source.clients.tolist() == [client for _, client in case.rows]
     assert len({len(each.clients) for each in case.taken}) > 1  # somebody joined between two snapshots
 
 
@@ -220,3 +225,32 @@ def test_vectors_stay_on_the_disk(case, monkeypatch):
     fresh.batch(case.source.rows_of(1)[:2])
     assert {name for name, mode in loaded if mode is None} <= {"offsets.npy"}  # 8 bytes a client
     assert ("a.npy", "r") in loaded
+
+
+class InParts(Purchases):
+    """Notes how many clients it is asked for."""
+
+    asked: ClassVar[list[int]] = []
+
+    @property
+    def at_a_time(self):
+        return 3
+
+    def vectors(self, history, clients):
+        self.asked.append(len(clients))
+        return super().vectors(history, clients)
+
+
+def test_a_block_that_encodes_in_parts_is_asked_in_parts_for_the_same_files(case, tmp_path):
+    parts = {name: InParts(block.weights) for name, block in BLOCKS.items()}
+    source = prepare(case.taken, case.space, parts, tmp_path / "parts", MASKS)
+    assert max(InParts.asked) == 3
+    for mine, wanted in zip(source.folders, case.source.folders, strict=True):
+        assert {file.name for file in mine.iterdir()} == {file.name for file in wanted.iterdir()}
+        assert all(file.read_bytes() == (wanted / file.name).read_bytes() for file in mine.iterdir())
+
+
+def test_files_are_those_of_numpy(case, tmp_path):
+    snapshot, folder = case.taken[0], case.source.folders[0]
+    np.save(tmp_path / "a.npy", np.array(vectors(BLOCKS["a"], snapshot.history, snapshot.clients), np.float32))
+    assert (tmp_path / "a.npy").read_bytes() == (folder / "a.npy").read_bytes()
