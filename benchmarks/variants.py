@@ -1,0 +1,167 @@
+"""What a change of a block's settings does to its score: variants of one block, several seeds of its training each.
+
+    python benchmarks/variants.py --config-name=variants_dcn probe=judge seeds=[1,2]     # docs/ablations.md, "dcn"
+    python benchmarks/variants.py --config-name=variants_dcn 'only=["default","deep heads"]'
+
+Each variant is trained with each seed, conditioned (centred, one scale, a constant column) and scored. A row of the
+table is one training; rows that are there already are not made again, so a killed run goes on where it stopped. What a
+block prepares from past windows is made once and taken by all variants that ask for the same windows.
+"""
+
+import csv
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.table import Table
+
+from ubp.blocks.condition import ConditionSettings, FittedCondition
+from ubp.blocks.fitted import FittedBlock, imported
+from ubp.blocks.registry import block as registered
+from ubp.cli.command import command
+from ubp.cli.config import Common, config_of, parse, resolved
+from ubp.cli.output import closing_line, show
+from ubp.cli.recipe import Recipe
+from ubp.data.history import ChallengeData
+from ubp.data.targets import TASKS
+from ubp.evaluation.evaluate import score_anew
+from ubp.evaluation.probes import Probe
+from ubp.evaluation.profiles import Profiles
+from ubp.io.files import digest_of
+from ubp.training.snapshot_source import vectors_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training of one variant, scored.
+
+    Attributes:
+        log: the folder's name of the log.
+        probe: by what.
+        block: of which this is a variant.
+        variant: its name.
+        seed: of the training.
+        columns: of the embedding.
+        seconds: that the training took.
+        churn: a task's score, as are those that follow.
+        total: their sum.
+    """
+
+    log: str
+    probe: str
+    block: str
+    variant: str
+    seed: int
+    columns: int
+    seconds: int
+    churn: float
+    conversion: float
+    propensity_category: float
+    propensity_sku: float
+    propensity_new_sku: float
+    propensity_price: float
+    total: float
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        return self.log, self.probe, self.block, self.variant, self.seed
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a table; none where there is no such file."""
+    if not file.exists():
+        return []
+    kinds = {field.name: field.type for field in fields(Row)}
+    with file.open(newline="") as lines:
+        return [Row(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(lines)]  # type: ignore[operator]
+
+
+def add_row(file: Path, row: Row) -> None:
+    """Append a row to a table, which begins with the names of its columns."""
+    new = not file.exists()
+    with file.open("a", newline="") as lines:
+        writer = csv.DictWriter(lines, [field.name for field in fields(Row)])
+        if new:
+            writer.writeheader()
+        writer.writerow(asdict(row))
+
+
+def trained(recipe: Recipe, data: ChallengeData, seed: int, folder: Path) -> FittedBlock:
+    """Train, and leave in the folder only what was prepared for it."""
+    block = recipe.fit(data, seed, folder).block
+    for kept in list(folder.rglob("*")):
+        if kept.name in ("validated", "refitted"):
+            shutil.rmtree(kept)
+    return block
+
+
+def preparation(config: DictConfig) -> str:
+    """Tells apart what is prepared from past windows where the folders' names, by day and labels, do not."""
+    losses = config.model.losses
+    mask = losses.mask if losses.weights.get("contrastive") else None
+    return digest_of(str(config.snapshots.horizon), str(mask))
+
+
+def rows_of(config: DictConfig, data: ChallengeData, probe: Probe, done: set[object]) -> Iterator[Row]:
+    """The scores that are not there yet."""
+    entry, settings = registered(config.block), resolved(config)
+    only = settings["only"] or list(settings["variants"])
+    for seed in settings["seeds"]:
+        for variant, overrides in ((name, settings["variants"][name]) for name in only):
+            key = (data.paths.root.name, probe.name, entry.name, variant, seed)
+            if key in done:
+                continue
+            chosen = config_of(entry, [f"preset={config.block_preset}", *overrides])
+            recipe = imported(entry.recipe).of(chosen)
+            folder = data.paths.cache / "variants" / f"{entry.name}-{preparation(chosen)}"
+            began = time.monotonic()
+            block = trained(recipe, data, seed, folder)
+            seconds = round(time.monotonic() - began)
+            vectors = vectors_of(block, data, data.clients)
+            condition = ConditionSettings(constant=config.constant)
+            halves = FittedCondition.fit(condition, vectors, [vectors.shape[1]]).apply(vectors.copy())
+            halves = halves.astype(np.float16).astype(np.float32)  # as an entry holds them
+            scores = score_anew(
+                Profiles(f"{variant} {seed}", Path(variant), data.clients, halves), probe, data.paths, "auto"
+            )
+            tasks = {task.name: scores.tasks[task.name] or 0.0 for task in TASKS}
+            yield Row(*key, vectors.shape[1], seconds, **tasks, total=scores.total)
+
+
+def summary(rows: list[Row]) -> Table:
+    """A line for each variant: the mean sum over the seeds and its standard deviation, and each task's mean."""
+    table = Table("log", "probe", "variant", "seeds", "columns", "seconds", *(task.name for task in TASKS), "sum")
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.log, row.probe, row.variant), []).append(row)
+    for key, group in groups.items():
+        means = [f"{np.mean([getattr(row, task.name) for row in group]):.4f}" for task in TASKS]
+        totals = [row.total for row in group]
+        spread = f" ±{np.std(totals, ddof=1):.4f}" if len(totals) > 1 else ""
+        numbers = (str(len(group)), f"{group[0].columns:,}", f"{np.median([row.seconds for row in group]):.0f}")
+        table.add_row(*key, *numbers, *means, f"{np.mean(totals):.4f}{spread}")
+    return table
+
+
+@command("scripts", "variants")
+def main(config: DictConfig) -> list[Row]:
+    common = Common.of(config)
+    data, probe, table = common.data(submit=False), parse(Probe, config, at="probe"), Path(config.table)
+    for row in rows_of(config, data, probe, {row.key for row in read_rows(table)}):
+        add_row(table, row)
+        logger.info("%s, seed %d: %.4f after %d s of training", row.variant, row.seed, row.total, row.seconds)
+    rows = read_rows(table)
+    show(summary(rows))
+    closing_line(f"{config.block}: variants measured", table)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
