@@ -8,12 +8,11 @@ table is one training; rows that are there already are not made again, so a kill
 block prepares from past windows is made once and taken by all variants that ask for the same windows.
 """
 
-import csv
 import logging
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from ubp.blocks.condition import ConditionSettings, FittedCondition
+from ubp.blocks.entry import as_held
 from ubp.blocks.fitted import FittedBlock, imported
 from ubp.blocks.registry import block as registered
 from ubp.cli.command import command
@@ -33,6 +33,7 @@ from ubp.evaluation.evaluate import score_anew
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import Profiles
 from ubp.io.files import digest_of
+from ubp.io.rows import add_row, read_rows
 from ubp.training.snapshot_source import vectors_of
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Row:
         seed: of the training.
         columns: of the embedding.
         seconds: that the training took.
-        churn: a task's score, as are those that follow.
+        churn: a task's score, as are those that follow; None for one that cannot be scored.
         total: their sum.
     """
 
@@ -61,36 +62,17 @@ class Row:
     seed: int
     columns: int
     seconds: int
-    churn: float
-    conversion: float
-    propensity_category: float
-    propensity_sku: float
-    propensity_new_sku: float
-    propensity_price: float
+    churn: float | None
+    conversion: float | None
+    propensity_category: float | None
+    propensity_sku: float | None
+    propensity_new_sku: float | None
+    propensity_price: float | None
     total: float
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
         return self.log, self.probe, self.block, self.variant, self.seed
-
-
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a table; none where there is no such file."""
-    if not file.exists():
-        return []
-    kinds = {field.name: field.type for field in fields(Row)}
-    with file.open(newline="") as lines:
-        return [Row(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(lines)]  # type: ignore[operator]
-
-
-def add_row(file: Path, row: Row) -> None:
-    """Append a row to a table, which begins with the names of its columns."""
-    new = not file.exists()
-    with file.open("a", newline="") as lines:
-        writer = csv.DictWriter(lines, [field.name for field in fields(Row)])
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
 
 
 def trained(recipe: Recipe, data: ChallengeData, seed: int, folder: Path) -> FittedBlock:
@@ -126,13 +108,27 @@ def rows_of(config: DictConfig, data: ChallengeData, probe: Probe, done: set[obj
             seconds = round(time.monotonic() - began)
             vectors = vectors_of(block, data, data.clients)
             condition = ConditionSettings(constant=config.constant)
-            halves = FittedCondition.fit(condition, vectors, [vectors.shape[1]]).apply(vectors.copy())
-            halves = halves.astype(np.float16).astype(np.float32)  # as an entry holds them
+            halves = as_held(FittedCondition.fit(condition, vectors, [vectors.shape[1]]).apply(vectors.copy()))
             scores = score_anew(
                 Profiles(f"{variant} {seed}", Path(variant), data.clients, halves), probe, data.paths, "auto"
             )
-            tasks = {task.name: scores.tasks[task.name] or 0.0 for task in TASKS}
-            yield Row(*key, vectors.shape[1], seconds, **tasks, total=scores.total)
+            yield Row(
+                log=key[0],
+                probe=probe.name,
+                block=entry.name,
+                variant=variant,
+                seed=seed,
+                columns=vectors.shape[1],
+                seconds=seconds,
+                **scores.tasks,
+                total=scores.total,
+            )
+
+
+def mean_cell(scores: list[float | None]) -> str:
+    """The mean of those that there are."""
+    scored = [score for score in scores if score is not None]
+    return f"{np.mean(scored):.4f}" if scored else "–"
 
 
 def summary(rows: list[Row]) -> Table:
@@ -142,7 +138,7 @@ def summary(rows: list[Row]) -> Table:
     for row in rows:
         groups.setdefault((row.log, row.probe, row.variant), []).append(row)
     for key, group in groups.items():
-        means = [f"{np.mean([getattr(row, task.name) for row in group]):.4f}" for task in TASKS]
+        means = [mean_cell([getattr(row, task.name) for row in group]) for task in TASKS]
         totals = [row.total for row in group]
         spread = f" ±{np.std(totals, ddof=1):.4f}" if len(totals) > 1 else ""
         numbers = (str(len(group)), f"{group[0].columns:,}", f"{np.median([row.seconds for row in group]):.0f}")
@@ -154,10 +150,10 @@ def summary(rows: list[Row]) -> Table:
 def main(config: DictConfig) -> list[Row]:
     common = Common.of(config)
     data, probe, table = common.data(submit=False), parse(Probe, config, at="probe"), Path(config.table)
-    for row in rows_of(config, data, probe, {row.key for row in read_rows(table)}):
+    for row in rows_of(config, data, probe, {row.key for row in read_rows(table, Row)}):
         add_row(table, row)
         logger.info("%s, seed %d: %.4f after %d s of training", row.variant, row.seed, row.total, row.seconds)
-    rows = read_rows(table)
+    rows = read_rows(table, Row)
     show(summary(rows))
     closing_line(f"{config.block}: variants measured", table)
     return rows
