@@ -136,7 +136,7 @@ def short(task: str) -> str:
 
 def title_of(kind: str, base: Subset) -> str:
     """What a kind of change is about."""
-    return f"the block beside {name_some(base, 3)}" if kind == ALONE and base else TITLES[kind]
+    return f"beside {name_some(base, 1)}" if kind == ALONE and base else TITLES[kind]
 
 
 def table_of(changes: Sequence[Change], whole: Change, title: str) -> Table:
@@ -174,16 +174,16 @@ def draw(found: dict[str, list[Change]], titles: dict[str, str], heading: str, f
     )  # fmt: skip
     for (kind, changes), (total, *others) in zip(found.items(), axes, strict=True):
         bars(total, [change.change for change in changes], [change.spread or 0.0 for change in changes])
+        total.locator_params(axis="x", nbins=7)
         total.set_yticks(range(len(changes)), [change.block or NO_BLOCK for change in changes])
         total.set_ylim(len(changes) - 0.4, -0.6)  # the first at the top
-        total.set_title(
-            f"{titles[kind]}: change of the sum against all blocks", loc="left", fontsize=10, fontweight="bold"
-        )
+        total.set_title(f"{titles[kind]}: sum", loc="left", fontsize=10, fontweight="bold")
         by_task = {task: [change.of(task) or 0.0 for change in changes] for task in scored}
         low, high = (extreme(0.0, *map(extreme, by_task.values())) for extreme in (min, max))
         margin = 0.08 * (high - low) or 1.0
         for axis, (task, values) in zip(others, by_task.items(), strict=True):
             bars(axis, values)
+            axis.locator_params(axis="x", nbins=3)
             axis.set_title(short(task), loc="left", fontsize=9)
             axis.set_xlim(low - margin, high + margin)  # one scale: what a block is for is seen at once
     figure.suptitle(heading, x=0.01, ha="left", fontsize=11)
@@ -199,7 +199,6 @@ def bars(axis: Any, values: Sequence[float], spreads: Sequence[float] = ()) -> N
     axis.barh(range(len(values)), values, color=colors, height=0.7, **whiskers)
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
-    axis.locator_params(axis="x", nbins=4)
     axis.tick_params(labelsize=8)
     axis.set_axisbelow(True)
 
@@ -230,7 +229,7 @@ def main(config: DictConfig) -> list[Change]:
     titles = {kind: title_of(kind, base) for kind in found}
     for kind, changes in found.items():
         show(table_of(changes, whole, titles[kind]))
-    heading = f"{ensemble.name}: {whole.total:.4f} with all {whole.blocks} blocks, {by_what(probe)}"
+    heading = f"{ensemble.name}: change against all {whole.blocks} blocks ({whole.total:.4f}), {by_what(probe)}"
     plot = plotted(found, titles, heading, table.with_suffix(".png")) if config.plot else None
     closing_line(f"{ensemble.name} taken apart", plot or table, len(ensemble.clients), whole.columns)
     return every
