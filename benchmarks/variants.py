@@ -5,7 +5,8 @@
 
 Each variant is trained with each seed, conditioned (centred, one scale, a constant column) and scored. A row of the
 table is one training; rows that are there already are not made again, so a killed run goes on where it stopped. What a
-block prepares from past windows is made once and taken by all variants that ask for the same windows.
+block prepares from past windows is made once and taken by all variants that ask for the same windows; its embedding is
+kept in the cache, so another probe or constant needs no training.
 """
 
 import logging
@@ -32,7 +33,7 @@ from ubp.data.targets import TASKS
 from ubp.evaluation.evaluate import score_anew
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import Profiles
-from ubp.io.files import digest_of
+from ubp.io.files import atomic_write, digest_of
 from ubp.io.rows import add_row, read_rows
 from ubp.training.snapshot_source import vectors_of
 
@@ -76,12 +77,20 @@ class Row:
 
 
 def trained(recipe: Recipe, data: ChallengeData, seed: int, folder: Path) -> FittedBlock:
-    """Train, and leave in the folder only what was prepared for it."""
+    """Train, and leave in the folder only what was prepared for it.
+
+    Checkpoints that a killed run of another variant left there are removed before.
+    """
+    _remove_checkpoints(folder)
     block = recipe.fit(data, seed, folder).block
+    _remove_checkpoints(folder)
+    return block
+
+
+def _remove_checkpoints(folder: Path) -> None:
     for kept in list(folder.rglob("*")):
         if kept.name in ("validated", "refitted"):
             shutil.rmtree(kept)
-    return block
 
 
 def preparation(config: DictConfig) -> str:
@@ -101,13 +110,18 @@ def rows_of(config: DictConfig, data: ChallengeData, probe: Probe, done: set[obj
             if key in done:
                 continue
             chosen = config_of(entry, [f"preset={config.block_preset}", *overrides])
-            recipe = imported(entry.recipe).of(chosen)
-            folder = data.paths.cache / "variants" / f"{entry.name}-{preparation(chosen)}"
-            began = time.monotonic()
-            block = trained(recipe, data, seed, folder)
-            seconds = round(time.monotonic() - began)
-            vectors = vectors_of(block, data, data.clients)
-            condition = ConditionSettings(constant=config.constant)
+            root = data.paths.cache / "variants"
+            kept = root / f"{entry.name}-{digest_of(str(chosen), str(seed), data.fingerprint)}.npz"
+            if not kept.exists():
+                began = time.monotonic()
+                recipe = imported(entry.recipe).of(chosen)
+                block = trained(recipe, data, seed, root / f"{entry.name}-{preparation(chosen)}")
+                seconds = round(time.monotonic() - began)
+                with atomic_write(kept) as aside, aside.open("wb") as file:
+                    np.savez(file, vectors=vectors_of(block, data, data.clients), seconds=seconds)
+            with np.load(kept) as arrays:
+                vectors, seconds = arrays["vectors"], int(arrays["seconds"])
+            condition = ConditionSettings(constant=config.constant, rotate=config.rotate)
             halves = as_held(FittedCondition.fit(condition, vectors, [vectors.shape[1]]).apply(vectors.copy()))
             scores = score_anew(
                 Profiles(f"{variant} {seed}", Path(variant), data.clients, halves), probe, data.paths, "auto"

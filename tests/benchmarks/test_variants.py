@@ -1,5 +1,7 @@
 """Variants of a block: overrides reach the recipe, rows are not made again, preparations are shared."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ class Recorder:
     """In the place of the block's recipe: writes down what it is given, and leaves what a training leaves."""
 
     def __init__(self) -> None:
-        self.configs, self.fits = [], []
+        self.configs, self.fits, self.left = [], [], []
 
     def of(self, config):
         self.configs.append(config)
@@ -35,6 +37,7 @@ class Recorder:
     def fit(self, _history, seed, folder):
         found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
         self.fits.append((seed, folder, found))
+        self.left.append([path.name for path in folder.rglob("*") if path.name in LEFT])
         for name in ("windows", *LEFT):
             (folder / "snapshots" / name).mkdir(parents=True, exist_ok=True)
             (folder / "snapshots" / name / "file").write_text("content")
@@ -96,14 +99,33 @@ def test_each_variant_is_trained_with_each_seed_and_scored_conditioned(data, rec
     assert {(row.columns, row.churn, row.propensity_price, row.total) for row in rows} == {(3, 0.5, None, 2.5)}
 
 
-def test_what_is_in_the_table_is_not_trained_again(data, recipe):
+@pytest.mark.usefixtures("recipe")
+def test_what_is_in_the_table_is_not_scored_again(data, scored):
     rows = list(rows_of(config(), data, PROBE, set()))
-    recipe.fits.clear()
+    scored.clear()
     done = {row.key for row in rows if row.variant != "far"}
     assert [row.variant for row in rows_of(config(), data, PROBE, done)] == ["far"]
-    assert len(recipe.fits) == 1
+    assert list(scored) == ["far 1"]
     assert list(rows_of(config(), data, PROBE, {row.key for row in rows})) == []
     assert [row.seed for row in rows_of(config("seeds=[1,2]"), data, PROBE, {row.key for row in rows})] == [2, 2, 2]
+
+
+def test_another_probe_or_constant_needs_no_training(data, recipe, scored):
+    first = list(rows_of(config(), data, PROBE, set()))
+    recipe.fits.clear()
+    second = list(rows_of(config("constant=3"), data, Probe("judge"), set()))
+    assert recipe.fits == []
+    assert [replace(row, probe="quick") for row in second] == first
+    assert scored["default 1"][:, 3] == pytest.approx(3 * 32)
+
+
+def test_what_a_killed_training_left_is_not_taken_up_by_another_variant(data, recipe):
+    next(rows_of(config("only=[default]"), data, PROBE, set()))
+    ((_, folder, _),) = recipe.fits
+    (folder / "snapshots" / "validated").mkdir()
+    next(rows_of(config("only=[narrow]"), data, PROBE, set()))
+    assert recipe.fits[-1][1] == folder
+    assert recipe.left == [[], []]
 
 
 def test_variants_of_the_same_windows_share_what_was_prepared_and_no_checkpoints(data, recipe):
