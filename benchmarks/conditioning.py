@@ -8,9 +8,8 @@ Each merge is fitted once, without its condition, and scored as it is (``raw``) 
 rotation. A row of the table is one score; rows that are there already are not made again, so a killed run goes on.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,20 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.table import Table
 
-from benchmarks.measuring import pyplot
 from ubp.blocks.condition import ConditionSettings, FittedCondition, figures_of
+from ubp.blocks.entry import as_held
 from ubp.blocks.merge import MERGE_KEYS, MergeSettings, find_blocks, fit_merge
 from ubp.blocks.transformers import Matrix
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, parse, resolved
 from ubp.cli.output import closing_line, show
+from ubp.cli.plotting import pyplot
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.evaluation.evaluate import score_anew
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import Profiles
+from ubp.io.rows import add_row, read_rows
 
 RAW = "raw"
 
@@ -69,25 +70,6 @@ class Row:
         return self.log, self.probe, self.epochs, self.merge, self.variant
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a table; none where there is no such file."""
-    if not file.exists():
-        return []
-    kinds = {field.name: field.type for field in fields(Row)}
-    with file.open(newline="") as lines:
-        return [Row(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(lines)]  # type: ignore[operator]
-
-
-def add_row(file: Path, row: Row) -> None:
-    """Append a row to a table, which begins with the names of its columns."""
-    new = not file.exists()
-    with file.open("a", newline="") as lines:
-        writer = csv.DictWriter(lines, [field.name for field in fields(Row)])
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
-
-
 def variants(
     constants: Sequence[float], offsets: Sequence[float], rotations: Sequence[int | None]
 ) -> dict[str, ConditionSettings | None]:
@@ -120,7 +102,7 @@ def rows_of(name: str, config: DictConfig, data: ChallengeData, probe: Probe, do
         vectors = matrix
         if condition is not None:
             vectors = FittedCondition.fit(condition, matrix, widths, weights).apply(matrix.copy())
-        halves = vectors.astype(np.float16).astype(np.float32)  # as an entry holds them
+        halves = as_held(vectors)
         scores = score_anew(Profiles(f"{name} {variant}", Path(name), data.clients, halves), probe, data.paths, "auto")
         yield Row(
             key[0], len(data.clients), *key[1:], halves.shape[1], round(figures_of(halves).row_ratio, 2), scores.total,
@@ -162,11 +144,11 @@ def main(config: DictConfig) -> list[Row]:
     table = Path(config.table)
     if not config.draw:
         data, probe = common.data(submit=False), parse(Probe, config, at="probe")
-        done = {row.key for row in read_rows(table)}
+        done = {row.key for row in read_rows(table, Row)}
         for name in config.merges:
             for row in rows_of(name, config, data, probe, done):
                 add_row(table, row)
-    rows = [row for file in config.draw or [table] for row in read_rows(Path(file))]
+    rows = [row for file in config.draw or [table] for row in read_rows(Path(file), Row)]
     shown = Table("log", "clients", "probe", "epochs", "merge", "variant", "columns", "row ratio", "sum")
     for row in rows:
         sum_ = f"{row.total:.4f}" + (f" ±{row.spread:.3f}" if row.spread else "")

@@ -4,7 +4,6 @@ Imports nothing heavy: the processes that `benchmarks/scale.py` measures begin w
 models is in `benchmarks.steps`.
 """
 
-import importlib
 import os
 import re
 import shlex
@@ -16,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ubp.data.paths import REPOSITORY
 from ubp.io.errors import UserError
@@ -24,20 +22,6 @@ from ubp.io.files import atomic_write
 
 _FAULT = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # a line of ours, or a traceback's last
 _TAIL = 30  # lines
-
-
-def pyplot() -> Any:  # noqa: ANN401 (a module that may be absent)
-    """matplotlib's, drawing to files.
-
-    Raises:
-        UserError: matplotlib is missing.
-    """
-    try:
-        plt = importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise UserError("matplotlib is missing: pip install -r benchmarks/requirements.txt, or plot=null") from error
-    plt.switch_backend("agg")
-    return plt
 
 
 def last_word(log: Path) -> str:

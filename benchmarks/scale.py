@@ -29,12 +29,13 @@ import polars as pl
 from omegaconf import DictConfig
 from rich.table import Table
 
-from benchmarks.measuring import as_markdown, pyplot, run_apart, write_report
+from benchmarks.measuring import as_markdown, run_apart, write_report
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.blocks.fitted import load
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say, show
+from ubp.cli.plotting import pyplot
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import REPOSITORY, DataPaths

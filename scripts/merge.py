@@ -16,7 +16,6 @@ folder with ``client_ids.npy`` and ``embeddings.npy`` (float16). The fitted step
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -32,6 +31,7 @@ from ubp.blocks.merge import (
     FittedMerge,
     MergeSettings,
     check_histories,
+    content_of,
     find_blocks,
     find_sources,
     fit_merge,
@@ -43,15 +43,10 @@ from ubp.cli.output import closing_line
 from ubp.cli.run import versions
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some, require
-from ubp.io.files import digest_of, fingerprint
+from ubp.io.files import digest_of
 from ubp.io.stage import Stage
 
 logger = logging.getLogger(__name__)
-
-
-def _content(block: Path) -> str:
-    """Tells one content of a block from another."""
-    return digest_of(*map(fingerprint, entry_files(block))) if block.is_dir() else fingerprint(block)
 
 
 def _require_own_name(name: str, settings: MergeSettings) -> None:
@@ -102,7 +97,7 @@ def main(config: DictConfig) -> None:
     entry, model = common.paths.embeddings(common.submit) / config.name, common.paths.model(config.name, common.submit)
 
     def made_from() -> dict[str, str | None]:
-        blocks = {f"block {name}": _content(path) for name, path in paths.items()}
+        blocks = {f"block {name}": content_of(path) for name, path in paths.items()}
         fits = {f"fit of {name}": source.digest for name, source in find_sources(paths, model).items()}
         return {"settings": digest_of(settings), "history": data.fingerprint, **blocks, **fits}
 

@@ -47,6 +47,7 @@ ALL = {
     "validate": ["scripts/validate.py", "entry=x"],
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "encode": ["scripts/encode.py", "name=x"],
+    "ablate": ["scripts/ablate.py", "ensemble=x"],
     "demo": ["scripts/demo.py"],
     "all_embeddings": ["scripts/all_embeddings.py"],
     **TEXTS,

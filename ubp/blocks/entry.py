@@ -51,6 +51,18 @@ def write_entry(folder: Path, client_ids: npt.NDArray[np.int64], profiles: npt.N
         )  # fmt: skip
 
 
+def as_held(profiles: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Profiles as an entry holds them: rounded to float16, and held at its largest.
+
+    Args:
+        profiles: float32 [clients, columns], finite.
+
+    Returns:
+        float32 [clients, columns].
+    """
+    return np.clip(profiles, -_LARGEST, _LARGEST).astype(np.float16).astype(np.float32)
+
+
 def read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
     """Client ids and profiles of an entry.
 

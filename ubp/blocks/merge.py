@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ubp.blocks.condition import ConditionSettings, FittedCondition
 from ubp.blocks.embeddings import read_lineage
+from ubp.blocks.entry import entry_files
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load, settled
 from ubp.blocks.steps import BlockSettings, FittedSteps, columns_of
 from ubp.blocks.transformers import Arrays, Matrix
@@ -46,6 +47,16 @@ class MergeSettings:
 
 
 MERGE_KEYS: Final = [key.name for key in fields(MergeSettings)]
+
+
+def missing_blocks(settings: MergeSettings, folder: Path) -> dict[str, Path]:
+    """Those of a merge's blocks that are not there: by name, where they should lie.
+
+    Args:
+        settings: the merge.
+        folder: of the embeddings' parquets.
+    """
+    return _missing(_paths(settings, folder))
 
 
 def find_blocks(settings: MergeSettings, folder: Path) -> dict[str, Path]:
@@ -90,7 +101,7 @@ def without_missing(
     Raises:
         UserError: none is left.
     """
-    missing, left_out = _missing(_paths(settings, folder)), dict[str, str]()
+    missing, left_out = missing_blocks(settings, folder), dict[str, str]()
     reasons = lacking() if missing else {}
     for name, path in missing.items():
         if name in reasons and not settings.blocks[name].path:
@@ -117,6 +128,11 @@ def _missing(paths: Mapping[str, Path]) -> dict[str, Path]:
 def _by_name(name: str, folder: Path) -> Path:
     """The block of that name: a folder of ``.npy`` files beside the parquets, or else a parquet."""
     return folder / name if (folder / name / schema.ENTRY_EMBEDDINGS).is_file() else folder / f"{name}.parquet"
+
+
+def content_of(block: Path) -> str:
+    """Tells one content of a block, a parquet or a folder of ``.npy`` files, from another."""
+    return digest_of(*map(fingerprint, entry_files(block))) if block.is_dir() else fingerprint(block)
 
 
 def check_histories(paths: Mapping[str, Path], of_history: str, history: Path) -> None:
@@ -366,11 +382,37 @@ def fit_merge(
             raise UserError(f"block {name}: {str(error).splitlines()[0]}") from error
         blocks.append(_merged_block(name, widths[name], sources[name], steps))
         logger.info("%s: %d columns · %.1f s", name, widths[name], time.perf_counter() - began)
-    condition = None
-    if settings.condition is not None:
-        weights = [settings.blocks[name].weight for name in paths]
-        condition = FittedCondition.fit(settings.condition, matrix, list(widths.values()), weights)
+    condition = _fit_condition(settings, matrix, widths)
     return FittedMerge(tuple(blocks), condition, folder), _conditioned(condition, matrix, whole)
+
+
+def put_together(settings: MergeSettings, parts: Mapping[str, Matrix]) -> Matrix:
+    """The merge of blocks that have passed their steps: side by side, and conditioned by themselves.
+
+    Args:
+        settings: a merge of these blocks, and others perhaps.
+        parts: by the block's name, in the order of their columns: float32 [clients, columns of the block]. They are
+            left as they are.
+
+    Returns:
+        float32 [clients, columns]: what `fit_merge` gives for a merge of these blocks alone.
+
+    Raises:
+        UserError: more than 2,048 columns, or nothing that tells clients apart.
+    """
+    widths = {name: part.shape[1] for name, part in parts.items()}
+    columns = _require_room(widths, settings.condition)
+    whole, matrix = _room(len(next(iter(parts.values()))), sum(widths.values()), columns)
+    for place, part in zip(_parts(matrix, list(widths.values())), parts.values(), strict=True):
+        place[:] = part
+    return _conditioned(_fit_condition(settings, matrix, widths), matrix, whole)
+
+
+def _fit_condition(settings: MergeSettings, matrix: Matrix, widths: Mapping[str, int]) -> FittedCondition | None:
+    if settings.condition is None:
+        return None
+    weights = [settings.blocks[name].weight for name in widths]
+    return FittedCondition.fit(settings.condition, matrix, list(widths.values()), weights)
 
 
 def _room(clients: int, of_blocks: int, of_profile: int) -> tuple[Matrix, Matrix]:

@@ -77,6 +77,10 @@ class DataPaths:
         """The folder of all that was fitted under one name: on all events, and on those of local validation."""
         return self.root / "models" / name
 
+    def ablations(self, name: str) -> Path:
+        """The folder of what ``scripts/ablate.py`` measured of a merge."""
+        return self.root / "ablations" / name
+
     def encoded(self, name: str) -> Path:
         """The folder of what a fitted block or merge gave for a day (``AS_OF.parquet``)."""
         return self.root / "encoded" / name

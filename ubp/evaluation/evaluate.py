@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -136,16 +136,38 @@ def _place(thing: Path | Profiles) -> Path:
 
 def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> dict[str, str]:
     """Tells one evaluation from another: vectors, clients, labels, probe."""
-    targets = [fingerprint(file) for file in sorted(paths.target.glob("*")) if not file.name.startswith(".")]
     ids, vectors = (hashlib.blake2b(array.data).hexdigest() for array in (profiles.client_ids, profiles.vectors))
-    return {"clients": ids, "vectors": vectors, "probe": digest_of(probe), "labels": digest_of(*targets)}
+    return {"clients": ids, "vectors": vectors, "probe": digest_of(probe), "labels": labels_digest(paths)}
+
+
+def labels_digest(paths: DataPaths) -> str:
+    """Tells the labels of one split from those of another."""
+    return digest_of(*(fingerprint(file) for file in sorted(paths.target.glob("*")) if not file.name.startswith(".")))
 
 
 def score_anew(profiles: Profiles, probe: Probe, paths: DataPaths, device: str) -> Scores:
     """Score it on the device that ``device=`` names; the same bits each time on a CPU."""
-    with _scorer(probe, paths, device) as scorer:
-        scores, _ = scorer.begin(profiles)()
+    (scores,) = score_each([profiles], probe, paths, device)
     return scores
+
+
+def score_each(things: Iterable[Profiles], probe: Probe, paths: DataPaths, device: str) -> Iterator[Scores]:
+    """Score things in their order, as `score_anew` each; a probe whose runs go side by side keeps all cores busy.
+
+    Args:
+        things: asked for when there is room for the next, and let go when they are scored.
+        probe: by what.
+        paths: of targets and windows.
+        device: as torch names it, or ``auto``.
+    """
+    begun: deque[Callable[[], tuple[Scores, float]]] = deque()
+    with _scorer(probe, paths, device) as scorer:
+        for thing in things:
+            begun.append(scorer.begin(thing))
+            while begun and not scorer.has_room(len(begun)):
+                yield begun.popleft()()[0]
+        while begun:
+            yield begun.popleft()()[0]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ubp.blocks import entry as entry_module
-from ubp.blocks.entry import entry_files, read_entry, violations, write_entry
+from ubp.blocks.entry import as_held, entry_files, read_entry, violations, write_entry
 from ubp.io.errors import UserError
 
 RELEVANT = np.array([40, 10, 30, 20])
@@ -140,3 +140,14 @@ def test_reading_says_what_is_missing(tmp_path):
     with pytest.raises(UserError) as caught:
         read_entry(tmp_path)
     assert len(caught.value.messages) == 2
+
+
+def test_profiles_as_an_entry_holds_them(tmp_path):
+    profiles = np.array([[1 / 3, 65_519.0, 1e6], [-1e30, 1e-8, 0.1]], np.float32)
+    before = profiles.copy()
+    found = as_held(profiles)
+    write_entry(tmp_path / "a", IDS[:2], profiles)
+    _, held = read_entry(tmp_path / "a")
+    assert found.dtype == np.float32
+    assert found.tolist() == held.astype(np.float32).tolist()
+    assert profiles.tolist() == before.tolist()

@@ -15,8 +15,11 @@ from ubp.blocks.merge import (
     MERGE_KEYS,
     MergeSettings,
     check_histories,
+    content_of,
     find_blocks,
     fit_merge,
+    missing_blocks,
+    put_together,
     without_missing,
 )
 from ubp.blocks.steps import BlockSettings, align
@@ -494,3 +497,71 @@ def test_conditioned_forms_of_the_published_ensembles():
     assert plain.condition is None
     assert default == own
     assert own.condition == ConditionSettings()
+
+
+# --- put together from parts ---------------------------------------------------------------------------
+
+CONDITIONS = {
+    "none": None,
+    "default": ConditionSettings(),
+    "offset": ConditionSettings(constant=2.0, offset=0.4),
+    "rotated": ConditionSettings(rotate=3),
+    "lengths kept": ConditionSettings(block_scale="none"),
+}
+
+
+@pytest.mark.parametrize("names", ["abc", "ac", "b"])
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_parts_put_together_are_the_merge_of_these_blocks_alone(tmp_path, condition, names):
+    blocks = {
+        "a": BlockSettings(scaler=STANDARD),
+        "b": BlockSettings(processor={"_target_": "sklearn.decomposition.PCA", "n_components": 2}, weight=2.0),
+        "c": BlockSettings(weight=0.5),
+    }
+    for seed, (name, columns) in enumerate({"a": 2, "b": 4, "c": 3}.items()):
+        write(tmp_path / f"{name}.parquet", CLIENTS[seed:], draw(CLIENTS[seed:], columns, seed))
+    raw = MergeSettings(blocks, MEAN)
+    fitted, matrix = fit_merge(raw, find_blocks(raw, tmp_path), CLIENTS)
+    ends = np.cumsum([block.columns for block in fitted.blocks])
+    parts = dict(zip("abc", np.split(matrix, ends[:-1], axis=1), strict=True))
+    before = matrix.copy()
+    conditioned = MergeSettings(blocks, MEAN, CONDITIONS[condition])
+    found = put_together(conditioned, {name: parts[name] for name in names})
+    part = MergeSettings({name: blocks[name] for name in names}, MEAN, CONDITIONS[condition])
+    _, wanted = fit_merge(part, find_blocks(part, tmp_path), CLIENTS)
+    assert found.shape == wanted.shape
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert matrix.tobytes() == before.tobytes()
+
+
+def test_parts_that_have_no_room_together():
+    parts = {"a": np.ones((2, 1500), np.float32), "b": np.ones((2, 549), np.float32)}
+    with pytest.raises(UserError, match="2,049 columns"):
+        put_together(MergeSettings({"a": BlockSettings(), "b": BlockSettings()}), parts)
+
+
+def test_which_blocks_are_missing(tmp_path):
+    write(tmp_path / "a.parquet", CLIENTS, draw(CLIENTS, 2))
+    write_entry(tmp_path / "b", CLIENTS, draw(CLIENTS, 2))
+    blocks = {
+        "a": BlockSettings(),
+        "b": BlockSettings(),
+        "c": BlockSettings(),
+        "d": BlockSettings(path="/else/d.parquet"),
+    }
+    missing = missing_blocks(MergeSettings(blocks), tmp_path)
+    assert {name: str(path) for name, path in missing.items()} == {
+        "c": str(tmp_path / "c.parquet"),
+        "d": "/else/d.parquet",
+    }
+
+
+def test_contents_are_told_apart_whatever_their_names(tmp_path):
+    first, second = (write(tmp_path / f"{name}.parquet", CLIENTS, draw(CLIENTS, 2)) for name in "ab")
+    assert content_of(first) == content_of(second)
+    write(second, CLIENTS, draw(CLIENTS, 2, seed=1))
+    assert content_of(first) != content_of(second)
+    write_entry(tmp_path / "c", CLIENTS, draw(CLIENTS, 2))
+    before = content_of(tmp_path / "c")
+    write_entry(tmp_path / "c", CLIENTS[::-1], draw(CLIENTS, 2))
+    assert content_of(tmp_path / "c") != before

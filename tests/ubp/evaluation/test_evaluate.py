@@ -158,3 +158,18 @@ def test_torchs_choice_of_algorithms_is_left_as_it_was(before):
         assert now == before
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_things_are_scored_in_their_order_and_asked_for_when_there_is_room(scored):
+    profiles, data, calls = scored
+
+    def things():
+        for name in "abc":
+            calls.append(f"ask {name}")
+            yield dataclasses.replace(profiles, name=name)
+
+    found = evaluation.score_each(things(), PROBE, data.paths, "cpu")
+    assert next(found).name == "a"
+    assert calls == ["ask a", "begin a", "ask b", "begin b", "finish a"]
+    assert [scores.name for scores in found] == ["b", "c"]
+    assert calls[5:] == ["ask c", "begin c", "finish b", "finish c"]
