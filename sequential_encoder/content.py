@@ -1,9 +1,9 @@
 """What a sku, a url or a query is, as a vector: also for one that no event of the training was about.
 
-Ids have no vocabulary. Each is hashed twice, with different seeds, into one table that skus, categories and urls share,
-and is the two rows side by side: ids that collide under one hash are told apart by the other (Coleman et al. 2023,
-"Unified Embedding", arXiv 2305.12102). Prices and codes are learned tokens. So a new sku is known by its category, price
-and name.
+Ids have no vocabulary. Each is hashed twice, with different seeds, into one table for skus, categories and urls, and is
+the two rows side by side: ids that collide under one hash are told apart by the other (Coleman et al. 2023, "Unified
+Embedding", arXiv 2305.12102). Prices and codes are learned tokens. So a new sku is known by its category, its price and
+its name.
 """
 
 from collections.abc import Mapping
@@ -157,9 +157,10 @@ def contents_of_skus(history: ChallengeData, skus: npt.NDArray[np.int64], rows: 
         skus: int64 [n], ascending, each once, all with properties.
         rows: of the encoder's table.
     """
-    known = history.properties_of(pl.Series(skus, dtype=pl.Int64), schema.CATEGORY, schema.PRICE, schema.NAME)
-    columns = (known[name].to_numpy() for name in (schema.SKU, schema.CATEGORY, schema.PRICE, schema.NAME))
-    return Contents.of_items(*columns, rows=rows)
+    columns = (schema.CATEGORY, schema.PRICE, schema.NAME)
+    known = history.properties_of(pl.Series(skus, dtype=pl.Int64), *columns)
+    found, categories, prices, names = (known[name].to_numpy() for name in (schema.SKU, *columns))
+    return Contents.of_items(found, categories, prices, names, rows)
 
 
 class Codes(nn.Module):
