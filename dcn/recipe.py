@@ -10,7 +10,6 @@ import torch
 
 from dcn.model import (
     CONTRASTIVE,
-    QUESTIONS,
     Dcn,
     InputSettings,
     InputStatistics,
@@ -19,7 +18,6 @@ from dcn.model import (
     NumberSettings,
     by_quantiles,
 )
-from dcn.report import report
 from ubp.blocks.fitted import (
     Clients,
     FittedBlock,
@@ -33,6 +31,7 @@ from ubp.blocks.fitted import (
     unpacked,
 )
 from ubp.blocks.registry import block as registered
+from ubp.cli.answer_report import report
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
 from ubp.data.labels import GROUPS, LabelSettings, LabelSpace
@@ -40,6 +39,7 @@ from ubp.data.snapshots import Snapshot, SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
 from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import digest_of
+from ubp.training.answers import QUESTIONS
 from ubp.training.encode import Runtime, encode
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import random_numbers
@@ -248,7 +248,7 @@ class DcnRecipe(Recipe):
         trained = fit(model, source, self.trainer, folder / "validated", seed, loggers, parts)
         found: dict[str, Any] = {"validation_loss": trained.best_score, "epochs": trained.kept_epoch}
         if trained.trainer.is_global_zero:
-            found |= report(trained, source)
+            found |= report(trained, trained.model, source)
         if self.model.refit:
             every = np.arange(len(source.lengths))
             model, settings = self._first_model(source, every, space, inputs, seed)
