@@ -21,7 +21,7 @@ from ubp.data.history import ChallengeData, of_clients
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import require, require_positive
-from ubp.sequences.arrays import Int64, find, offsets_of, ranges
+from ubp.sequences.arrays import Int64, offsets_of, ranges
 from ubp.training.model import Batch, Rows
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def edges_of(history: ChallengeData, settings: EdgeSettings, clients: Clients | 
     """
     events = _events(history, settings, clients)
     age = (pl.lit(history.as_of) - pl.col(schema.TIMESTAMP).max()).dt.total_microseconds() / _DAY
-    weight = pl.lit(1.0) if settings.half_life is None else (-age / settings.half_life).exp2()
+    weight = pl.lit(1.0) if settings.half_life is None else pl.lit(0.5) ** (age / settings.half_life)
     if settings.repeats == "log1p":
         weight = weight * pl.len().log1p() / np.log(2)
     return collect(
@@ -170,10 +170,12 @@ class EdgeSource:
         graph: all edges.
         known: those that are learned from: the items of these are nobody's negatives. Others are not looked at: an
             edge that is kept apart may be drawn as a negative, as it would be if it were none.
+        negatives: edges of a batch whose items are the other edges' negatives, at most: the first ones.
     """
 
     graph: Graph
     known: Graph
+    negatives: int
 
     @property
     def lengths(self) -> Rows:
@@ -193,16 +195,17 @@ class EdgeSource:
         """Some edges.
 
         Returns:
-            ``client``, ``item`` and ``relation`` int64 [rows]; ``own`` bool [rows, rows]: whether an edge's client has
-            an edge to another's item.
+            ``client``, ``item`` and ``relation`` int64 [rows]; ``own`` bool [rows, negatives]: whether the item of one
+            of the first edges is no negative: it is the edge's own, or the edge's client has an edge to it.
         """
         graph = self.graph
         clients, items = graph.rows[rows], graph.columns[rows]
+        others = items[: self.negatives]
         return {
             CLIENT: torch.from_numpy(clients.astype(np.int64)),
             ITEM: torch.from_numpy(items.astype(np.int64)),
             RELATION: torch.from_numpy(graph.relations[rows].astype(np.int64)),
-            OWN: torch.from_numpy(self.own(clients, items)),
+            OWN: torch.from_numpy(self.own(clients, others) | (items[:, None] == others)),
         }
 
     def own(self, clients: Int32, items: Int32) -> npt.NDArray[np.bool_]:
@@ -213,14 +216,8 @@ class EdgeSource:
         place = np.full(len(self.graph.skus), -1, np.int32)
         place[wanted] = np.arange(len(wanted), dtype=np.int32)
         lengths = offsets[asked + 1] - offsets[asked]
-        found = place[own[ranges(offsets[asked], lengths)]]
+        found = place[own[ranges(offsets[asked], lengths)]]  # of all their items
         there = found >= 0
         grid = np.zeros((len(asked), len(wanted)), bool)
         grid[np.repeat(np.arange(len(asked)), lengths)[there], found[there]] = True
         return grid[row_of][:, column_of]
-
-
-def numbered(ascending: Int64, ids: Int64) -> Int32:
-    """Places of known ids: int64 to int32."""
-    places, _ = find(ascending, ids)
-    return places.astype(np.int32)

@@ -30,6 +30,7 @@ class ModelSettings:
         temperature: that cosines are divided by, at first.
         learn_temperature: move it with the weights.
         offset: add a learned number to the logits.
+        in_batch: edges of a batch whose items are the other edges' negatives, at most.
         negatives: what the mean over the negatives weighs beside the mean over the positives.
         client_rate: learning rate of the clients' vectors, as a multiple of `trainer.learning_rate`: a step moves a
             client's vector only where it has an edge in the batch.
@@ -40,6 +41,7 @@ class ModelSettings:
     temperature: float
     learn_temperature: bool
     offset: bool
+    in_batch: int
     negatives: float
     client_rate: float
     spread: float
@@ -50,7 +52,7 @@ class ModelSettings:
         Raises:
             UserError: a number out of its range.
         """
-        require_positive(self, "model", "width")
+        require_positive(self, "model", "width", "in_batch")
         for name in ("temperature", "negatives", "client_rate", "spread"):
             require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "above 0")
 
@@ -93,14 +95,13 @@ class Twhin(SequenceModel):
         """Items under relations, int64 [n] both, to float [n, width], of length 1."""
         return functional.normalize(self.item_vectors(items) + self.relations(relations), dim=-1)
 
-    def logits(self, clients: Tensor, targets: Tensor) -> Tensor:
-        """Of clients with items under relations, all of length 1: float [n, width] and [m, width] to float [n, m]."""
-        return (clients * self.log_scale.exp()) @ targets.T + self.offset
-
     def loss(self, batch: Batch) -> Tensor:
-        """Binary cross-entropy of each edge, and of its client with the items of the batch's other edges."""
-        logits = self.logits(self.client_vectors(batch[CLIENT]), self.targets(batch[ITEM], batch[RELATION]))
-        return edge_loss(logits.float(), batch[OWN], self.settings.negatives)
+        """Binary cross-entropy of each edge, and of its client with the items of the batch's first edges."""
+        clients = self.client_vectors(batch[CLIENT]) * self.log_scale.exp()
+        targets = self.targets(batch[ITEM], batch[RELATION])
+        edges = (clients * targets).sum(dim=1) + self.offset
+        others = clients @ targets[: batch[OWN].shape[1]].T + self.offset
+        return edge_loss(edges.float(), others.float(), ~batch[OWN], self.settings.negatives)
 
     def weight(self, batch: Batch) -> Tensor:
         """See `ubp.training.model.SequenceModel`: the edges."""
@@ -111,8 +112,8 @@ class Twhin(SequenceModel):
         return self.client_vectors(batch[CLIENT])
 
     def product(self, rows: int, time: int) -> int:
-        """See `ubp.training.model.SequenceModel.product`: each client of a batch with each item."""
-        return rows * rows * time * self.width
+        """See `ubp.training.model.SequenceModel.product`: each client of a batch with each negative."""
+        return rows * min(rows, self.settings.in_batch) * time * self.width
 
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Adam, the clients' table at a rate of its own; `SparseAdam` for tables with sparse gradients."""
@@ -129,36 +130,33 @@ class Twhin(SequenceModel):
         return found
 
 
-class _EdgeLoss(torch.autograd.Function):
-    """See `edge_loss`; the gradient is worked out on the way, in a few passes over the logits instead of a dozen."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, own: Tensor, negatives: float) -> Tensor:  # noqa: ANN401 (torch's context)
-        edges = logits.diagonal()
-        drawn = (~own).fill_diagonal_(fill_value=False).to(logits.dtype)
-        share = negatives / drawn.sum().clamp(min=1)
-        loss: Tensor = functional.softplus(-edges).mean() + share * functional.softplus(logits).mul_(drawn).sum()
-        slope = torch.sigmoid(logits).mul_(drawn.mul_(share))
-        slope.diagonal().copy_(torch.sigmoid(-edges) / -max(len(edges), 1))
-        ctx.save_for_backward(slope)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        (slope,) = ctx.saved_tensors
-        return slope * grads[0], None, None
-
-
-def edge_loss(logits: Tensor, own: Tensor, negatives: float) -> Tensor:
+def edge_loss(edges: Tensor, others: Tensor, drawn: Tensor, negatives: float) -> Tensor:
     """The mean over the edges of -log σ(logit), and weighted the mean over the negatives of -log(1 - σ(logit)).
 
     Args:
-        logits: float [edges, edges], of each edge's client with each edge's item; the diagonal are the edges.
-        own: bool [edges, edges], whether an edge's client has an edge to another's item; those are no negatives.
+        edges: float [edges], their logits.
+        others: float [edges, others], logits of each edge's client with other items.
+        drawn: bool [edges, others], which of these are negatives.
         negatives: the weight.
 
     Returns:
         A scalar; without negatives only the first mean.
     """
-    loss: Tensor = _EdgeLoss.apply(logits, own, negatives)  # type: ignore[no-untyped-call]
-    return loss
+    mean: Tensor = _NegativeLoss.apply(others, drawn)  # type: ignore[no-untyped-call]
+    return functional.softplus(-edges).mean() + negatives * mean
+
+
+class _NegativeLoss(torch.autograd.Function):
+    """The mean of -log(1 - σ(logit)); its gradient is worked out on the way, in a few passes instead of a dozen."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, drawn: Tensor) -> Tensor:  # noqa: ANN401 (torch's own context)
+        shares = drawn / drawn.sum().clamp(min=1).to(logits.dtype)
+        ctx.save_for_backward(torch.sigmoid(logits).mul_(shares))
+        loss: Tensor = functional.softplus(logits).mul_(shares).sum()
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (slope,) = ctx.saved_tensors
+        return slope * grads[0], None

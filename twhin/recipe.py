@@ -164,7 +164,7 @@ class TwhinRecipe(Recipe):
             parts = parts_of(graph, self.trainer, seed)
         except NoUsableEvents as error:
             raise no_events(history, self.edges.types, str(error)) from error
-        source = EdgeSource(graph, graph.part(parts.train))
+        source = EdgeSource(graph, graph.part(parts.train), self.model.in_batch)
         size = (f"{len(graph):,}", f"{len(graph.clients):,}", f"{len(graph.skus):,}")
         logger.info("%s edges of %s clients and %s skus", *size)
         content = ItemContent(encoder, contents_of_skus(history, graph.skus, encoder.settings.rows), frozen)

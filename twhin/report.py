@@ -15,6 +15,7 @@ from twhin.model import Twhin
 from ubp.blocks.fitted import Vectors
 from ubp.cli.output import show
 from ubp.io.errors import require
+from ubp.sequences.arrays import ranges
 from ubp.training.ranking import MODEL, POPULAR
 
 LEARNED, BOTH, ALS = "learned vectors", "model and popularity", "als"
@@ -115,8 +116,8 @@ def ranked(
         scores = scorer(rows, relation)
         wanted = scores[np.arange(len(rows)), columns][:, None]
         others = np.ones(scores.shape, bool)
-        for place, row in enumerate(rows):
-            others[place, known.columns[own[row] : own[row + 1]]] = False
+        lengths = own[rows + 1] - own[rows]
+        others[np.repeat(np.arange(len(rows)), lengths), known.columns[ranges(own[rows], lengths)]] = False
         others[np.arange(len(rows)), columns] = False
         above = ((scores > wanted) & others).sum(axis=1)
         equal = ((scores == wanted) & others).sum(axis=1)
