@@ -132,9 +132,15 @@ class Contents:
     @classmethod
     def of_urls(cls, urls: npt.NDArray[np.int64], rows: int) -> Self:
         """Of urls, int64 [n]."""
-        found = cls.empty(len(urls))
-        found.ids[:, :HASHES] = hashed(schema.URL, urls, rows)
-        return found
+        ids = np.zeros((len(urls), 2 * HASHES), np.int32)
+        ids[:, :HASHES] = hashed(schema.URL, urls, rows)
+        return cls(ids, _zeros(len(urls)), _zeros(len(urls), CODES))
+
+    @classmethod
+    def of_queries(cls, queries: npt.NDArray[np.uint8]) -> Self:
+        """Of queries, uint8 [n, CODES]."""
+        ids = np.broadcast_to(np.int32(0), (len(queries), 2 * HASHES))
+        return cls(ids, _zeros(len(queries)), queries)
 
     def take(self, places: npt.NDArray[np.int64] | slice) -> "Contents":
         """Some of them."""
@@ -147,6 +153,11 @@ class Contents:
             PRICE: torch.from_numpy(np.array(self.price)),
             CODE: torch.from_numpy(np.array(self.codes)),
         }
+
+
+def _zeros(*shape: int) -> npt.NDArray[np.uint8]:
+    """Of any shape, in the memory of one: a log may have millions of queries."""
+    return np.broadcast_to(np.uint8(0), shape)
 
 
 def contents_of_skus(history: ChallengeData, skus: npt.NDArray[np.int64], rows: int) -> Contents:

@@ -20,6 +20,8 @@ from twhin.edges import CLIENT, ITEM, OWN, RELATION
 from ubp.io.errors import require, require_positive
 from ubp.training.model import Batch, SequenceModel, rows_of
 
+FOLDED, RANDOM = "folded", "random"
+
 
 @dataclass
 class ModelSettings:
@@ -34,7 +36,8 @@ class ModelSettings:
         negatives: what the mean over the negatives weighs beside the mean over the positives.
         client_rate: learning rate of the clients' vectors, as a multiple of `trainer.learning_rate`: a step moves a
             client's vector only where it has an edge in the batch.
-        spread: standard deviation of the clients' first vectors, times the square root of the width.
+        start: of the clients' vectors: ``random``, or ``folded`` in by their edges with the items' first vectors, so that
+            clients with items in common are near each other from the first step.
     """
 
     width: int
@@ -44,7 +47,7 @@ class ModelSettings:
     in_batch: int
     negatives: float
     client_rate: float
-    spread: float
+    start: str
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -53,8 +56,9 @@ class ModelSettings:
             UserError: a number out of its range.
         """
         require_positive(self, "model", "width", "in_batch")
-        for name in ("temperature", "negatives", "client_rate", "spread"):
+        for name in ("temperature", "negatives", "client_rate"):
             require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "above 0")
+        require(self.start in (FOLDED, RANDOM), "model.start", self.start, f"{FOLDED} or {RANDOM}")
 
 
 class Twhin(SequenceModel):
@@ -73,7 +77,7 @@ class Twhin(SequenceModel):
         super().__init__()
         self.width, self.settings = settings.width, settings
         self.clients = nn.Embedding(clients, settings.width, sparse=True)
-        nn.init.normal_(self.clients.weight, std=settings.spread * settings.width**-0.5)
+        nn.init.normal_(self.clients.weight, std=settings.width**-0.5)
         self.content = content
         self.projection = nn.Linear(content.width, settings.width, bias=False)
         self.relations = nn.Embedding(relations, settings.width)

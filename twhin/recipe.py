@@ -15,7 +15,7 @@ from sequential_encoder.content import ContentEncoder, ContentSettings, contents
 from twhin.content import ItemContent
 from twhin.edges import EdgeSettings, EdgeSource, Graph, clients_to_train, edges_of
 from twhin.fold_in import FoldIn, FoldInSettings
-from twhin.model import ModelSettings, Twhin
+from twhin.model import FOLDED, ModelSettings, Twhin
 from twhin.report import ReportSettings, report
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.blocks.inputs import fitted_inputs
@@ -25,7 +25,7 @@ from ubp.data.lacking import no_events
 from ubp.io.errors import NoUsableEvents, require
 from ubp.sequences.arrays import Int64
 from ubp.training.encode import Runtime
-from ubp.training.fit import fit, make_loggers
+from ubp.training.fit import fit, make_loggers, runtime_of
 from ubp.training.kernels import random_numbers
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
@@ -33,6 +33,7 @@ from ubp.training.settings import TrainerSettings
 logger = logging.getLogger(__name__)
 
 ENCODER: Final = "sequential_encoder"  # the block whose content encoder can be taken
+_ITEMS: Final = 65_536  # whose vectors are computed at a time
 _ENCODER: Final = "content."  # before the names of its weights, in a state
 
 
@@ -167,10 +168,12 @@ class TwhinRecipe(Recipe):
         source = EdgeSource(graph, graph.part(parts.train), self.model.in_batch)
         size = (f"{len(graph):,}", f"{len(graph.clients):,}", f"{len(graph.skus):,}")
         logger.info("%s edges of %s clients and %s skus", *size)
+        trainer = replace(self.trainer, micro_batch=self.trainer.batch_size)
         content = ItemContent(encoder, contents_of_skus(history, graph.skus, encoder.settings.rows), frozen)
         with random_numbers(seed):
             model = Twhin(len(graph.clients), len(self.edges.types), content, self.model)
-        trainer = replace(self.trainer, micro_batch=self.trainer.batch_size)
+        if self.model.start == FOLDED:
+            start_clients(model, source.known, self.fold_in, seed, runtime_of(trainer))
         trained = fit(model, source, trainer, folder, seed, make_loggers(self.logger), parts)
         items = Items(encoder.eval(), model.projection.weight.detach().numpy())
         fold_in = fold_in_of(model, source.known, self.fold_in, seed)
@@ -189,8 +192,8 @@ class TwhinRecipe(Recipe):
             with random_numbers(seed):
                 return ContentEncoder(self.content), False
         (block,) = fitted_inputs(history, self.inputs).values()
-        encoder: ContentEncoder = block.content  # type: ignore[attr-defined]
-        return copy.deepcopy(encoder), bool(self.inputs[ENCODER].get("frozen", True))
+        encoder: ContentEncoder = copy.deepcopy(block.content)  # type: ignore[attr-defined]
+        return encoder, bool(self.inputs[ENCODER].get("frozen", True))
 
 
 def parts_of(graph: Graph, settings: TrainerSettings, seed: int) -> Parts:
@@ -212,7 +215,19 @@ def parts_of(graph: Graph, settings: TrainerSettings, seed: int) -> Parts:
     return Parts(edges(pairs.train), edges(pairs.validation), edges(pairs.held_out))
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def start_clients(model: Twhin, known: Graph, settings: FoldInSettings, seed: int, runtime: Runtime) -> None:
+    """Give clients with an edge their first vectors: one step of the folding in, with the items' first vectors."""
+    fold_in = fold_in_of(model, known, replace(settings, steps=1, unit=True), seed)
+    items = torch.arange(len(known.skus))
+    vectors = torch.cat([model.item_vectors(part) for part in torch.split(items, _ITEMS)]).numpy()
+    there = np.diff(known.offsets) > 0
+    found = fold_in(known, vectors, runtime)
+    model.clients.weight[torch.from_numpy(there)] = torch.from_numpy(found[there])
+    model.train()
+
+
+@torch.no_grad()
 def fold_in_of(model: Twhin, known: Graph, settings: FoldInSettings, seed: int) -> FoldIn:
     """What clients are folded in by, with negatives drawn as the training drew them: by how often items occur."""
     drawn = np.sort(np.random.default_rng(seed).integers(0, len(known), settings.negatives))

@@ -1,8 +1,8 @@
 """Clients and items in one space, learned from what was put into the cart and what was bought.
 
-    python sequential_encoder/sequential_encoder_embeddings.py   first: its content encoder is read
-    python twhin/twhin_embeddings.py                             -> twhin
-    python twhin/twhin_embeddings.py inputs={}                   with a content encoder of its own: stands alone
+    python sequential_encoder/sequential_encoder_embeddings.py      first: its content encoder is read
+    python twhin/twhin_embeddings.py                                -> twhin
+    python twhin/twhin_embeddings.py '~inputs.sequential_encoder'   with a content encoder of its own: stands alone
 
 A bipartite graph of clients and items with an edge type for cart additions and one for purchases; the vector of a
 client is near those of its items. Clients without an edge are left out. Any client is encoded on any day by its edges

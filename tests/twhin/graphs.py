@@ -14,7 +14,7 @@ CONTENT = ContentSettings(width=8, rows=64, id_width=4, token_width=4, id_dropou
 def settings(**changed) -> ModelSettings:
     given = {
         **{"width": 6, "temperature": 0.2, "learn_temperature": True, "offset": True, "in_batch": 64},
-        **{"negatives": 1.0, "client_rate": 1.0, "spread": 0.1},
+        **{"negatives": 1.0, "client_rate": 1.0, "start": "random"},
     }
     return ModelSettings(**(given | changed))
 
