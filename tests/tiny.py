@@ -26,12 +26,18 @@ _DCN = (
     *("labels.categories=3", "labels.skus=5", "labels.clusters=2", "model.refit=false"),
     *("model.network.width=6", "model.network.hidden=[16]", "model.networks=1", "trainer.max_epochs=1"),
 )
+_TWHIN = (
+    *("logger=none", "model.width=6", "model.in_batch=64", "fold_in.negatives=128", "trainer.max_epochs=1"),
+    *("content.width=8", "content.rows=64", "content.id_width=4", "content.token_width=4", "report.als_factors=0"),
+    "trainer.batch_size=64",
+)
 _BY_FOLDER = {
     "gru_autoencoder": _GRU,
     "next_sku": _TRANSFORMER,
     "next_url": (*_TRANSFORMER, "sequences.min_count=1"),
     "LLM": ("preset=demo", "max_tokens=24", "n_components=6"),
     "LightFM": ("model.epochs=2", "model.threads=1"),
+    "twhin": _TWHIN,
     "dcn": _DCN,
 }
 _BY_CONFIG = {"numeric_features_wide": ("features.components=4", "groups.values=6")}

@@ -143,8 +143,8 @@ class Graph:
             skus,
             rows.astype(np.int32),
             columns.astype(np.int32),
-            edges[RELATION].to_numpy(),
-            edges[WEIGHT].to_numpy(),
+            edges[RELATION].to_numpy(writable=True),
+            edges[WEIGHT].to_numpy(writable=True),
         )
 
     def __len__(self) -> int:
@@ -212,12 +212,29 @@ class EdgeSource:
         """Whether clients have edges to items: int32 [rows] and int32 [columns] to bool [rows, columns]."""
         offsets, own = self._own
         asked, row_of = np.unique(clients, return_inverse=True)
-        wanted, column_of = np.unique(items, return_inverse=True)
-        place = np.full(len(self.graph.skus), -1, np.int32)
-        place[wanted] = np.arange(len(wanted), dtype=np.int32)
         lengths = offsets[asked + 1] - offsets[asked]
-        found = place[own[ranges(offsets[asked], lengths)]]  # of all their items
-        there = found >= 0
-        grid = np.zeros((len(asked), len(wanted)), bool)
-        grid[np.repeat(np.arange(len(asked)), lengths)[there], found[there]] = True
-        return grid[row_of][:, column_of]
+        found = own[ranges(offsets[asked], lengths)]
+        return among(found, lengths, items, len(self.graph.skus))[row_of]
+
+
+def among(found: Int32, lengths: Int64, asked: Int32, most: int) -> npt.NDArray[np.bool_]:
+    """Which of some numbers are in each of several lists.
+
+    Args:
+        found: int32, the lists one after the other.
+        lengths: int64 [lists].
+        asked: int32 [asked], a number may occur repeatedly; one below 0 is in no list.
+        most: what all numbers are below.
+
+    Returns:
+        bool [lists, asked].
+    """
+    wanted, column_of = np.unique(asked, return_inverse=True)
+    place = np.full(most, -1, np.int32)
+    real = wanted >= 0
+    place[wanted[real]] = np.flatnonzero(real)
+    columns = place[found]
+    there = columns >= 0
+    grid = np.zeros((len(lengths), len(wanted)), bool)
+    grid[np.repeat(np.arange(len(lengths)), lengths)[there], columns[there]] = True
+    return grid[:, column_of]

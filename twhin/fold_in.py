@@ -2,13 +2,13 @@
 
 Given the items' vectors, a client's part of the training's loss has one minimum. With u = scale × the client's vector,
 free in length, q the vectors of items under relations, w the weights of its edges, W their sum and q' negatives drawn
-once, as the training draws them, by how often they occur:
+once, as the training draws them, by how often they occur, without those that the client has an edge to:
 
-    L(u) = Σ w -log σ(u q + offset) + W × negatives × mean -log(1 - σ(u q' + offset)) + penalty / 2 × u²
+    L(u) = Σ w -log σ(u q + offset) + W × weight × Σ -log(1 - σ(u q' + offset)) / negatives + penalty / 2 × u²
 
 It is convex. It is descended with one matrix for all clients in place of L's Hessian, which is at most
 
-    W × (1/4 + negatives / 4 × mean q' q'ᵀ) + penalty
+    W × (1/4 + weight / 4 × mean q' q'ᵀ) + penalty
 
 because σ' is at most 1/4 and the edges' q have length 1: so no step can overshoot (Böhning, "Multinomial logistic
 regression algorithm", 1992), and a fixed number of steps gives each client the same vector whoever else is asked for.
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from twhin.edges import Graph
+from twhin.edges import Graph, among
 from ubp.io.errors import require, require_positive
-from ubp.sequences.arrays import Int64
+from ubp.sequences.arrays import Int64, find
 from ubp.training.encode import Runtime
 from ubp.training.kernels import kernels, limited_threads
 
@@ -69,13 +69,15 @@ class FoldIn:
     Attributes:
         settings: numbers.
         negatives: float32 [negatives, width], of length 1.
+        skus: int64 [negatives], theirs.
         relations: float32 [relations, width].
         offset: of a logit.
-        weight: of the negatives' mean.
+        weight: of the negatives.
     """
 
     settings: FoldInSettings
     negatives: Vectors
+    skus: Int64
     relations: Vectors
     offset: float
     weight: float
@@ -94,50 +96,50 @@ class FoldIn:
         found = np.empty((len(graph.clients), items.shape[1]), np.float32)
         device = runtime.device
         with limited_threads(runtime.threads), kernels(device), torch.inference_mode():
-            solver = _Solver(self, torch.from_numpy(items).to(device), device)
+            solver = _Solver(self, graph, items, device)
             offsets = graph.offsets
             for first, last in chunks(offsets, _CLIENTS, _EDGES):
-                found[first:last] = solver(graph, offsets, first, last).cpu().numpy()
+                found[first:last] = solver(offsets, first, last).cpu().numpy()
         return found
 
 
 class _Solver:
     """The descent on a device."""
 
-    def __init__(self, fold_in: FoldIn, items: Tensor, device: torch.device) -> None:
-        self.settings, self.offset, self.weight = fold_in.settings, fold_in.offset, fold_in.weight
-        self.items, self.device = items, device
+    def __init__(self, fold_in: FoldIn, graph: Graph, items: Vectors, device: torch.device) -> None:
+        self.settings, self.offset = fold_in.settings, fold_in.offset
+        self.graph, self.device = graph, device
+        self.items = torch.from_numpy(items).to(device)
         self.negatives = torch.from_numpy(fold_in.negatives).to(device)
         self.relations = torch.from_numpy(fold_in.relations).to(device)
-        # Of W × (1/4 + negatives / 4 × mean q' q'ᵀ), before the W: its directions and their sizes.
-        squares = self.negatives.double().T @ self.negatives.double() / len(self.negatives)
-        sizes, directions = torch.linalg.eigh(squares)
+        places, known = find(graph.skus, fold_in.skus)
+        self.columns = np.where(known, places, -1).astype(np.int32)
+        self.weight = fold_in.weight / len(fold_in.negatives)  # of each negative
+        # Of W × (1/4 + weight / 4 × mean q' q'ᵀ), before the W: its directions and their sizes.
+        sizes, directions = torch.linalg.eigh(self.negatives.double().T @ self.negatives.double())
         self.sizes, self.directions = (0.25 + self.weight / 4 * sizes).float(), directions.float()
 
-    def __call__(self, graph: Graph, offsets: Int64, first: int, last: int) -> Tensor:
-        edges = slice(offsets[first], offsets[last])
+    def __call__(self, offsets: Int64, first: int, last: int) -> Tensor:
+        """The vectors of the clients from one on and before another: float [clients, width]."""
+        graph, edges = self.graph, slice(offsets[first], offsets[last])
         columns, relations, weights = (
             torch.from_numpy(part[edges]).to(self.device) for part in (graph.columns, graph.relations, graph.weights)
         )
-        lengths = torch.from_numpy(np.diff(offsets[first : last + 1])).to(self.device)
-        starts = torch.from_numpy(offsets[first:last] - offsets[first]).to(self.device)
-        owners = torch.repeat_interleave(torch.arange(last - first, device=self.device), lengths)
+        lengths = np.diff(offsets[first : last + 1])
+        own = among(graph.columns[edges], lengths, self.columns, len(graph.skus))
+        strange = torch.from_numpy(~own).to(self.device) * self.weight
+        starts, counts = (torch.from_numpy(part).to(self.device) for part in (offsets[first:last] - offsets[first], lengths))
+        owners = torch.repeat_interleave(torch.arange(last - first, device=self.device), counts)
         met = functional.normalize(self.items[columns.long()] + self.relations[relations.long()], dim=1)
         every = torch.arange(len(met), device=self.device)
-
-        def summed(shares: Tensor) -> Tensor:
-            """Sums over each client's edges of vectors times numbers."""
-            return functional.embedding_bag(every, met, starts, mode="sum", per_sample_weights=shares)
-
-        total = torch.segment_reduce(weights, "sum", lengths=lengths)[:, None]
+        total = torch.segment_reduce(weights, "sum", lengths=counts)[:, None]
         curvature = total * self.sizes + self.settings.penalty  # [clients, directions]
         vectors = met.new_zeros((last - first, met.shape[1]))
         for _ in range(self.settings.steps):
-            pull = (vectors[owners] * met).sum(dim=1) + self.offset
-            push = torch.sigmoid(vectors @ self.negatives.T + self.offset)
-            slope = summed(weights * torch.sigmoid(-pull))
-            slope -= total * (self.weight / len(self.negatives)) * (push @ self.negatives)
-            slope -= self.settings.penalty * vectors
+            pull = weights * torch.sigmoid(-(vectors[owners] * met).sum(dim=1) - self.offset)
+            push = torch.sigmoid(vectors @ self.negatives.T + self.offset).mul_(strange)
+            slope = functional.embedding_bag(every, met, starts, mode="sum", per_sample_weights=pull)
+            slope = slope - total * (push @ self.negatives) - self.settings.penalty * vectors
             vectors = vectors + (slope @ self.directions / curvature) @ self.directions.T
         return functional.normalize(vectors, dim=1) if self.settings.unit else vectors
 

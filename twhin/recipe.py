@@ -94,6 +94,7 @@ class FittedTwhin(FittedBlock):
         arrays: dict[str, npt.NDArray[Any]] = {
             "projection": self.items.projection,
             "negatives": fold_in.negatives,
+            "negative_skus": fold_in.skus,
             "relations": fold_in.relations,
         }
         weights = {f"{_ENCODER}{name}": np.asarray(tensor.cpu()) for name, tensor in encoder.state_dict().items()}
@@ -111,6 +112,7 @@ class FittedTwhin(FittedBlock):
         fold_in = FoldIn(
             FoldInSettings(**settings["fold_in"]),
             arrays["negatives"],
+            arrays["negative_skus"],
             arrays["relations"],
             settings["offset"],
             settings["weight"],
@@ -235,4 +237,5 @@ def fold_in_of(model: Twhin, known: Graph, settings: FoldInSettings, seed: int) 
     relations = torch.from_numpy(known.relations[drawn].astype(np.int64))
     negatives = model.eval().targets(items, relations).numpy()
     weights = model.relations.weight.numpy()
-    return FoldIn(settings, negatives, weights, float(model.offset), model.settings.negatives)
+    skus = known.skus[known.columns[drawn]]
+    return FoldIn(settings, negatives, skus, weights, float(model.offset), model.settings.negatives)

@@ -25,7 +25,7 @@ def fold_in(seed: int = 0, steps: int = 200, offset: float = -0.4, weight: float
     negatives /= np.linalg.norm(negatives, axis=1, keepdims=True)
     relations = rng.normal(size=(2, WIDTH)).astype(np.float32)
     given = {"steps": steps, "penalty": 0.5, "negatives": 16, "unit": False} | changed
-    return FoldIn(FoldInSettings(**given), negatives, relations, offset, weight)
+    return FoldIn(FoldInSettings(**given), negatives, rng.integers(-1, 6, 16), relations, offset, weight)
 
 
 def items(count: int = 6, seed: int = 3) -> np.ndarray:
@@ -36,10 +36,12 @@ def slow_loss(found: FoldIn, vectors: torch.Tensor, whole: Graph, of_items: np.n
     """The definition in float64, one edge after the other."""
     total = vectors.new_zeros(())
     negatives = torch.from_numpy(found.negatives).double()
+    met = set(zip(whole.rows.tolist(), whole.columns.tolist(), strict=True))
     for row, column, relation, weight in zip(whole.rows, whole.columns, whole.relations, whole.weights, strict=True):
         moved = torch.from_numpy(of_items[column] + found.relations[relation]).double()
         logit = vectors[row] @ (moved / moved.norm()) + found.offset
-        strange = functional.softplus(negatives @ vectors[row] + found.offset).mean()
+        strange = [vector for vector, sku in zip(negatives, found.skus, strict=True) if (row, sku) not in met]
+        strange = functional.softplus(torch.stack(strange) @ vectors[row] + found.offset).sum() / len(negatives)
         total = total + float(weight) * (functional.softplus(-logit) + found.weight * strange)
     return total + found.settings.penalty / 2 * (vectors**2).sum()
 
@@ -83,18 +85,16 @@ def test_few_edges_give_short_vectors_and_unit_ones_have_length_1():
 
 
 def test_folded_in_clients_are_near_what_was_learned_for_them():
-    count, number = 40, 30
+    count, number = 60, 60
     whole = graph(planted(count, number, 3), count, number)
-    torch.manual_seed(0)
-    twhin = trained(model(count, number, width=8), source(whole), 200)
-    folded = fold_in_of(twhin, whole, FoldInSettings(30, 0.5, 512, unit=False), seed=0)
+    twhin = trained(model(count, number, width=4, temperature=0.4, learn_temperature=False), source(whole), 200)
+    folded = fold_in_of(twhin, whole, FoldInSettings(40, 0.1, 1024, unit=True), seed=0)
     with torch.no_grad():
         vectors = folded(whole, twhin.item_vectors(torch.arange(number)).numpy(), CPU)
         cosines = vectors @ twhin.client_vectors(torch.arange(count)).T.numpy()
-    cosines /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert cosines.diagonal().mean() > 0.9
+    assert cosines.diagonal().mean() > 0.95
     strange = np.arange(count)[:, None] % 3 != np.arange(count) % 3
-    assert cosines[strange].mean() < 0.3
+    assert cosines[strange].mean() < 0
 
 
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 5), st.integers(1, 20))
