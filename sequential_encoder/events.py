@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sequential_encoder.content import CODE, IDS, PRICE, Contents
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
@@ -25,6 +24,7 @@ from ubp.sequences.arrays import Array, Int64, Mask, find, offsets_of, ranges
 from ubp.sequences.build import events_of
 from ubp.sequences.layout import DAY
 from ubp.sequences.selection import Selection
+from ubp.training.content import CODE, IDS, PRICE, Contents
 from ubp.training.model import LENGTHS, Batch, Rows
 from ubp.training.snapshot_source import LABELS, SCALARS, SnapshotSource
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sequential_encoder.content import CODE, IDS, PRICE, ContentEncoder, ContentSettings
 from sequential_encoder.events import (
     AGE,
     COUNTS,
@@ -41,6 +40,7 @@ from sequential_encoder.events import (
 from ubp.data import schema
 from ubp.io.errors import require, require_positive
 from ubp.training.answers import answer_losses, rarity
+from ubp.training.content import CODE, IDS, PRICE, ContentEncoder, ContentSettings
 from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, SequenceModel
 from ubp.training.nn import sampled_cross_entropy_of
 from ubp.training.snapshot_source import LABELS, SCALARS

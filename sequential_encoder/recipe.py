@@ -11,7 +11,6 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from sequential_encoder.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
 from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler, SequenceSettings, Span
 from sequential_encoder.model import LOSSES, WINDOWS, EncoderSettings, LossSettings, SequentialEncoder
 from ubp.blocks.fitted import Clients, Vectors
@@ -25,6 +24,7 @@ from ubp.data.targets import open_targets
 from ubp.io.errors import name_some, require, require_positive
 from ubp.io.files import digest_of
 from ubp.training.answers import QUESTIONS
+from ubp.training.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
 from ubp.training.encode import Runtime
 from ubp.training.fit import Trained, fit, make_loggers
 from ubp.training.fitted import FittedSequenceModel, Settings, Tables

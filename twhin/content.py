@@ -5,7 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from sequential_encoder.content import ContentEncoder, Contents, item_vectors
+from ubp.training.content import ContentEncoder, Contents, item_vectors
 
 _VECTORS: Final = "vectors"  # buffer of a frozen encoder's vectors
 

@@ -107,7 +107,9 @@ def clients_to_train(history: ChallengeData, settings: EdgeSettings) -> Clients:
     """
     counts = _events(history, settings, None).group_by(schema.CLIENT_ID).agg(count=pl.len())
     relevant = pl.LazyFrame({schema.CLIENT_ID: history.relevant_clients, "relevant": True})
-    known = collect(counts.join(relevant, on=schema.CLIENT_ID, how="left").with_columns(pl.col("relevant").fill_null(False)))
+    known = collect(
+        counts.join(relevant, on=schema.CLIENT_ID, how="left").with_columns(pl.col("relevant").fill_null(False))
+    )
     most = max(settings.clients, int(known["relevant"].sum()))
     kept = known.sort("relevant", "count", schema.CLIENT_ID, descending=[True, True, False]).head(most)
     return np.sort(kept[schema.CLIENT_ID].to_numpy())

@@ -12,7 +12,8 @@ It is convex. It is descended with one matrix for all clients in place of L's He
 
 because σ' is at most 1/4 and the edges' q have length 1: so no step can overshoot (Böhning, "Multinomial logistic
 regression algorithm", 1992), and a fixed number of steps gives each client the same vector whoever else is asked for.
-The penalty draws towards 0 where there are few edges: the length of u says how much is known.
+The penalty draws towards 0 where there are few edges. What comes out has the direction of u and a length by the edges
+themselves: a reader of some hundred steps needs to see how much a client met, and how lately (docs/ablations.md).
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from ubp.training.kernels import kernels, limited_threads
 
 Vectors = npt.NDArray[np.float32]
 
+LOG, ONE, FREE = LENGTHS = ("log", "one", "free")
 _EDGES: Final = 1 << 17  # whose vectors exist at a time: 134 MB at a width of 256
 _CLIENTS: Final = 1 << 13  # whose products with the negatives exist at a time: 32 MB with 1,024 negatives
 
@@ -44,13 +46,14 @@ class FoldInSettings:
         steps: of the descent.
         penalty: on the length; what so many edges say is halved, about.
         negatives: drawn once.
-        unit: give vectors of length 1.
+        length: of what comes out: ``log``, the logarithm of one more than the weights of a client's edges together;
+            ``one``; or ``free``, as the descent leaves it.
     """
 
     steps: int
     penalty: float
     negatives: int
-    unit: bool
+    length: str
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -60,6 +63,7 @@ class FoldInSettings:
         """
         require_positive(self, "fold_in", "steps", "negatives")
         require(self.penalty > 0, "fold_in.penalty", self.penalty, "above 0")
+        require(self.length in LENGTHS, "fold_in.length", self.length, f"one of {', '.join(LENGTHS)}")
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,9 @@ class _Solver:
         lengths = np.diff(offsets[first : last + 1])
         own = among(graph.columns[edges], lengths, self.columns, len(graph.skus))
         strange = torch.from_numpy(~own).to(self.device) * self.weight
-        starts, counts = (torch.from_numpy(part).to(self.device) for part in (offsets[first:last] - offsets[first], lengths))
+        starts, counts = (
+            torch.from_numpy(part).to(self.device) for part in (offsets[first:last] - offsets[first], lengths)
+        )
         owners = torch.repeat_interleave(torch.arange(last - first, device=self.device), counts)
         met = functional.normalize(self.items[columns.long()] + self.relations[relations.long()], dim=1)
         every = torch.arange(len(met), device=self.device)
@@ -141,7 +147,10 @@ class _Solver:
             slope = functional.embedding_bag(every, met, starts, mode="sum", per_sample_weights=pull)
             slope = slope - total * (push @ self.negatives) - self.settings.penalty * vectors
             vectors = vectors + (slope @ self.directions / curvature) @ self.directions.T
-        return functional.normalize(vectors, dim=1) if self.settings.unit else vectors
+        if self.settings.length == FREE:
+            return vectors
+        unit = functional.normalize(vectors, dim=1)
+        return unit * torch.log1p(total) if self.settings.length == LOG else unit
 
 
 def chunks(offsets: Int64, most_clients: int, most_edges: int) -> list[tuple[int, int]]:

@@ -36,8 +36,8 @@ class ModelSettings:
         negatives: what the mean over the negatives weighs beside the mean over the positives.
         client_rate: learning rate of the clients' vectors, as a multiple of `trainer.learning_rate`: a step moves a
             client's vector only where it has an edge in the batch.
-        start: of the clients' vectors: ``random``, or ``folded`` in by their edges with the items' first vectors, so that
-            clients with items in common are near each other from the first step.
+        start: of the clients' vectors: ``random``, or ``folded`` in by their edges with the items' first vectors, so
+            that clients with items in common are near each other from the first step.
     """
 
     width: int
@@ -124,7 +124,10 @@ class Twhin(SequenceModel):
         sparse = {module.weight for module in self.modules() if isinstance(module, nn.Embedding) and module.sparse}
         table = self.clients.weight
         others = [weight for weight in self.parameters() if weight is not table and weight.requires_grad]
-        groups = [([table], learning_rate * self.settings.client_rate), (others, learning_rate)]
+        groups: list[tuple[list[Tensor], float]] = [
+            ([table], learning_rate * self.settings.client_rate),
+            (others, learning_rate),
+        ]
         found: list[torch.optim.Optimizer] = []
         for weights, rate in groups:
             if read := [weight for weight in weights if weight in sparse]:

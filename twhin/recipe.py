@@ -8,13 +8,11 @@ from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 
-from sequential_encoder.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
 from twhin.content import ItemContent
 from twhin.edges import EdgeSettings, EdgeSource, Graph, clients_to_train, edges_of
-from twhin.fold_in import FoldIn, FoldInSettings
+from twhin.fold_in import ONE, FoldIn, FoldInSettings
 from twhin.model import FOLDED, ModelSettings, Twhin
 from twhin.report import ReportSettings, report
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
@@ -24,6 +22,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
 from ubp.io.errors import NoUsableEvents, require
 from ubp.sequences.arrays import Int64
+from ubp.training.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
 from ubp.training.encode import Runtime
 from ubp.training.fit import fit, make_loggers, runtime_of
 from ubp.training.kernels import random_numbers
@@ -220,7 +219,7 @@ def parts_of(graph: Graph, settings: TrainerSettings, seed: int) -> Parts:
 @torch.no_grad()
 def start_clients(model: Twhin, known: Graph, settings: FoldInSettings, seed: int, runtime: Runtime) -> None:
     """Give clients with an edge their first vectors: one step of the folding in, with the items' first vectors."""
-    fold_in = fold_in_of(model, known, replace(settings, steps=1, unit=True), seed)
+    fold_in = fold_in_of(model, known, replace(settings, steps=1, length=ONE), seed)
     items = torch.arange(len(known.skus))
     vectors = torch.cat([model.item_vectors(part) for part in torch.split(items, _ITEMS)]).numpy()
     there = np.diff(known.offsets) > 0

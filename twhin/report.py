@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from twhin.edges import Graph
@@ -21,6 +22,7 @@ from ubp.training.ranking import MODEL, POPULAR
 LEARNED, BOTH, ALS = "learned vectors", "model and popularity", "als"
 AUROC, HIT_RATE = "auroc", "hit_rate@10"
 _AT: Final = 10
+_ROUNDS: Final = 15  # of ALS
 _SCORES: Final = 1 << 25  # that exist at a time
 
 Scorer = Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.float32]]
@@ -33,10 +35,12 @@ class ReportSettings:
     Attributes:
         edges: kept apart, of each type, that are looked at; at most.
         als_factors: of the factorisation beside it; 0 for none.
+        als_regularization: of the same.
     """
 
     edges: int
     als_factors: int
+    als_regularization: float
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -45,7 +49,8 @@ class ReportSettings:
             UserError: a number out of its range.
         """
         require(self.edges >= 1, "report.edges", self.edges, "at least 1")
-        require(self.als_factors >= 0, "report.als_factors", self.als_factors, "at least 0")
+        for name in ("als_factors", "als_regularization"):
+            require(getattr(self, name) >= 0, f"report.{name}", getattr(self, name), "at least 0")
 
 
 def report(
@@ -130,9 +135,7 @@ def _predictors(
     known: Graph, model: Twhin, clients: Vectors, items: Vectors, settings: ReportSettings, seed: int
 ) -> Mapping[str, Scorer]:
     relations = model.relations.weight.detach().numpy()
-    targets = [
-        functional.normalize(torch.from_numpy(items + vector), dim=1).numpy() for vector in relations
-    ]
+    targets = [functional.normalize(torch.from_numpy(items + vector), dim=1).numpy() for vector in relations]
     counts = [
         np.bincount(known.columns[known.relations == place], minlength=len(known.skus)) for place in range(len(targets))
     ]
@@ -151,21 +154,28 @@ def _predictors(
         POPULAR: by_popularity,
     }
     if settings.als_factors:
-        found[ALS] = _als(known, settings.als_factors, seed)
+        found[ALS] = _als(known, settings, seed)
     return found
 
 
-def _als(known: Graph, factors: int, seed: int) -> Scorer:
-    """Implicit ALS of client × sku, an edge of any type weighing 1, those of several types that many."""
+def _als(known: Graph, settings: ReportSettings, seed: int) -> Scorer:
+    """Implicit ALS of client × sku on the CPU, a pair as heavy as it has edges; not `ALS`: blocks know no other."""
+    from implicit.cpu.als import AlternatingLeastSquares
     from scipy.sparse import csr_matrix
 
-    from ALS.model import AlsSettings, factorise
-
-    weights = np.ones(len(known), np.float32)
     shape = (len(known.clients), len(known.skus))
-    matrix = csr_matrix((weights, (known.rows, known.columns)), shape)
-    made = factorise(matrix, AlsSettings(factors, 2.0, 1.0, None, None, 15, 0), seed)
-    return lambda rows, relation: made.clients[rows] @ made.items.T  # noqa: ARG005 (one space for all relations)
+    matrix = csr_matrix((np.ones(len(known), np.float32), (known.rows, known.columns)), shape)
+    with threadpool_limits(1, "blas"):  # implicit's own threads share the work
+        model = AlternatingLeastSquares(
+            min(settings.als_factors, *shape),
+            settings.als_regularization,
+            alpha=1.0,
+            iterations=_ROUNDS,
+            random_state=seed,
+        )
+        model.fit(matrix, show_progress=False)
+    clients, items = model.user_factors, model.item_factors
+    return lambda rows, relation: np.asarray(clients[rows] @ items.T)  # noqa: ARG005 (one space for all relations)
 
 
 def _agreement(known: Graph, model: Twhin, clients: Vectors) -> float:

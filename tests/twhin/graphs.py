@@ -3,18 +3,24 @@
 import numpy as np
 import torch
 
-from sequential_encoder.content import ContentEncoder, Contents, ContentSettings
 from twhin.content import ItemContent
 from twhin.edges import EdgeSource, Graph
 from twhin.model import ModelSettings, Twhin
+from ubp.training.content import ContentEncoder, Contents, ContentSettings
 
 CONTENT = ContentSettings(width=8, rows=64, id_width=4, token_width=4, id_dropout=0.0)
 
 
 def settings(**changed) -> ModelSettings:
     given = {
-        **{"width": 6, "temperature": 0.2, "learn_temperature": True, "offset": True, "in_batch": 64},
-        **{"negatives": 1.0, "client_rate": 1.0, "start": "random"},
+        "width": 6,
+        "temperature": 0.2,
+        "learn_temperature": True,
+        "offset": True,
+        "in_batch": 64,
+        "negatives": 1.0,
+        "client_rate": 1.0,
+        "start": "random",
     }
     return ModelSettings(**(given | changed))
 
@@ -28,7 +34,7 @@ def graph(edges: list[tuple[int, int, int]], clients: int, items: int, weights: 
         rows.astype(np.int32),
         columns.astype(np.int32),
         relations.astype(np.uint8),
-        np.array(weights if weights else [1.0] * len(edges), np.float32),
+        np.array(weights or [1.0] * len(edges), np.float32),
     )
 
 

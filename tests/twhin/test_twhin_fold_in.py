@@ -24,7 +24,7 @@ def fold_in(seed: int = 0, steps: int = 200, offset: float = -0.4, weight: float
     negatives = rng.normal(size=(16, WIDTH)).astype(np.float32)
     negatives /= np.linalg.norm(negatives, axis=1, keepdims=True)
     relations = rng.normal(size=(2, WIDTH)).astype(np.float32)
-    given = {"steps": steps, "penalty": 0.5, "negatives": 16, "unit": False} | changed
+    given = {"steps": steps, "penalty": 0.5, "negatives": 16, "length": "free"} | changed
     return FoldIn(FoldInSettings(**given), negatives, rng.integers(-1, 6, 16), relations, offset, weight)
 
 
@@ -76,19 +76,21 @@ def test_a_vector_is_the_same_whoever_else_is_asked_for():
         np.testing.assert_allclose(found(graph(own, 1, 6), of_items, CPU)[0], together[client], rtol=1e-4, atol=1e-6)
 
 
-def test_few_edges_give_short_vectors_and_unit_ones_have_length_1():
+def test_lengths_are_free_1_or_by_the_weights():
     of_items = items()
     few, many = (fold_in()(graph([(0, 1, 0)], 1, 6, [weight]), of_items, CPU) for weight in (1.0, 20.0))
     assert np.linalg.norm(few) < np.linalg.norm(many)
-    unit = fold_in(unit=True)(graph(EDGES, 4, 6), of_items, CPU)
+    unit = fold_in(length="one")(graph(EDGES, 4, 6), of_items, CPU)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    logs = fold_in(length="log")(graph(EDGES, 4, 6, WEIGHTS), of_items, CPU)
+    np.testing.assert_allclose(np.linalg.norm(logs, axis=1), np.log1p([3.5, 1.0, 4.1, 1.7]), rtol=1e-5)
 
 
 def test_folded_in_clients_are_near_what_was_learned_for_them():
     count, number = 60, 60
     whole = graph(planted(count, number, 3), count, number)
     twhin = trained(model(count, number, width=4, temperature=0.4, learn_temperature=False), source(whole), 200)
-    folded = fold_in_of(twhin, whole, FoldInSettings(40, 0.1, 1024, unit=True), seed=0)
+    folded = fold_in_of(twhin, whole, FoldInSettings(40, 0.1, 1024, "one"), seed=0)
     with torch.no_grad():
         vectors = folded(whole, twhin.item_vectors(torch.arange(number)).numpy(), CPU)
         cosines = vectors @ twhin.client_vectors(torch.arange(count)).T.numpy()
@@ -107,7 +109,7 @@ def test_chunks_hold_each_client_once_and_not_too_much(lengths, most_clients, mo
         assert last - first == 1 or offsets[last] - offsets[first] <= most_edges
 
 
-@pytest.mark.parametrize("name", ["steps", "penalty", "negatives"])
+@pytest.mark.parametrize("name", ["steps", "penalty", "negatives", "length"])
 def test_settings_that_make_no_sense_are_refused(name):
     with pytest.raises(UserError, match=f"fold_in.{name}"):
-        FoldInSettings(**({"steps": 1, "penalty": 1.0, "negatives": 1, "unit": False} | {name: 0}))
+        FoldInSettings(**({"steps": 1, "penalty": 1.0, "negatives": 1, "length": "free"} | {name: 0}))

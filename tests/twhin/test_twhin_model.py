@@ -107,7 +107,8 @@ def test_sparse_gradients_equal_dense_ones_and_touch_only_rows_that_were_read():
             twhin.use_dense_gradients()
         twhin.loss(batch).backward()
         assert twhin.clients.weight.grad.is_sparse == twhin.content.encoder.ids.weight.grad.is_sparse == sparse
-        gradients.append({name: weight.grad.to_dense() for name, weight in twhin.named_parameters() if weight.grad is not None})
+        named = {name: weight.grad for name, weight in twhin.named_parameters() if weight.grad is not None}
+        gradients.append({name: gradient.to_dense() for name, gradient in named.items()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name])
     assert (gradients[0]["clients.weight"][:2] != 0).any(dim=1).all()
@@ -160,7 +161,7 @@ def planted(clients: int, items: int, groups: int, seed: int = 0) -> list[tuple[
 
 
 def trained(twhin: Twhin, source: EdgeSource, steps: int, batch: int = 64, rate: float = 0.02) -> Twhin:
-    start_clients(twhin, source.known, FoldInSettings(1, 1.0, 256, unit=True), 0, Runtime(64, 1, "cpu"))
+    start_clients(twhin, source.known, FoldInSettings(1, 1.0, 256, "one"), 0, Runtime(64, 1, "cpu"))
     rng, optimizers = np.random.default_rng(1), twhin.optimizers(rate)
     for _ in range(steps):
         loss = twhin.loss(source.batch(rng.integers(0, len(source.graph), batch)))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from sequential_encoder.content import HASHES, ContentEncoder, Contents, ContentSettings, hashed, item_vectors, mixed
 from ubp.data import schema
 from ubp.data.schema import CODE_BOOK, CODES, PRICE_BUCKETS
+from ubp.training.content import HASHES, ContentEncoder, Contents, ContentSettings, hashed, item_vectors, mixed
 
 ROWS = 500
 SETTINGS = ContentSettings(width=8, rows=ROWS, id_width=4, token_width=3, id_dropout=0.5)
@@ -39,7 +39,7 @@ def test_the_mixer_is_splitmix64() -> None:
 
 def test_hashes_are_the_same_in_another_process() -> None:
     code = (
-        "import numpy as np; from sequential_encoder.content import hashed;"
+        "import numpy as np; from ubp.training.content import hashed;"
         "print(hashed('url', np.array([-3, 0, 7, 2**40]), 500).tolist())"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
