@@ -14,7 +14,8 @@ from torch.nn import functional
 from twhin.edges import Graph
 from twhin.model import Twhin
 from ubp.blocks.fitted import Vectors
-from ubp.cli.output import show
+from ubp.cli.output import BELOW_POPULARITY, show
+from ubp.cli.run import WARNINGS
 from ubp.io.errors import require
 from ubp.sequences.arrays import ranges
 from ubp.training.ranking import MODEL, POPULAR
@@ -22,6 +23,7 @@ from ubp.training.ranking import MODEL, POPULAR
 LEARNED, BOTH, ALS = "learned vectors", "model and popularity", "als"
 AUROC, HIT_RATE = "auroc", "hit_rate@10"
 _AT: Final = 10
+_DECIMALS: Final = 3  # of a score that is compared
 _ROUNDS: Final = 15  # of ALS
 _SCORES: Final = 1 << 25  # that exist at a time
 
@@ -77,7 +79,7 @@ def report(
 
     Returns:
         ``auroc`` and ``hit_rate@10``: by relation, by predictor. ``fold_in_cosine``: of the folded in with the learned
-        vectors, the mean over clients.
+        vectors, the mean over clients. `WARNINGS`: see `below_popularity`.
     """
     predictors = _predictors(known, model, clients, items, settings, seed)
     own = known.offsets
@@ -95,7 +97,18 @@ def report(
             values = [f"{value:.4f}" for value in scores[metric][name].values()]
             table.add_row(name, f"{len(edges):,}", metric, *values)
     show(table)
-    return {**scores, "fold_in_cosine": _agreement(known, model, clients)}
+    return {**scores, "fold_in_cosine": _agreement(known, model, clients), WARNINGS: below_popularity(scores[AUROC])}
+
+
+def below_popularity(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What is wrong with AUROCs by relation and predictor: where popularity ranks better without the model."""
+    found = []
+    for name, by in scores.items():
+        own, popular = round(by[BOTH], _DECIMALS), round(by[POPULAR], _DECIMALS)
+        if own < popular:
+            figures = f"{own:.{_DECIMALS}f} against {popular:.{_DECIMALS}f}"
+            found.append(f"{BELOW_POPULARITY}: {name} {AUROC} {figures}")
+    return found
 
 
 def ranked(

@@ -11,7 +11,7 @@ import ubp
 from tests.conftest import synthetic
 from tests.twhin.graphs import graph
 from twhin.recipe import FittedTwhin, parts_of
-from twhin.report import ALS, AUROC, HIT_RATE, ranked
+from twhin.report import ALS, AUROC, BOTH, HIT_RATE, below_popularity, ranked
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock, save
 from ubp.data import schema
@@ -192,6 +192,11 @@ def test_ranks_leave_out_known_items_and_count_ties_as_halves():
     # Of the first one's candidates 3, 4 and 5 one scores less, one the same; of the second's 1, 3, 4 and 5 three less.
     np.testing.assert_allclose(shares, [(1 + 0.5) / 3, (3 + 0.5) / 4])
     assert hits.all()  # there are fewer than ten
+
+
+def test_a_model_that_adds_nothing_to_popularity_is_named():
+    scores = {"a": {BOTH: 0.8, "popularity": 0.7}, "b": {BOTH: 0.6, "popularity": 0.71}}
+    assert below_popularity(scores) == ["BELOW POPULARITY: b auroc 0.600 against 0.710"]
 
 
 def test_the_report_has_each_edge_type_beside_popularity_and_als(history, tmp_path):
