@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CLIENT, ITEM, RELATION, OWN = "client", "item", "relation", "own"  # keys of a batch
 WEIGHT: Final = "weight"
+_LEAST: Final = 0.005  # weight of the oldest edge: a client who has been away for a year is no client of zeros
 _DAY: Final = 86_400e6  # microseconds
 
 Int32 = npt.NDArray[np.int32]
@@ -80,7 +81,11 @@ def edges_of(history: ChallengeData, settings: EdgeSettings, clients: Clients | 
     """
     events = _events(history, settings, clients)
     age = (pl.lit(history.as_of) - pl.col(schema.TIMESTAMP).max()).dt.total_microseconds() / _DAY
-    weight = pl.lit(1.0) if settings.half_life is None else pl.lit(0.5) ** (age / settings.half_life)
+    weight = (
+        pl.lit(1.0)
+        if settings.half_life is None
+        else pl.max_horizontal(pl.lit(0.5) ** (age / settings.half_life), _LEAST)
+    )
     if settings.repeats == "log1p":
         weight = weight * pl.len().log1p() / np.log(2)
     return collect(

@@ -52,10 +52,10 @@ def test_an_edge_is_a_client_a_sku_and_a_type_once(history, names):
 
 
 def test_weights_halve_with_age_and_grow_with_repeats(history):
-    settings = edge_settings(half_life=10.0, repeats="log1p")
+    settings = edge_settings(half_life=7.0, repeats="log1p")
     table = edges_of(history, settings, None)
     wanted = [
-        0.5 ** ((history.as_of - max(times)) / DAY / 10) * np.log2(1 + len(times))
+        max(0.5 ** ((history.as_of - max(times)) / DAY / 7), 0.005) * np.log2(1 + len(times))
         for _, times in sorted(slow_edges(history, settings.types).items())
     ]
     np.testing.assert_allclose(table["weight"].to_numpy(), wanted, rtol=1e-5)
