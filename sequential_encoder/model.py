@@ -427,7 +427,7 @@ class SequentialEncoder(SequenceModel):
         """Which sku or url the next token is about: sampled softmax with the content encoder's vectors."""
         at, own, drawn = (batch[f"{name}:{key}"] for key in (_AT, _OWN, _DRAWN))
         log_counts = batch[f"{name}:{LOG_SHARE}"].flatten() + math.log(max(len(drawn), 1))
-        asked = query(states).index_select(0, at)
+        asked = query(states).index_select(0, at) / self.content.width**0.5
         vectors = [contents.index_select(0, places) for places in (own, drawn)]
         return sampled_cross_entropy_of(asked, *vectors, own, drawn, log_counts)
 

@@ -39,6 +39,7 @@ COMMANDS = [
     "LightFM/lightfm_train.py",
     "numeric_features/numeric_features.py",
     "numeric_features/numeric_features.py --config-name=numeric_features_wide",
+    "sequential_encoder/sequential_encoder_embeddings.py",
     "dcn/dcn_embeddings.py",
 ]
 
@@ -281,8 +282,8 @@ def test_a_command_that_really_fails_is_named(tmp_path, jobs):
 @pytest.mark.skipif(
     not all((REPOSITORY / line.split()[0]).exists() for line in COMMANDS), reason="not all commands are there yet"
 )
-def test_all_fifteen_embeddings_on_the_tiny_history(make_history, tmp_path):
-    """For real, the demo's sizes: fifteen blocks of one history."""
+def test_all_sixteen_embeddings_on_the_tiny_history(make_history, tmp_path):
+    """For real, the demo's sizes: sixteen blocks of one history."""
     paths = make_history(clients=200).write(tmp_path / "data")  # a PCA to 128 columns needs some
     environment = {"PYTHON": sys.executable, "CHALLENGE_DATA_PATH": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
     split = subprocess.run(
@@ -294,10 +295,10 @@ def test_all_fifteen_embeddings_on_the_tiny_history(make_history, tmp_path):
     assert done.returncode == 0, done.stderr
     merges = [
         composed(CONFIGS / "merge", name, ["data_path=x"]).blocks
-        for name in ("best_solution", "numeric", "past_windows")
+        for name in ("best_solution", "numeric", "past_windows", "sequences")
     ]
     wanted = {name for blocks in merges for name in blocks}
-    assert len(wanted) == 15
+    assert len(wanted) == 16
     blocks = {name: EmbeddingTable.read(paths.block(name, submit=False)) for name in wanted}
     assert len({block.lineage["fingerprint"] for block in blocks.values()}) == 1
     assert {path.stem for path in paths.embeddings(submit=False).glob("*.parquet")} == set(wanted)

@@ -26,6 +26,12 @@ _DCN = (
     *("labels.categories=3", "labels.skus=5", "labels.clusters=2", "model.refit=false"),
     *("model.network.width=6", "model.network.hidden=[16]", "model.networks=1", "trainer.max_epochs=1"),
 )
+_SEQUENTIAL = (
+    *("preset=demo", "logger=none", "snapshots.count=2", "snapshots.least_history=7", "snapshots.horizon=7"),
+    *("labels.categories=3", "labels.skus=5", "labels.clusters=2", "sequences.tokens=16", "sequences.events=24"),
+    *("model.content={width: 8, rows: 500, id_width: 4, token_width: 4, id_dropout: 0.1}", "model.width=16"),
+    *("model.layers=1", "model.profile=12", "model.refit=false", "trainer.max_epochs=1"),
+)
 _BY_FOLDER = {
     "gru_autoencoder": _GRU,
     "next_sku": _TRANSFORMER,
@@ -33,6 +39,7 @@ _BY_FOLDER = {
     "LLM": ("preset=demo", "max_tokens=24", "n_components=6"),
     "LightFM": ("model.epochs=2", "model.threads=1"),
     "dcn": _DCN,
+    "sequential_encoder": _SEQUENTIAL,
 }
 _BY_CONFIG = {"numeric_features_wide": ("features.components=4", "groups.values=6")}
 
