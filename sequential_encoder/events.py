@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, Self
 
 import numpy as np
@@ -505,7 +506,7 @@ def tokens_of(span: Span, seconds: int) -> Int64:
         return chosen.lengths
     found = np.empty(len(span), np.int64)
     limits = np.searchsorted(chosen.offsets, np.arange(0, len(chosen) + _BLOCK, _BLOCK)).clip(max=len(span))
-    for begin, end in zip(limits[:-1], limits[1:], strict=True):
+    for begin, end in pairwise(limits):
         lengths = chosen.lengths[begin:end]
         times = chosen.sequences.time[_rows_of_store(chosen, ranges(chosen.firsts[begin:end], lengths))]
         row = np.repeat(np.arange(end - begin), lengths)

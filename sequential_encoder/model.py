@@ -56,7 +56,7 @@ _TOKEN_AT, _NEXT_AT, _LAST_AT, _DAY_AT = "token_at", "next_at", "last_at", "day_
 _BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
 _AT, _OWN, _DRAWN = "at", "own", "drawn"  # of a sampled softmax: where it is predicted, what, and beside what
 _SPREAD: Final = (-3.0, 3.0)  # logarithms of a deviation, beyond which a loss would overflow
-_SECONDS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
+_TARGETS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
 
 
 @dataclass
@@ -524,7 +524,7 @@ def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
         found[f"{name}:{_DRAWN}"] = places[begin : begin + count]
         found[f"{name}:{LOG_SHARE}"] = batch[f"{name}:{LOG_SHARE}"].flatten()
         begin += count
-        targets = batch[_SECONDS[name]][:, :time]  # [rows, time, targets], places of events
+        targets = batch[_TARGETS[name]][:, :time]  # [rows, time, targets], places of events
         wanted = targets >= 0
         own = grid.gather(1, targets.clamp(min=0).flatten(1)).view(targets.shape)
         found[f"{name}:{_OWN}"] = own[wanted]

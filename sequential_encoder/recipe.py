@@ -14,7 +14,7 @@ import torch
 from sequential_encoder.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
 from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler, SequenceSettings, Span
 from sequential_encoder.model import LOSSES, WINDOWS, EncoderSettings, LossSettings, SequentialEncoder
-from ubp.blocks.fitted import Clients, Vectors
+from ubp.blocks.fitted import Clients
 from ubp.cli.answer_report import report
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ModelSettings(EncoderSettings):
-    """The config's part `model`: the numbers of the encoder, and
+    """The config's part `model`: the numbers of the encoder, and how it learns.
 
     Attributes:
         losses: what is learned.
@@ -76,7 +76,7 @@ class ModelSettings(EncoderSettings):
 
 @dataclass(frozen=True)
 class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder]):
-    """A trained encoder; it reads clients of any history, and items that it has never seen.
+    """A trained encoder; it reads any clients with an event of any type, and items that it has never seen.
 
     Attributes:
         sequences: how much of a history is read.
@@ -104,10 +104,6 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder]):
         """See `ubp.training.fitted.FittedSequenceModel.source`."""
         span = Span.asked_at_its_end(history, clients)
         return EventSource((span,), Catalogue.of(span.chosen, self.content.settings.rows), self.sequences)
-
-    def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
-        """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients with an event of any type."""
-        return super().vectors(history, clients)
 
     def settings(self) -> dict[str, Any]:
         """See `ubp.training.fitted.FittedSequenceModel.settings`."""

@@ -13,7 +13,8 @@ from ubp.sequences.layout import DAY
 from ubp.training.encode import Runtime, encode
 from ubp.training.model import Batch
 from ubp.training.nn import sampled_cross_entropy_of
-from ubp.training.snapshot_source import BASKETS, CENSORED, CHURN, DAYS as WAITED, LABELS
+from ubp.training.snapshot_source import BASKETS, CENSORED, CHURN, LABELS
+from ubp.training.snapshot_source import DAYS as WAITED
 
 END, DAY_ASKED = DAYS * DAY, 25 * DAY
 CPU = Runtime(batch_size=3, accelerator="cpu")
