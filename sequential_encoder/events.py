@@ -223,7 +223,8 @@ class EventSource:
     @cached_property
     def clients(self) -> Rows:
         """Of each row: int64 [rows]."""
-        return np.concatenate([span.chosen.clients for span in self.spans])
+        clients: Rows = np.concatenate([span.chosen.clients for span in self.spans])
+        return clients
 
     @cached_property
     def lengths(self) -> Rows:
@@ -231,7 +232,7 @@ class EventSource:
 
         By them rows of like cost share a batch. Those of a row of which not all events are read are not counted anew.
         """
-        counts = np.concatenate([tokens_of(span, self.settings.merge) for span in self.spans])
+        counts: Rows = np.concatenate([tokens_of(span, self.settings.merge) for span in self.spans])
         return np.minimum(counts, self.settings.tokens)
 
     def rows_of(self, span: int) -> Rows:
@@ -425,10 +426,10 @@ class Moments:
         own = row[1:] == row[:-1]  # whose next token is of the same row
         between = np.where(own, begin[1:] - last[:-1], 0)
         wait = np.append(between, 0)
-        ends = self.starts[1:][self.counts > 0] - 1
-        wait[ends] = (self.until - last[self.starts[1:] - 1])[self.counts > 0]
+        ends = self.starts[1:] - 1
+        wait[ends] = self.until - last[ends]
         counts = np.bincount(self.token * TYPES + self.event, minlength=len(begin) * TYPES).reshape(-1, TYPES)
-        columns = {
+        columns: dict[str, Array] = {
             AGE: ((self.end - last) / DAY).astype(np.float32),
             GAP: (np.append(0, between) / HOUR_SECONDS).astype(np.float32),
             WAIT: (wait / HOUR_SECONDS).astype(np.float32),
@@ -447,7 +448,7 @@ class Moments:
     def targets(self, since: int, count: int, generator: np.random.Generator | None) -> dict[str, Array]:
         """What is to be predicted at each token: see `EventSource`."""
         row, begin = self.row[self.firsts], self.time[self.firsts]
-        is_target: Mask = np.append((row[1:] == row[:-1]) & (begin[1:] >= since), [False] * min(len(row), 1))
+        is_target = np.append((row[1:] == row[:-1]) & (begin[1:] >= since), [False] * min(len(row), 1))
         items = np.isin(self.event, _WANTED)
         visits = self.event == EventType.PAGE_VISIT.code
         return {

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,11 @@ from ubp.training.kernels import random_numbers
 from ubp.training.model import Rows
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
-from ubp.training.snapshot_source import ADDED, SnapshotSource, prepare
+from ubp.training.snapshot_source import ADDED, BASKETS, BOUGHT, CENSORED, CHURN, DAYS, SnapshotSource, prepare
 
 logger = logging.getLogger(__name__)
+
+_SAMPLE: Final = 10_000  # rows of labels that the first answers are taken from
 
 
 @dataclass
@@ -129,6 +131,20 @@ def build_model(settings: Mapping[str, Any]) -> SequentialEncoder:
     encoder = EncoderSettings(**{**settings["encoder"], "content": ContentSettings(**settings["encoder"]["content"])})
     groups = {name: np.zeros(count, np.float32) for name, count in settings["groups"].items()}
     return SequentialEncoder(encoder, LossSettings(**settings["losses"]), groups, settings["asked"])
+
+
+def usual_answers(asked: SnapshotSource, rows: Rows, seed: int) -> dict[str, torch.Tensor]:
+    """To each question what fits all rows together, NaN or infinite where nothing does: float [1] each.
+
+    From at most `_SAMPLE` rows: the logit of a share, the logarithm of the mean count and of purchases a day.
+    """
+    if len(rows) > _SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _SAMPLE, replace=False))
+    batch = asked.batch(rows)
+    found = {name: torch.logit(batch[name].nanmean()) for name in (CHURN, BOUGHT, ADDED)}
+    found[BASKETS] = batch[BASKETS].mean().log()
+    found[DAYS] = ((1 - batch[CENSORED]).sum() / batch[DAYS].sum()).log()
+    return {name: answer.reshape(1) for name, answer in found.items()}
 
 
 @dataclass(frozen=True)
@@ -246,5 +262,6 @@ class SequentialEncoderRecipe(Recipe):
             model = build_model(network)
         shares = asked.label_counts(rows) / max(len(rows), 1)
         model.shares.copy_(torch.from_numpy(shares.astype(np.float32)))
-        model.start_from_shares()
+        answers = model.by_group(torch.logit(model.shares, eps=1e-5)) | usual_answers(asked, rows, seed)
+        model.start_at(answers)
         return model, network
