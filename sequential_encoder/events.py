@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, Self
 
 import numpy as np
@@ -44,6 +45,7 @@ TYPES: Final = len(EventType)
 KIND_BITS: Final = 40  # a subject's code: its kind above so many bits of its row in the table of the kind
 KINDS: Final = (schema.SKU, schema.URL, schema.QUERY)
 _KIND_OF: Final = np.array([KINDS.index(event_type.subject) for event_type in schema.EVENT_ORDER], np.int64)
+_BLOCK: Final = 1 << 22  # events whose times are read at a time
 _WANTED: Final = (EventType.ADD_TO_CART.code, EventType.PRODUCT_BUY.code)  # events whose items are predicted
 
 
@@ -57,12 +59,14 @@ class SequenceSettings:
         tokens: the newest of a history that are read, at the most; in training so many from anywhere in it.
         events: the same of events, which bounds what a batch takes.
         targets: items of a token that the state before it is asked for, drawn from all of them; and urls.
+        days: of a client that a step asks about, drawn from all; they are much alike.
     """
 
     merge: int
     tokens: int
     events: int
     targets: int
+    days: int
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -70,7 +74,7 @@ class SequenceSettings:
         Raises:
             UserError: a number out of its range.
         """
-        require_positive(self, "sequences", "tokens", "events", "targets")
+        require_positive(self, "sequences", "tokens", "events", "targets", "days")
         fits = self.merge == 0 or (self.merge > 0 and DAY % self.merge == 0)
         require(fits, "sequences.merge", self.merge, "0, or a divisor of 86400")
 
@@ -219,12 +223,17 @@ class EventSource:
     @cached_property
     def clients(self) -> Rows:
         """Of each row: int64 [rows]."""
-        return np.concatenate([span.chosen.clients for span in self.spans])
+        clients: Rows = np.concatenate([span.chosen.clients for span in self.spans])
+        return clients
 
     @cached_property
     def lengths(self) -> Rows:
-        """The events that are read of each row, by which rows of like cost share a batch: int64 [rows]."""
-        return np.minimum(np.concatenate([span.chosen.lengths for span in self.spans]), self.settings.events)
+        """The tokens that are read of each row, about: int64 [rows].
+
+        By them rows of like cost share a batch. Those of a row of which not all events are read are not counted anew.
+        """
+        counts: Rows = np.concatenate([tokens_of(span, self.settings.merge) for span in self.spans])
+        return np.minimum(counts, self.settings.tokens)
 
     def rows_of(self, span: int) -> Rows:
         """The rows of a span: int64."""
@@ -241,7 +250,7 @@ class EventSource:
             raise ValueError("a batch has rows of one span")
         span, inside = self.spans[numbers[0]], rows - self.starts[numbers[0]]
         moments = Moments.read(span, inside, self.settings, generator)
-        found = moments.tokens() | self._contents(moments) | self._days(span, inside, moments)
+        found = moments.tokens() | self._contents(moments) | self._days(span, inside, moments, generator)
         if self.asked is not None:
             drawing = generator or np.random.default_rng(0)
             found |= moments.targets(span.since, self.settings.targets, generator) | self._negatives(len(rows), drawing)
@@ -259,11 +268,16 @@ class EventSource:
             CODE: moments.padded(contents.codes),
         }
 
-    def _days(self, span: Span, inside: Rows, moments: "Moments") -> dict[str, Array]:
-        labels = span.labels[inside]
-        known = moments.until[:, None] >= span.days
-        tokens = np.where((labels >= 0) & known, moments.tokens_before(span.days), 0)
+    def _days(
+        self, span: Span, inside: Rows, moments: "Moments", generator: np.random.Generator | None
+    ) -> dict[str, Array]:
+        labels, before = span.labels[inside], moments.tokens_before(span.days)
+        tokens = np.where((labels >= 0) & (moments.until[:, None] >= span.days), before, 0)
         ages = np.broadcast_to((span.end - span.days) / DAY, tokens.shape).astype(np.float32)
+        if generator is not None and tokens.shape[1] > self.settings.days:
+            # Days that nothing is asked about come last.
+            order = np.argsort(generator.random(tokens.shape) + (tokens == 0), axis=1)[:, : self.settings.days]
+            labels, tokens, ages = (np.take_along_axis(values, order, axis=1) for values in (labels, tokens, ages))
         found: dict[str, Array] = {DAY_AGE: ages, DAY_TOKENS: tokens}
         if self.asked is not None:
             real = tokens > 0
@@ -397,9 +411,10 @@ class Moments:
         lengths = np.bincount(self.row, minlength=len(self.counts))
         return np.arange(len(self.row)) - offsets_of(lengths)[self.row]
 
-    def _side_by_side(self, values: Array) -> Array:
+    def _side_by_side(self, values: Array, empty: int = 0) -> Array:
         """What stands for tokens, [tokens, ...], as [rows, tokens of the longest, ...]."""
-        found = np.zeros((len(self.counts), int(self.counts.max(initial=1)), *values.shape[1:]), values.dtype)
+        shape = (len(self.counts), int(self.counts.max(initial=1)), *values.shape[1:])
+        found = np.full(shape, empty, values.dtype)
         row = self.row[self.firsts]
         found[row, np.arange(len(row)) - self.starts[row]] = values
         return found
@@ -411,10 +426,10 @@ class Moments:
         own = row[1:] == row[:-1]  # whose next token is of the same row
         between = np.where(own, begin[1:] - last[:-1], 0)
         wait = np.append(between, 0)
-        ends = self.starts[1:][self.counts > 0] - 1
-        wait[ends] = (self.until - last[self.starts[1:] - 1])[self.counts > 0]
+        ends = self.starts[1:] - 1
+        wait[ends] = self.until - last[ends]
         counts = np.bincount(self.token * TYPES + self.event, minlength=len(begin) * TYPES).reshape(-1, TYPES)
-        columns = {
+        columns: dict[str, Array] = {
             AGE: ((self.end - last) / DAY).astype(np.float32),
             GAP: (np.append(0, between) / HOUR_SECONDS).astype(np.float32),
             WAIT: (wait / HOUR_SECONDS).astype(np.float32),
@@ -438,8 +453,8 @@ class Moments:
         visits = self.event == EventType.PAGE_VISIT.code
         return {
             IS_TARGET: self._side_by_side(is_target),
-            ITEM_TARGETS: self._side_by_side(self._of_next_token(items, is_target, count, generator)),
-            URL_TARGETS: self._side_by_side(self._of_next_token(visits, is_target, count, generator)),
+            ITEM_TARGETS: self._side_by_side(self._of_next_token(items, is_target, count, generator), empty=-1),
+            URL_TARGETS: self._side_by_side(self._of_next_token(visits, is_target, count, generator), empty=-1),
         }
 
     def _of_next_token(self, wanted: Mask, is_target: Mask, count: int, generator: np.random.Generator | None) -> Int64:
@@ -483,6 +498,21 @@ def merged(row: Int64, time: Int64, end: int, seconds: int, rows: int) -> tuple[
     first = np.ones(len(row), bool)
     first[1:] = (row[1:] != row[:-1]) | (stretch[1:] != stretch[:-1])
     return np.cumsum(first) - 1, np.bincount(row[first], minlength=rows)
+
+
+def tokens_of(span: Span, seconds: int) -> Int64:
+    """How many tokens each client of a span has: int64 [clients]; some clients' events in memory at a time."""
+    chosen = span.chosen
+    if seconds == 0:
+        return chosen.lengths
+    found = np.empty(len(span), np.int64)
+    limits = np.searchsorted(chosen.offsets, np.arange(0, len(chosen) + _BLOCK, _BLOCK)).clip(max=len(span))
+    for begin, end in pairwise(limits):
+        lengths = chosen.lengths[begin:end]
+        times = chosen.sequences.time[_rows_of_store(chosen, ranges(chosen.firsts[begin:end], lengths))]
+        row = np.repeat(np.arange(end - begin), lengths)
+        found[begin:end] = merged(row, times.astype(np.int64), span.end, seconds, int(end - begin))[1]
+    return found
 
 
 def _rows_of_store(chosen: Selection, places: Int64) -> Array:

@@ -55,8 +55,9 @@ _TOKEN_AT, _NEXT_AT, _LAST_AT, _DAY_AT = "token_at", "next_at", "last_at", "day_
 # Events of each token, one token after the other, as places among the pairs of type and subject; where each begins.
 _BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
 _AT, _OWN, _DRAWN = "at", "own", "drawn"  # of a sampled softmax: where it is predicted, what, and beside what
+_FIRST_HEADS: Final = 0.1  # of the usual first weights of a head
 _SPREAD: Final = (-3.0, 3.0)  # logarithms of a deviation, beyond which a loss would overflow
-_SECONDS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
+_TARGETS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
 
 
 @dataclass
@@ -297,12 +298,19 @@ class SequentialEncoder(SequenceModel):
         parts = [np.empty(0, np.float32), *groups.values()]
         self.register_buffer("shares", torch.from_numpy(np.concatenate(parts).astype(np.float32)))
 
-    def start_from_shares(self) -> None:
-        """Let each label's logit begin at that of its share: what a model without a history would answer."""
+    def start_at(self, answers: Mapping[str, Tensor]) -> None:
+        """Let the answers begin near what a model without a history would say.
+
+        Far from it the first steps are large, all in the same direction, and Adam remembers them for long.
+
+        Args:
+            answers: by group, float [labels]; by question, float [1]; questions without an answer are left as they are.
+        """
         with torch.no_grad():
-            for name, logits in self.by_group(torch.logit(self.shares, eps=1e-5)).items():
-                if name in self.heads:
-                    self.heads[name].get_parameter("bias").copy_(logits)
+            for name, head in self.heads.items():
+                head.get_parameter("weight").mul_(_FIRST_HEADS)
+                if name in answers and torch.isfinite(answers[name]).all():
+                    head.get_parameter("bias").copy_(answers[name])
 
     def by_group(self, labels: Tensor) -> dict[str, Tensor]:
         """What stands for all labels in the last dimension, in parts: of each group."""
@@ -427,9 +435,9 @@ class SequentialEncoder(SequenceModel):
         """Which sku or url the next token is about: sampled softmax with the content encoder's vectors."""
         at, own, drawn = (batch[f"{name}:{key}"] for key in (_AT, _OWN, _DRAWN))
         log_counts = batch[f"{name}:{LOG_SHARE}"].flatten() + math.log(max(len(drawn), 1))
-        asked = query(states).index_select(0, at)
-        vectors = [contents.index_select(0, places) for places in (own, drawn)]
-        return sampled_cross_entropy_of(asked, *vectors, own, drawn, log_counts)
+        asked = query(states).index_select(0, at) / self.content.width**0.5
+        wanted, others = contents.index_select(0, own), contents.index_select(0, drawn)
+        return sampled_cross_entropy_of(asked, wanted, others, own, drawn, log_counts)
 
 
 def censored_normal(
@@ -450,7 +458,8 @@ def censored_normal(
     """
     density = 0.5 * ((seen - mean) / spread.exp()) ** 2 + spread + 0.5 * math.log(2 * math.pi)
     survival = -torch.special.log_ndtr((censored_mean - longer_than) / censored_spread.exp())
-    return (density.sum() + survival.sum()) / max(len(seen) + len(longer_than), 1)
+    total: Tensor = density.sum() + survival.sum()
+    return total / max(len(seen) + len(longer_than), 1)
 
 
 def flat(batch: Batch) -> Batch:
@@ -477,6 +486,12 @@ def flat(batch: Batch) -> Batch:
     return found
 
 
+def unique_of(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The different numbers, ascending, and the place of each of these: int64 [different] and int64 [numbers]."""
+    different, places = np.unique(numbers.numpy(), return_inverse=True)
+    return torch.from_numpy(different), torch.from_numpy(places)
+
+
 def _places(mask: Tensor) -> Tensor:
     """Where a mask of any shape is true, flat: int64."""
     return mask.flatten().nonzero()[:, 0]
@@ -491,7 +506,7 @@ def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
         key: torch.cat([batch[key][real], *(batch[f"{name}:{key}"].flatten(0, 1) for name in drawn)])
         for key in (IDS, PRICE, CODE)
     }
-    unique, places = codes.unique(return_inverse=True)
+    unique, places = unique_of(codes)
     first = torch.empty(len(unique), dtype=torch.int64)
     first[places] = torch.arange(len(codes))
     kinds = unique >> KIND_BITS
@@ -508,7 +523,7 @@ def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
     of_event = places[:events]
     event = batch[EVENT][real]
     subjects = len(unique) + len(KINDS)
-    pairs, bag = (event * subjects + of_event).unique(return_inverse=True)
+    pairs, bag = unique_of(event * subjects + of_event)
     found[_PAIR_EVENT], found[_PAIR_SUBJECT] = pairs // subjects, pairs % subjects
     found[_BAG] = bag
     token = batch[TOKEN][real]
@@ -524,7 +539,7 @@ def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
         found[f"{name}:{_DRAWN}"] = places[begin : begin + count]
         found[f"{name}:{LOG_SHARE}"] = batch[f"{name}:{LOG_SHARE}"].flatten()
         begin += count
-        targets = batch[_SECONDS[name]][:, :time]  # [rows, time, targets], places of events
+        targets = batch[_TARGETS[name]][:, :time]  # [rows, time, targets], places of events
         wanted = targets >= 0
         own = grid.gather(1, targets.clamp(min=0).flatten(1)).view(targets.shape)
         found[f"{name}:{_OWN}"] = own[wanted]

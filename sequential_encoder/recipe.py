@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 
 from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler, SequenceSettings, Span
 from sequential_encoder.model import LOSSES, WINDOWS, EncoderSettings, LossSettings, SequentialEncoder
-from ubp.blocks.fitted import Clients, Vectors
+from ubp.blocks.fitted import Clients
 from ubp.cli.answer_report import report
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
@@ -32,14 +32,16 @@ from ubp.training.kernels import random_numbers
 from ubp.training.model import Rows
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
-from ubp.training.snapshot_source import ADDED, SnapshotSource, prepare
+from ubp.training.snapshot_source import ADDED, BASKETS, BOUGHT, CENSORED, CHURN, DAYS, SnapshotSource, prepare
 
 logger = logging.getLogger(__name__)
+
+_SAMPLE: Final = 10_000  # rows of labels that the first answers are taken from
 
 
 @dataclass
 class ModelSettings(EncoderSettings):
-    """The config's part `model`: the numbers of the encoder, and
+    """The config's part `model`: the numbers of the encoder, and how it learns.
 
     Attributes:
         losses: what is learned.
@@ -76,7 +78,7 @@ class ModelSettings(EncoderSettings):
 
 @dataclass(frozen=True)
 class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder]):
-    """A trained encoder; it reads clients of any history, and items that it has never seen.
+    """A trained encoder; it reads any clients with an event of any type, and items that it has never seen.
 
     Attributes:
         sequences: how much of a history is read.
@@ -105,10 +107,6 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder]):
         span = Span.asked_at_its_end(history, clients)
         return EventSource((span,), Catalogue.of(span.chosen, self.content.settings.rows), self.sequences)
 
-    def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
-        """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients with an event of any type."""
-        return super().vectors(history, clients)
-
     def settings(self) -> dict[str, Any]:
         """See `ubp.training.fitted.FittedSequenceModel.settings`."""
         return {"sequences": asdict(self.sequences), "network": self.network}
@@ -133,6 +131,20 @@ def build_model(settings: Mapping[str, Any]) -> SequentialEncoder:
     encoder = EncoderSettings(**{**settings["encoder"], "content": ContentSettings(**settings["encoder"]["content"])})
     groups = {name: np.zeros(count, np.float32) for name, count in settings["groups"].items()}
     return SequentialEncoder(encoder, LossSettings(**settings["losses"]), groups, settings["asked"])
+
+
+def usual_answers(asked: SnapshotSource, rows: Rows, seed: int) -> dict[str, torch.Tensor]:
+    """To each question what fits all rows together, NaN or infinite where nothing does: float [1] each.
+
+    From at most `_SAMPLE` rows: the logit of a share, the logarithm of the mean count and of purchases a day.
+    """
+    if len(rows) > _SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _SAMPLE, replace=False))
+    batch = asked.batch(rows)
+    found = {name: torch.logit(batch[name].nanmean()) for name in (CHURN, BOUGHT, ADDED)}
+    found[BASKETS] = batch[BASKETS].mean().log()
+    found[DAYS] = ((1 - batch[CENSORED]).sum() / batch[DAYS].sum()).log()
+    return {name: answer.reshape(1) for name, answer in found.items()}
 
 
 @dataclass(frozen=True)
@@ -250,5 +262,6 @@ class SequentialEncoderRecipe(Recipe):
             model = build_model(network)
         shares = asked.label_counts(rows) / max(len(rows), 1)
         model.shares.copy_(torch.from_numpy(shares.astype(np.float32)))
-        model.start_from_shares()
+        answers = model.by_group(torch.logit(model.shares, eps=1e-5)) | usual_answers(asked, rows, seed)
+        model.start_at(answers)
         return model, network

@@ -296,7 +296,7 @@ def test_all_seventeen_embeddings_on_the_tiny_history(make_history, tmp_path):
     assert done.returncode == 0, done.stderr
     merges = [
         composed(CONFIGS / "merge", name, ["data_path=x"]).blocks
-        for name in ("best_solution", "fourth_place", "past_windows")
+        for name in ("best_solution", "fourth_place", "past_windows", "sequences")
     ]
     wanted = {name for blocks in merges for name in blocks}
     assert len(wanted) == 17
