@@ -124,7 +124,7 @@ class Twhin(SequenceModel):
         sparse = {module.weight for module in self.modules() if isinstance(module, nn.Embedding) and module.sparse}
         table = self.clients.weight
         others = [weight for weight in self.parameters() if weight is not table and weight.requires_grad]
-        groups: list[tuple[list[Tensor], float]] = [
+        groups: list[tuple[list[nn.Parameter], float]] = [
             ([table], learning_rate * self.settings.client_rate),
             (others, learning_rate),
         ]
