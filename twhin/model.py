@@ -123,8 +123,8 @@ class Twhin(SequenceModel):
         """Adam, the clients' table at a rate of its own; `SparseAdam` for tables with sparse gradients."""
         sparse = {module.weight for module in self.modules() if isinstance(module, nn.Embedding) and module.sparse}
         table = self.clients.weight
-        others = [weight for weight in self.parameters() if weight is not table and weight.requires_grad]
-        groups: list[tuple[list[nn.Parameter], float]] = [
+        others: list[Tensor] = [weight for weight in self.parameters() if weight is not table and weight.requires_grad]
+        groups: list[tuple[list[Tensor], float]] = [
             ([table], learning_rate * self.settings.client_rate),
             (others, learning_rate),
         ]
