@@ -16,26 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ubp.training.answers import answer_losses, rarity
 from ubp.training.model import Batch, SequenceModel, rows_of
-from ubp.training.snapshot_source import (
-    ADDED,
-    BASKETS,
-    BOUGHT,
-    CENSORED,
-    CHURN,
-    CLIENTS,
-    DAYS,
-    LABELS,
-    VIEWS,
-    view_name,
-)
+from ubp.training.snapshot_source import BASKETS, CLIENTS, DAYS, LABELS, VIEWS, view_name
 
 CONTRASTIVE: Final = "contrastive"
 NUMBERS, VECTOR = "numbers", "vector"  # how a block enters: each of its columns by itself, or all by an MLP
 STANDARDISED, QUANTILES, BOTH = "standardised", "quantiles", "both"  # how a number does
-# What is asked beside the groups of labels: yes or no, a count, a time.
-QUESTIONS: Final = (CHURN, BOUGHT, ADDED, BASKETS, DAYS)
-_RATE: Final = (-10.0, 5.0)  # logarithms of a rate a day, beyond which a loss would overflow
 
 
 class QuantileEmbedding(nn.Module):
@@ -306,8 +293,8 @@ class LossSettings:
     """What is learned.
 
     Attributes:
-        weights: of groups of labels and `QUESTIONS` that do not weigh 1, and of the contrastive loss if it is to weigh
-            something; 0 switches one off. Each is a mean over its labels.
+        weights: of groups of labels and questions (`ubp.training.answers`) that do not weigh 1, and of the contrastive
+            loss if it is to weigh something; 0 switches one off. Each is a mean over its labels.
         rare: rare labels weigh more: by p^-rare, p their share of the rows, on average 1 in a group; 0 for no such
             weights.
         temperature: of the contrastive loss.
@@ -333,7 +320,7 @@ class Dcn(SequenceModel):
         network: of each network.
         networks: how many.
         groups: by name, in the order of a batch's labels, the share of rows that each label is 1 for: float32 [labels].
-        asked: of `QUESTIONS`, those that are asked.
+        asked: of `ubp.training.answers.QUESTIONS`, those that are asked.
         losses: what is learned.
     """
 
@@ -396,19 +383,10 @@ class Dcn(SequenceModel):
         return total
 
     def answer_losses(self, network: Network, profile: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """By group and question: the mean over the rows, and over the group's labels; scalars.
-
-        So a group weighs the same however many labels it has. In a sum over all labels churn, one of some thousand,
-        was hardly learned (docs/ablations.md).
-        """
-        found, shares = {}, self.by_group(self.shares)
-        for name, wanted in self.by_group(batch[LABELS]).items():
-            answers = network.answer(name, profile)
-            each = functional.binary_cross_entropy_with_logits(answers, wanted.float(), reduction="none")
-            found[name] = (each * rarity(shares[name], self.losses.rare)).mean()
-        for name in self.asked:
-            found[name] = question_loss(name, network.answer(name, profile).squeeze(1), batch)
-        return found
+        """By group and question, see `ubp.training.answers.answer_losses`."""
+        answers = {name: network.answer(name, profile) for name in (*self.groups, *self.asked)}
+        weights = {name: rarity(shares, self.losses.rare) for name, shares in self.by_group(self.shares).items()}
+        return answer_losses(answers, self.by_group(batch[LABELS]), weights, batch)
 
     def answers(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of each group, float [rows, labels], and the answer to each question, float [rows, 1].
@@ -427,39 +405,6 @@ class Dcn(SequenceModel):
     def weight(self, batch: Batch) -> Tensor:
         """See `ubp.training.model.SequenceModel`: the rows."""
         return torch.full((), float(rows_of(batch)), device=self.shares.device)
-
-
-def rarity(shares: Tensor, power: float) -> Tensor:
-    """Weights p^-power of labels, on average 1; labels that no row has count as the rarest that one has."""
-    if not power:
-        return torch.ones_like(shares)
-    present = shares[shares > 0]
-    least = present.min() if len(present) else shares.new_ones(())
-    weights = shares.clamp(min=float(least)) ** -power
-    return weights / weights.mean()
-
-
-def question_loss(name: str, answer: Tensor, batch: Batch) -> Tensor:
-    """The loss of a question's answer, summed over the rows that have one, by the number of all rows: a scalar.
-
-    So parts of a batch add up to it by their rows (`Dcn.weight`); it is 0 where no row has an answer.
-
-    - yes or no: binary cross-entropy of a logit;
-    - `BASKETS`: Poisson, the answer is the rate's logarithm;
-    - `DAYS`: exponential with a censored end, the answer is the logarithm of the rate a day: rate × days - its
-      logarithm where the purchase came.
-    """
-    wanted = batch[name]
-    real = ~wanted.isnan()
-    wanted = wanted.nan_to_num()
-    if name == BASKETS:
-        each = functional.poisson_nll_loss(answer.clamp(*_RATE), wanted, reduction="none")
-    elif name == DAYS:
-        rate = answer.clamp(*_RATE)
-        each = rate.exp() * wanted - (1 - batch[CENSORED]) * rate
-    else:
-        each = functional.binary_cross_entropy_with_logits(answer, wanted, reduction="none")
-    return (each * real).sum() / len(each)
 
 
 def contrastive(one: Tensor, other: Tensor, clients: Tensor, temperature: float) -> Tensor:

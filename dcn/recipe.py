@@ -11,7 +11,6 @@ import torch
 
 from dcn.model import (
     CONTRASTIVE,
-    QUESTIONS,
     Dcn,
     InputSettings,
     InputStatistics,
@@ -20,9 +19,9 @@ from dcn.model import (
     NumberSettings,
     by_quantiles,
 )
-from dcn.report import report
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, fit_digest, packed, unpacked
 from ubp.blocks.registry import block as registered
+from ubp.cli.answer_report import report
 from ubp.cli.inputs import fitted_inputs
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
@@ -31,6 +30,7 @@ from ubp.data.snapshots import SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
 from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import digest_of
+from ubp.training.answers import QUESTIONS
 from ubp.training.encode import Runtime, encode
 from ubp.training.fit import fit, make_loggers
 from ubp.training.kernels import random_numbers
@@ -240,7 +240,7 @@ class DcnRecipe(Recipe):
         trained = fit(model, source, self.trainer, folder / "validated", seed, loggers, parts)
         found: dict[str, Any] = {"validation_loss": trained.best_score, "epochs": trained.kept_epoch}
         if trained.trainer.is_global_zero:
-            found |= report(trained, source)
+            found |= report(trained, trained.model, source)
         if self.model.refit:
             every = np.arange(len(source.lengths))
             model, settings = self._first_model(source, every, space, inputs, seed)

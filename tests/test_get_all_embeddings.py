@@ -39,6 +39,8 @@ COMMANDS = [
     "LightFM/lightfm_train.py",
     "numeric_features/numeric_features.py",
     "numeric_features/numeric_features.py --config-name=numeric_features_wide",
+    "sequential_encoder/sequential_encoder_embeddings.py",
+    "twhin/twhin_embeddings.py",
     "dcn/dcn_embeddings.py",
 ]
 
@@ -114,7 +116,7 @@ def test_the_published_commands_in_order_each_with_the_overrides(recorded):
     assert {threads for *_, threads in called} == {""}  # nothing is said of threads
     *stages, last = [line for line in done.stdout.splitlines() if not line.startswith("this is")]
     for number, (line, command) in enumerate(zip(stages, COMMANDS, strict=True), 1):
-        assert re.fullmatch(rf"\[{number}/17\] python {re.escape(command)} submit=False seed=1 · \d+ s", line)
+        assert re.fullmatch(rf"\[{number}/19\] python {re.escape(command)} submit=False seed=1 · \d+ s", line)
     assert re.fullmatch(r"all embeddings · \d+ s", last)
 
 
@@ -134,7 +136,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert sorted(begun) == sorted(f"python {line} submit=False · begins" for line in COMMANDS)
     ended = [line for line in stages if line not in begun]
     for number, line in enumerate(ended, 1):
-        assert re.fullmatch(rf"\[{number}/17\] python .+ submit=False · \d+ s", line)
+        assert re.fullmatch(rf"\[{number}/19\] python .+ submit=False · \d+ s", line)
     assert len(ended) == len(COMMANDS)
     assert re.fullmatch(r"all embeddings · \d+ s", last)
     assert tmp_path / "data" in Path(found[1]).parents
@@ -281,8 +283,8 @@ def test_a_command_that_really_fails_is_named(tmp_path, jobs):
 @pytest.mark.skipif(
     not all((REPOSITORY / line.split()[0]).exists() for line in COMMANDS), reason="not all commands are there yet"
 )
-def test_all_fifteen_embeddings_on_the_tiny_history(make_history, tmp_path):
-    """For real, the demo's sizes: fifteen blocks of one history."""
+def test_all_seventeen_embeddings_on_the_tiny_history(make_history, tmp_path):
+    """For real, the demo's sizes: seventeen blocks of one history."""
     paths = make_history(clients=200).write(tmp_path / "data")  # a PCA to 128 columns needs some
     environment = {"PYTHON": sys.executable, "CHALLENGE_DATA_PATH": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
     split = subprocess.run(
@@ -294,10 +296,10 @@ def test_all_fifteen_embeddings_on_the_tiny_history(make_history, tmp_path):
     assert done.returncode == 0, done.stderr
     merges = [
         composed(CONFIGS / "merge", name, ["data_path=x"]).blocks
-        for name in ("best_solution", "numeric", "past_windows")
+        for name in ("best_solution", "fourth_place", "past_windows", "sequences")
     ]
     wanted = {name for blocks in merges for name in blocks}
-    assert len(wanted) == 15
+    assert len(wanted) == 17
     blocks = {name: EmbeddingTable.read(paths.block(name, submit=False)) for name in wanted}
     assert len({block.lineage["fingerprint"] for block in blocks.values()}) == 1
     assert {path.stem for path in paths.embeddings(submit=False).glob("*.parquet")} == set(wanted)

@@ -26,13 +26,26 @@ _DCN = (
     *("labels.categories=3", "labels.skus=5", "labels.clusters=2", "model.refit=false"),
     *("model.network.width=6", "model.network.hidden=[16]", "model.networks=1", "trainer.max_epochs=1"),
 )
+_TWHIN = (
+    *("logger=none", "model.width=6", "model.in_batch=64", "fold_in.negatives=128", "trainer.max_epochs=1"),
+    *("content.width=8", "content.rows=64", "content.id_width=4", "content.token_width=4", "report.als_factors=0"),
+    "trainer.batch_size=64",
+)
+_SEQUENTIAL = (
+    *("preset=demo", "logger=none", "snapshots.count=2", "snapshots.least_history=7", "snapshots.horizon=7"),
+    *("labels.categories=3", "labels.skus=5", "labels.clusters=2", "sequences.tokens=16", "sequences.events=24"),
+    *("model.content={width: 8, rows: 500, id_width: 4, token_width: 4, id_dropout: 0.1}", "model.width=16"),
+    *("model.layers=1", "model.profile=12", "model.refit=false", "trainer.max_epochs=1"),
+)
 _BY_FOLDER = {
     "gru_autoencoder": _GRU,
     "next_sku": _TRANSFORMER,
     "next_url": (*_TRANSFORMER, "sequences.min_count=1"),
     "LLM": ("preset=demo", "max_tokens=24", "n_components=6"),
     "LightFM": ("model.epochs=2", "model.threads=1"),
+    "twhin": _TWHIN,
     "dcn": _DCN,
+    "sequential_encoder": _SEQUENTIAL,
 }
 _BY_CONFIG = {"numeric_features_wide": ("features.components=4", "groups.values=6")}
 

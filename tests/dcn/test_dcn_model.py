@@ -22,10 +22,8 @@ from dcn.model import (
     NumberSettings,
     QuantileEmbedding,
     contrastive,
-    question_loss,
-    rarity,
 )
-from dcn.report import mean_auroc
+from ubp.training.answers import mean_auroc, question_loss, rarity
 from ubp.training.encode import encode
 from ubp.training.fit import fit
 from ubp.training.settings import TrainerSettings

@@ -237,6 +237,11 @@ class ChallengeData:
         return view
 
     @property
+    def mask(self) -> Mask | None:
+        """Which of its events are left out; None for none."""
+        return self._mask
+
+    @property
     def is_masked(self) -> bool:
         """Whether some of its events are left out."""
         return self._mask is not None

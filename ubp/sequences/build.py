@@ -52,9 +52,9 @@ def events_of(
     Raises:
         UserError: see `build_or_open`.
     """
-    if history.is_masked:
-        raise UserError("a history with masked events has no sequences; mask them in the sequences")
     chosen = select(build_or_open(history), history.as_of, clients)
+    if history.mask is not None:
+        chosen = chosen.masked(history.mask).at_least(1)
     return chosen if event_types is None else chosen.of_types(event_types).at_least(1)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ubp.data import schema
+from ubp.data.history import Mask as EventMask
 from ubp.data.schema import FIRST_TOKEN, EventType, Token
 from ubp.sequences.arrays import Array, Int64, Mask, count_below, find, offsets_of, ranges
 from ubp.sequences.layout import DAY, DAYS_A_WEEK
@@ -134,6 +135,27 @@ class Selection:
         kept = np.flatnonzero(mask)
         offsets = np.searchsorted(kept, self.offsets)
         return Selection(self.sequences, self.clients, offsets, offsets[:-1], self._rows_at(kept))
+
+    def masked(self, mask: EventMask) -> "Selection":
+        """Only events that a mask keeps, the same as `ubp.data.history.ChallengeData.masked`; clients stay."""
+        kept = [self._kept(mask, rows, number * _BLOCK) for number, rows in enumerate(self._row_blocks())]
+        return self.where(np.concatenate([np.empty(0, bool), *kept]))
+
+    def _kept(self, mask: EventMask, rows: Array | slice, first: int) -> Mask:
+        """Which events of a block the mask keeps: bool [events]; ``first`` is the place of the first of them."""
+        event, subject = self.sequences.event[rows], self.sequences.subject[rows]
+        owners = np.searchsorted(self.offsets, np.arange(first, first + len(event)), side="right") - 1
+        time = np.datetime64(self.sequences.start, "us") + self.sequences.time[rows].astype("timedelta64[s]")
+        frame = pl.DataFrame({schema.CLIENT_ID: self.clients[owners], schema.TIMESTAMP: time.astype("datetime64[us]")})
+        kept = np.empty(len(event), bool)
+        for event_type in EventType:
+            own = np.flatnonzero(event == event_type.code)
+            part = frame[own]
+            if event_type.subject != schema.QUERY:  # a query's codes are not drawn by
+                _, values = _values(self.sequences, event_type.subject)
+                part = part.with_columns(pl.Series(event_type.subject, values[subject[own]]))
+            kept[own] = part.select(keeps=mask.keeps(event_type))["keeps"].to_numpy()
+        return kept
 
     def newest(self, events: int) -> "Selection":
         """Only each client's last so many events."""

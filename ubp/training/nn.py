@@ -240,7 +240,23 @@ def sampled_cross_entropy(
     Returns:
         The mean over the positions: a scalar, float32; 0 for none.
     """
-    hidden, own, drawn = _as_autocast(hidden, table(wanted), table(negatives))
+    return sampled_cross_entropy_of(hidden, table(wanted), table(negatives), wanted, negatives, log_counts)
+
+
+def sampled_cross_entropy_of(
+    hidden: Tensor, own: Tensor, drawn: Tensor, wanted: Tensor, negatives: Tensor, log_counts: Tensor
+) -> Tensor:
+    """`sampled_cross_entropy` with the classes' vectors themselves: for classes that have no table.
+
+    Args:
+        hidden: float [positions, width].
+        own: float [positions, width], of the wanted classes.
+        drawn: float [negatives, width].
+        wanted: int64 [positions], numbers by which classes are told apart.
+        negatives: int64 [negatives], the same.
+        log_counts: float [negatives].
+    """
+    hidden, own, drawn = _as_autocast(hidden, own, drawn)
     loss: Tensor = _SampledCrossEntropy.apply(hidden, own, drawn, wanted, negatives, log_counts)  # type: ignore[no-untyped-call]
     return loss
 

@@ -9,8 +9,8 @@ from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
 
-def test_fifteen_blocks_and_the_two_stages_that_they_need():
-    assert len(blocks()) == 15
+def test_seventeen_blocks_and_the_two_stages_that_they_need():
+    assert len(blocks()) == 17
     assert [entry.name for entry in entries() if not entry.is_block] == ["preprocessing_search", "convert_to_text"]
     assert block("als_64_visits_relevant").line == "ALS/als_embeddings.py --config-name=als_visits_relevant"
     assert block("als_64_visits_relevant").settings == ()
@@ -63,7 +63,7 @@ def test_one_kind_of_those_that_a_block_needs_is_enough(make_history, tmp_path):
     assert can_be_made(paths, submit=True)[1] == {}
     none = (EventType.PRODUCT_BUY, EventType.ADD_TO_CART)
     _, left_out = can_be_made(make_history(empty=none).write(tmp_path / "none"), submit=True)
-    assert list(left_out) == ["als_64_buy_add_categories", "lightfm"]
+    assert list(left_out) == ["als_64_buy_add_categories", "lightfm", "twhin"]
     assert left_out["lightfm"].endswith(" has no events of product_buy or add_to_cart")
 
 

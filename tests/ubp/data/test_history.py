@@ -526,9 +526,20 @@ def test_clients_whose_every_event_is_masked_are_not_seen(opened):
     assert len(left) < len(opened.seen())
 
 
-def test_sequences_refuse_a_masked_history(opened):
-    with pytest.raises(UserError, match="masked events has no sequences"):
-        events_of(opened.masked(0.3, seed=1))
+@pytest.mark.parametrize("as_of", [None, datetime(2023, 1, 20, 12)])
+def test_sequences_lack_the_same_events_as_a_masked_history(opened, as_of):
+    masked = (opened if as_of is None else opened.before(as_of)).masked(0.4, seed=1)
+    expected = sorted(
+        (kind.value, client, moment)
+        for kind in EventType
+        for client, moment in masked.events(kind).select("client_id", "timestamp").collect().iter_rows()
+    )
+    chosen = events_of(masked)
+    moments = [chosen.sequences.start + timedelta(seconds=int(time)) for time in chosen.time]
+    kinds = [schema.EVENT_ORDER[code].value for code in chosen.event]
+    owners = np.repeat(chosen.clients, chosen.lengths).tolist()
+    assert sorted(zip(kinds, owners, moments, strict=True)) == expected
+    assert chosen.clients.tolist() == masked.seen().tolist()
 
 
 @pytest.mark.parametrize("event_type", EventType)
