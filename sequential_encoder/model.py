@@ -55,7 +55,7 @@ _TOKEN_AT, _NEXT_AT, _LAST_AT, _DAY_AT = "token_at", "next_at", "last_at", "day_
 # Events of each token, one token after the other, as places among the pairs of type and subject; where each begins.
 _BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
 _AT, _OWN, _DRAWN = "at", "own", "drawn"  # of a sampled softmax: where it is predicted, what, and beside what
-_FRESH: Final = 0.1  # weight of a batch in the means that are kept
+_FRESH: Final = 0.01  # weight of a batch in the means that are kept, at the least
 _FAR: Final = 6.0  # deviations
 _FIRST_HEADS: Final = 0.1  # of the usual first weights of a head
 _SPREAD: Final = (-3.0, 3.0)  # logarithms of a deviation, beyond which a loss would overflow
@@ -210,10 +210,11 @@ class Transformer(nn.Module):
 
 
 class Standardised(nn.Module):
-    """Columns less their means over the rows, by their deviations, cut at 6: those of the batch in training.
+    """Columns less their means over the rows, by their deviations, cut at 6.
 
-    Else those of the training's late batches, so that a row depends on no other. Without it most of a profile is the
-    same for everybody: means of states hardly differ beside what they have in common.
+    Means and deviations are those of all that was seen in training, the later the more: a row depends on no other.
+    Without it most of a profile is the same for everybody: means of states hardly differ beside what they have in
+    common.
 
     Args:
         columns: how many.
@@ -221,24 +222,29 @@ class Standardised(nn.Module):
 
     mean: Tensor
     variance: Tensor
+    batches: Tensor
 
     def __init__(self, columns: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(columns))
         self.register_buffer("variance", torch.ones(columns))
+        self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, values: Tensor, real: Tensor) -> Tensor:
         """Float [rows, days, columns] and bool [rows, days] to the former's shape."""
-        mean, variance = self.mean, self.variance
         if self.training:
-            weights = real[..., None].float()
-            count = weights.sum().clamp(min=1)
-            mean = (values * weights).sum(dim=(0, 1)) / count
-            variance = ((values - mean) ** 2 * weights).sum(dim=(0, 1)) / count
-            with torch.no_grad():
-                self.mean.lerp_(mean.float(), _FRESH)
-                self.variance.lerp_(variance.float(), _FRESH)
-        return ((values - mean) * torch.rsqrt(variance + 1e-5)).clamp(-_FAR, _FAR)
+            self._see(values.detach(), real)
+        scaled = (values - self.mean.clone()) * torch.rsqrt(self.variance + 1e-5)
+        return scaled.clamp(-_FAR, _FAR)
+
+    def _see(self, values: Tensor, real: Tensor) -> None:
+        weights = real[..., None].float()
+        count = weights.sum().clamp(min=1)
+        mean = (values * weights).sum(dim=(0, 1)) / count
+        self.batches += 1
+        fresh = (1 / self.batches).clamp(min=_FRESH)
+        self.mean.lerp_(mean, fresh)
+        self.variance.lerp_(((values - self.mean) ** 2 * weights).sum(dim=(0, 1)) / count, fresh)
 
 
 class Reading(nn.Module):
