@@ -226,12 +226,18 @@ class EventSource:
         clients: Rows = np.concatenate([span.chosen.clients for span in self.spans])
         return clients
 
-    @cached_property
+    @property
     def lengths(self) -> Rows:
-        """The tokens that are read of each row, about: int64 [rows].
+        """By which rows share a batch: the tokens that are read of each to be encoded; int64 [rows].
 
-        By them rows of like cost share a batch. Those of a row of which not all events are read are not counted anew.
+        To learn from all are alike. A batch of clients of one length draws the answers towards these, the next one
+        towards others. So a batch is drawn from all, in the order of their tokens: micro-batches have little padding.
         """
+        return self.tokens if self.asked is None else np.ones(len(self.tokens), np.int64)
+
+    @cached_property
+    def tokens(self) -> Rows:
+        """That are read of each row, about: int64 [rows]; if not all events are, what is left is not counted anew."""
         counts: Rows = np.concatenate([tokens_of(span, self.settings.merge) for span in self.spans])
         return np.minimum(counts, self.settings.tokens)
 
@@ -248,6 +254,8 @@ class EventSource:
         numbers = np.unique(np.searchsorted(self.starts, rows, side="right") - 1)
         if len(numbers) != 1:
             raise ValueError("a batch has rows of one span")
+        if generator is not None:
+            rows = rows[np.argsort(self.tokens[rows], kind="stable")]
         span, inside = self.spans[numbers[0]], rows - self.starts[numbers[0]]
         moments = Moments.read(span, inside, self.settings, generator)
         found = moments.tokens() | self._contents(moments) | self._days(span, inside, moments, generator)

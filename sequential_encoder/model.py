@@ -55,6 +55,8 @@ _TOKEN_AT, _NEXT_AT, _LAST_AT, _DAY_AT = "token_at", "next_at", "last_at", "day_
 # Events of each token, one token after the other, as places among the pairs of type and subject; where each begins.
 _BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
 _AT, _OWN, _DRAWN = "at", "own", "drawn"  # of a sampled softmax: where it is predicted, what, and beside what
+_FRESH: Final = 0.01  # weight of a batch in the means that are kept, at the least
+_FAR: Final = 6.0  # deviations
 _FIRST_HEADS: Final = 0.1  # of the usual first weights of a head
 _SPREAD: Final = (-3.0, 3.0)  # logarithms of a deviation, beyond which a loss would overflow
 _TARGETS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
@@ -207,6 +209,44 @@ class Transformer(nn.Module):
         return states
 
 
+class Standardised(nn.Module):
+    """Columns less their means over the rows, by their deviations, cut at 6.
+
+    Means and deviations are those of all that was seen in training, the later the more: a row depends on no other.
+    Without it most of a profile is the same for everybody: means of states hardly differ beside what they have in
+    common.
+
+    Args:
+        columns: how many.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("variance", torch.ones(columns))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, values: Tensor, real: Tensor) -> Tensor:
+        """Float [rows, days, columns] and bool [rows, days] to the former's shape."""
+        if self.training:
+            self._see(values.detach(), real)
+        scaled = (values - self.mean.clone()) * torch.rsqrt(self.variance + 1e-5)
+        return scaled.clamp(-_FAR, _FAR)
+
+    def _see(self, values: Tensor, real: Tensor) -> None:
+        weights = real[..., None].float()
+        count = weights.sum().clamp(min=1)
+        mean = (values * weights).sum(dim=(0, 1)) / count
+        self.batches += 1
+        fresh = (1 / self.batches).clamp(min=_FRESH)
+        self.mean.lerp_(mean, fresh)
+        self.variance.lerp_(((values - self.mean) ** 2 * weights).sum(dim=(0, 1)) / count, fresh)
+
+
 class Reading(nn.Module):
     """The profile as of a day: the last state before it, means of states and tokens over several spans, and numbers.
 
@@ -224,6 +264,7 @@ class Reading(nn.Module):
         self.register_buffer("decays", torch.tensor([0.0, *(1 / days for days in s.half_lives)]), persistent=False)
         kernels = 1 + len(s.half_lives)
         entering = s.width + kernels * 2 * s.width + kernels + 2
+        self.standardised = Standardised(entering)
         self.dropout = nn.Dropout(s.read_dropout)
         layers: list[nn.Module] = []
         if s.hidden:
@@ -246,7 +287,7 @@ class Reading(nn.Module):
         age = since.gather(2, last[..., None])
         numbers = torch.cat([logs, torch.log1p(24 * age) / 4, torch.log1p(before[..., None].float()) / 4], dim=-1)
         state = states.gather(1, last[..., None].expand(-1, -1, states.shape[2]))
-        entering = torch.cat([state, means.flatten(2), numbers], dim=-1)
+        entering = self.standardised(torch.cat([state, means.flatten(2), numbers], dim=-1).float(), before > 0)
         profile: Tensor = self.norm(self.deep(self.dropout(entering)))
         return profile
 
