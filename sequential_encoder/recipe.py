@@ -32,6 +32,7 @@ from ubp.training.kernels import random_numbers
 from ubp.training.model import Rows
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
+from ubp.training.snapshot_parts import NEWEST
 from ubp.training.snapshot_source import ADDED, BASKETS, BOUGHT, CENSORED, CHURN, DAYS, SnapshotSource, prepare
 
 logger = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ class SequentialEncoderRecipe(Recipe):
         own = np.random.default_rng(seed).permutation(source.rows_of(1)[spans[1].labels[:, 0] >= 0])
         if before and len(own) > 1:
             validation, held_out = np.array_split(own, 2)
-            parts = Parts(source.rows_of(0), np.sort(validation), np.sort(held_out))
+            parts = Parts(source.rows_of(0), np.sort(validation), np.sort(held_out), NEWEST)
             rows = np.concatenate([asked.rows_of(number) for number in before])
             return Learning(source, parts, source.rows_of(2), rows)
         logger.info("no window ends before the newest one begins: validation by clients drawn at random")

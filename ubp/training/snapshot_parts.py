@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from ubp.training.settings import TrainerSettings
 from ubp.training.snapshot_source import SnapshotSource
 
 logger = logging.getLogger(__name__)
+
+NEWEST: Final = "clients, in the newest window"  # what is held out of past windows, as a title says it
 
 
 def parts_by_time(source: SnapshotSource, taken: Sequence[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
@@ -38,7 +41,7 @@ def parts_by_time(source: SnapshotSource, taken: Sequence[Snapshot], settings: T
         return _by_clients(source.clients, settings, seed)
     validation, held_out = np.array_split(own, 2)
     learned = np.concatenate([source.rows_of(number) for number in before])
-    return Parts(learned, np.sort(validation), np.sort(held_out), "clients, in the newest window")
+    return Parts(learned, np.sort(validation), np.sort(held_out), NEWEST)
 
 
 def _by_clients(owners: Rows, settings: TrainerSettings, seed: int) -> Parts:
