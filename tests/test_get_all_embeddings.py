@@ -127,7 +127,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert sorted(ran) == sorted(COMMANDS)
     assert ran.index("LLM/preprocessing_search.py") < ran.index("LLM/get_embeddings.py")
     assert ran.index("LLM/convert_to_text.py") < ran.index(f"LLM/get_embeddings.py {SMOLLM2}")
-    assert "next_sku/next_sku_embeddings.py" in ran[:5]  # the longest do not come last
+    assert ran.index("next_sku/next_sku_embeddings.py") < len(ran) // 2  # the longest do not come last
     assert {threads for *_, threads in called} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
 
     first, *stages, last = done.stdout.splitlines()
