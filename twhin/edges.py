@@ -17,7 +17,7 @@ import torch
 
 from ubp.blocks.fitted import Clients
 from ubp.data import schema
-from ubp.data.history import ChallengeData, of_clients
+from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import require, require_positive
@@ -97,11 +97,10 @@ def edges_of(history: ChallengeData, settings: EdgeSettings, clients: Clients | 
 
 def _events(history: ChallengeData, settings: EdgeSettings, clients: Clients | None) -> pl.LazyFrame:
     frames = [
-        history.events(EventType(name)).with_columns(pl.lit(place, pl.UInt8).alias(RELATION))
+        history.events(EventType(name), clients).with_columns(pl.lit(place, pl.UInt8).alias(RELATION))
         for place, name in enumerate(settings.types)
     ]
-    events = pl.concat(frames)
-    return events if clients is None else of_clients(events, clients)
+    return pl.concat(frames)
 
 
 def clients_to_train(history: ChallengeData, settings: EdgeSettings) -> Clients:
@@ -162,6 +161,13 @@ class Graph:
         """Where each client's edges begin: int64 [clients + 1]."""
         return offsets_of(np.bincount(self.rows, minlength=len(self.clients)).astype(np.int64))
 
+    @property
+    def begins_pair(self) -> npt.NDArray[np.bool_]:
+        """Whether an edge is the first of its client and sku, which have one for each relation: bool [edges]."""
+        first = np.ones(len(self), bool)
+        first[1:] = (np.diff(self.rows) != 0) | (np.diff(self.columns) != 0)
+        return first
+
     def part(self, edges: Rows) -> Self:
         """Only some edges, int64 ascending; clients and skus keep their numbers."""
         return type(self)(
@@ -193,8 +199,7 @@ class EdgeSource:
     def _own(self) -> tuple[Int64, Int32]:
         """Each client's own items, whatever the relation, and where they begin."""
         known = self.known
-        first = np.ones(len(known), bool)
-        first[1:] = (np.diff(known.rows) != 0) | (np.diff(known.columns) != 0)
+        first = known.begins_pair
         counts = np.bincount(known.rows[first], minlength=len(known.clients)).astype(np.int64)
         return offsets_of(counts), known.columns[first]
 

@@ -203,13 +203,12 @@ def parts_of(graph: Graph, settings: TrainerSettings, seed: int) -> Parts:
     Raises:
         NoUsableEvents: too few of them.
     """
-    first = np.ones(len(graph), bool)
-    first[1:] = (np.diff(graph.rows) != 0) | (np.diff(graph.columns) != 0)
-    pair = np.cumsum(first) - 1
-    pairs = split_rows(int(first.sum()), settings, seed)
+    first = graph.begins_pair
+    pair, count = np.cumsum(first) - 1, int(first.sum())
+    pairs = split_rows(count, settings, seed)
 
     def edges(chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        there = np.zeros(int(first.sum()), bool)
+        there = np.zeros(count, bool)
         there[chosen] = True
         return np.flatnonzero(there[pair])
 
