@@ -32,7 +32,7 @@ from ubp.training.kernels import random_numbers
 from ubp.training.model import Rows
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
-from ubp.training.snapshot_parts import NEWEST
+from ubp.training.snapshot_parts import by_newest, ended_before_newest
 from ubp.training.snapshot_source import ADDED, BASKETS, BOUGHT, CENSORED, CHURN, DAYS, SnapshotSource, prepare
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class SequentialEncoderRecipe(Recipe):
         What trains ends where the newest window begins. Where no other window ends by then, clients are drawn.
         """
         newest = taken[-1]
-        before = {number: snapshot for number, snapshot in enumerate(taken) if snapshot.end <= newest.day}
+        before = {number: taken[number] for number in ended_before_newest(taken)}
         every = dict(enumerate(taken))
         spans = [
             Span.of(history.before(newest.day), before, asked.starts, None),
@@ -238,10 +238,8 @@ class SequentialEncoderRecipe(Recipe):
         source = EventSource(tuple(spans), catalogue, self.sequences, asked, some, self.model.losses.negatives)
         own = np.random.default_rng(seed).permutation(source.rows_of(1)[spans[1].labels[:, 0] >= 0])
         if before and len(own) > 1:
-            validation, held_out = np.array_split(own, 2)
-            parts = Parts(source.rows_of(0), np.sort(validation), np.sort(held_out), NEWEST)
             rows = np.concatenate([asked.rows_of(number) for number in before])
-            return Learning(source, parts, source.rows_of(2), rows)
+            return Learning(source, by_newest(source.rows_of(0), own), source.rows_of(2), rows)
         logger.info("no window ends before the newest one begins: validation by clients drawn at random")
         drawn, everyone = split_rows(len(spans[-1]), self.trainer, seed), source.rows_of(2)
         parts = Parts(everyone[drawn.train], everyone[drawn.validation], everyone[drawn.held_out])

@@ -14,7 +14,7 @@ from ubp.training.snapshot_source import SnapshotSource
 
 logger = logging.getLogger(__name__)
 
-NEWEST: Final = "clients, in the newest window"  # what is held out of past windows, as a title says it
+_NEWEST: Final = "clients, in the newest window"  # what is held out of past windows, as a title says it
 
 
 def parts_by_time(source: SnapshotSource, taken: Sequence[Snapshot], settings: TrainerSettings, seed: int) -> Parts:
@@ -33,15 +33,28 @@ def parts_by_time(source: SnapshotSource, taken: Sequence[Snapshot], settings: T
     Raises:
         NoUsableEvents: too few clients, where these are drawn.
     """
-    newest = taken[-1]
-    before = [number for number, snapshot in enumerate(taken) if snapshot.end <= newest.day]
+    before = ended_before_newest(taken)
     own = np.random.default_rng(seed).permutation(source.rows_of(len(taken) - 1))
     if not before or len(own) < 2:
         logger.info("no window ends before the newest one begins: validation by clients, drawn at random")
         return _by_clients(source.clients, settings, seed)
+    return by_newest(np.concatenate([source.rows_of(number) for number in before]), own)
+
+
+def ended_before_newest(taken: Sequence[Snapshot]) -> list[int]:
+    """The places of the snapshots whose windows have ended when the newest one's begins."""
+    return [number for number, snapshot in enumerate(taken) if snapshot.end <= taken[-1].day]
+
+
+def by_newest(train: Rows, own: Rows) -> Parts:
+    """Parts where half of the newest window's rows stop the training, and half are held out.
+
+    Args:
+        train: int64, rows that are learned from.
+        own: int64, the newest window's rows, in a random order.
+    """
     validation, held_out = np.array_split(own, 2)
-    learned = np.concatenate([source.rows_of(number) for number in before])
-    return Parts(learned, np.sort(validation), np.sort(held_out), NEWEST)
+    return Parts(train, np.sort(validation), np.sort(held_out), _NEWEST)
 
 
 def _by_clients(owners: Rows, settings: TrainerSettings, seed: int) -> Parts:
