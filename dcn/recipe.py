@@ -33,6 +33,7 @@ from ubp.io.files import digest_of
 from ubp.training.answers import QUESTIONS
 from ubp.training.encode import Runtime, encode
 from ubp.training.fit import fit, make_loggers
+from ubp.training.fitted import load_weights, weights_of
 from ubp.training.kernels import random_numbers
 from ubp.training.model import Batch, Rows
 from ubp.training.partition import Parts
@@ -42,6 +43,7 @@ from ubp.training.snapshot_source import ADDED, MaskSettings, SnapshotSource, pr
 
 logger = logging.getLogger(__name__)
 
+_WEIGHTS: Final = "dcn."  # before the names of its own weights, in a state
 _SAMPLE: Final = 100_000  # rows that the inputs' means, deviations and quantiles are taken over
 _FORMS: Final = {"inputs": ("numbers", "vector"), "numbers.form": ("standardised", "quantiles", "both")}
 
@@ -168,18 +170,15 @@ class FittedDcn(FittedBlock):
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
         inner = packed(self.blocks)
-        weights = {f"dcn.{name}": np.asarray(tensor.cpu()) for name, tensor in self.model.state_dict().items()}
         settings = {**inner.settings, "dcn": self.settings, "runtime": asdict(self.runtime)}
-        return State(settings, inner.arrays | weights, inner.tables)
+        return State(settings, inner.arrays | weights_of(self.model, _WEIGHTS), inner.tables)
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """See `ubp.blocks.fitted.FittedBlock.from_state`."""
         with random_numbers():  # the first weights are drawn, then replaced
             model = _network(state.settings["dcn"])
-        weights = {name.removeprefix("dcn."): array for name, array in state.arrays.items() if name.startswith("dcn.")}
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        model.eval()
+        load_weights(model, state.arrays, _WEIGHTS)
         return cls(unpacked(state), model, Runtime(**state.settings["runtime"]), state.settings["dcn"])
 
 

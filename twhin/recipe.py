@@ -25,6 +25,7 @@ from ubp.sequences.arrays import Int64
 from ubp.training.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
 from ubp.training.encode import Runtime
 from ubp.training.fit import fit, make_loggers, runtime_of
+from ubp.training.fitted import load_weights, weights_of
 from ubp.training.kernels import random_numbers
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
@@ -96,8 +97,7 @@ class FittedTwhin(FittedBlock):
             "negative_skus": fold_in.skus,
             "relations": fold_in.relations,
         }
-        weights = {f"{_ENCODER}{name}": np.asarray(tensor.cpu()) for name, tensor in encoder.state_dict().items()}
-        return State(settings, arrays | weights)
+        return State(settings, arrays | weights_of(encoder, _ENCODER))
 
     @classmethod
     def from_state(cls, state: State) -> Self:
@@ -105,9 +105,7 @@ class FittedTwhin(FittedBlock):
         settings, arrays = state.settings, state.arrays
         with random_numbers():  # the first weights are drawn, then replaced
             encoder = ContentEncoder(ContentSettings(**settings["content"]))
-        weights = {name.removeprefix(_ENCODER): array for name, array in arrays.items() if name.startswith(_ENCODER)}
-        encoder.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        encoder.eval()
+        load_weights(encoder, arrays, _ENCODER)
         fold_in = FoldIn(
             FoldInSettings(**settings["fold_in"]),
             arrays["negatives"],

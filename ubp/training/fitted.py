@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
+from torch import nn
 
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.data.history import ChallengeData
@@ -21,6 +23,7 @@ _VALUE, _COUNT = "value", "count"  # columns of a vocabulary's table
 
 Settings = Mapping[str, Any]  # whatever JSON holds
 Tables = Mapping[str, pl.DataFrame]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ class FittedSequenceModel(FittedBlock, Generic[Model]):
 
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
-        weights = {name: np.asarray(tensor.detach().cpu()) for name, tensor in self.model.state_dict().items()}
-        return State({**self.settings(), _RUNTIME: asdict(self.runtime)}, weights, self.tables())
+        return State({**self.settings(), _RUNTIME: asdict(self.runtime)}, weights_of(self.model), self.tables())
 
     @classmethod
     def from_state(cls, state: State) -> Self:
@@ -74,9 +76,20 @@ class FittedSequenceModel(FittedBlock, Generic[Model]):
         settings = {name: value for name, value in state.settings.items() if name != _RUNTIME}
         with random_numbers():  # the first weights are drawn, then replaced
             block = cls.make(settings, state.tables, Runtime(**state.settings[_RUNTIME]))
-        block.model.load_state_dict({name: torch.from_numpy(array) for name, array in state.arrays.items()})
-        block.model.eval()
+        load_weights(block.model, state.arrays)
         return block
+
+
+def weights_of(model: nn.Module, prefix: str = "") -> dict[str, Array]:
+    """A model's weights and buffers by their names behind a prefix, as a state keeps them."""
+    return {f"{prefix}{name}": np.asarray(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
+
+
+def load_weights(model: nn.Module, arrays: Mapping[str, Array], prefix: str = "") -> None:
+    """Give a model those arrays that `weights_of` named behind the prefix, and let it compute as after training."""
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in own.items()})
+    model.eval()
 
 
 def table_of(vocabulary: Vocabulary) -> pl.DataFrame:
