@@ -21,6 +21,7 @@ import polars as pl
 from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients, scan, times_parsed, typed
+from ubp.data.relevant_events import RelevantEvents
 from ubp.data.schema import EventType
 from ubp.data.validation import FileSummary, check, require_files, summary_of
 from ubp.io.errors import UserError
@@ -100,24 +101,58 @@ class ChallengeData:
         """Events of one type before ``as_of``.
 
         Columns: ``client_id`` Int64, ``timestamp`` Datetime(us), then ``sku`` or ``url`` Int64, or
-        ``query`` Array(UInt8, 16). Unsorted, as in the file.
+        ``query`` Array(UInt8, 16). In any order.
 
         Args:
             event_type: their type.
-            clients: int64, whose events alone; None for all. The times and codes of the others are not parsed, who may
-                have ten times as many.
+            clients: int64, whose events alone; None for all. If all are relevant, their events are read from
+                `ubp.data.relevant_events`, which parses the log once for all days and callers.
+        """
+        if clients is not None and self._are_relevant(clients):
+            frame = of_clients(self._relevant_events.events(event_type), clients)
+        else:
+            frame = self._from_files(event_type, clients)
+        if self._as_of is not None:
+            frame = frame.filter(pl.col(schema.TIMESTAMP) < self._as_of)
+        if self._mask is not None:
+            frame = frame.filter(self._mask.keeps(event_type))
+        return frame
+
+    def _from_files(self, event_type: EventType, clients: npt.NDArray[np.int64] | None) -> pl.LazyFrame:
+        """Events of one type, whatever the day and the mask; of some clients alone, or of all.
+
+        The times and codes of other clients are not parsed, who may have ten times as many.
         """
         filed = scan(self.file(event_type))
         if clients is not None:
             filed = of_clients(filed.with_columns(pl.col(schema.CLIENT_ID).cast(pl.Int64)), clients)
         frame = typed(filed, schema.event_columns(event_type))
-        if self._as_of is not None:
-            frame = frame.filter(pl.col(schema.TIMESTAMP) < self._as_of)
-        if self._mask is not None:
-            frame = frame.filter(self._mask.keeps(event_type))
         if event_type.has_sku and self._summaries[event_type].unknown_skus:
             frame = frame.join(self.properties().select(schema.SKU), on=schema.SKU, how="semi")
         return frame
+
+    def _are_relevant(self, clients: npt.NDArray[np.int64]) -> bool:
+        """Whether all of some clients are; no where the file of those that are is still to be made."""
+        if not self.paths.relevant_clients.exists():
+            return False
+        relevant = self._relevant_ascending
+        places = np.minimum(np.searchsorted(relevant, clients), len(relevant) - 1)
+        return bool((relevant[places] == clients).all())
+
+    @cached_property
+    def _relevant_ascending(self) -> npt.NDArray[np.int64]:
+        return np.sort(self.relevant_clients)
+
+    @cached_property
+    def _relevant_events(self) -> RelevantEvents:
+        clients = self._relevant_ascending
+        return RelevantEvents(
+            folder=self.paths.relevant_events(digest_of(self.events_fingerprint, clients.tobytes())),
+            source=self.folder,
+            summaries=self._summaries,
+            read=lambda event_type: self._from_files(event_type, clients),
+            require_unchanged=self.require_unchanged,
+        )
 
     def properties(self) -> pl.LazyFrame:
         """``sku``, ``category``, ``price`` Int64 and ``name`` Array(UInt8, 16); a sku occurs once."""

@@ -55,6 +55,10 @@ class DataPaths:
         """The sequence store of the files with this ``events_fingerprint`` (`ubp.sequences.layout`)."""
         return self.cache / "sequences" / fingerprint
 
+    def relevant_events(self, fingerprint: str) -> Path:
+        """The events of some relevant clients in some files (`ubp.data.relevant_events`)."""
+        return self.cache / "relevant_events" / fingerprint
+
     def history(self, submit: bool) -> Path:
         return self.raw if submit else self.input
 

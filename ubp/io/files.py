@@ -41,6 +41,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _remove(aside)
 
 
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left beside a folder that `atomic_write` writes; call it with the folder's lock held.
+
+    Nobody else is at work on it then.
+    """
+    for left in path.parent.glob(f".*.{path.name}"):
+        _remove(left)
+
+
 def _put_in_place(aside: Path, path: Path) -> None:
     if not path.is_dir():
         aside.replace(path)

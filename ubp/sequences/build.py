@@ -20,7 +20,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, remove_abandoned
 from ubp.io.stage import AlreadyDone, Stage
 from ubp.sequences.arrays import Int64, offsets_of
 from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, write_note
@@ -71,17 +71,11 @@ def build_or_open(history: ChallengeData) -> Sequences:
     made_from = {"events": history.events_fingerprint, "version": VERSION}
     stage = Stage(f"the sequence store of {history.folder}", (folder / NOTE,), lambda: made_from, of=folder)
     with suppress(AlreadyDone), stage.once(overwrite=False):
-        _remove_abandoned(folder)
+        remove_abandoned(folder)
         with atomic_write(folder) as aside:
             _build(history.whole, aside)
             history.require_unchanged()  # or the store would mix two histories, under the first one's name
     return Sequences.open(folder)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """What killed builds left beside the store, gigabytes each; with the lock held, nobody is at work on it."""
-    for left in folder.parent.glob(f".*.{folder.name}"):
-        shutil.rmtree(left)
 
 
 def _build(data: ChallengeData, folder: Path) -> None:
