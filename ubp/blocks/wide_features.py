@@ -272,7 +272,7 @@ def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings, 
         settings: which windows, and whether rhythm.
         span: days; an event as long ago counts as one that never was in ``nearness``.
     """
-    present = [event_type for event_type in EventType if history.rows(event_type)]
+    present = [event_type for event_type in EventType if history.has(event_type)]
     makers: list[tuple[Callable[[ChallengeData, Ids, EventType], pl.DataFrame], tuple[EventType, ...]]] = [
         (partial(event_counts, windows=settings.windows, span=span), tuple(EventType)),
         (partial(prices, windows=settings.windows), schema.ITEM_EVENTS[:2]),

@@ -82,7 +82,7 @@ class ChallengeData:
         self._mask: Mask | None = None
         self.folder = paths.history(submit)
         self._summaries = self._checked()
-        if as_of is not None and (self.start >= as_of or self.rows(EventType.PRODUCT_BUY) == 0):
+        if as_of is not None and (self.start >= as_of or not self.has(EventType.PRODUCT_BUY)):
             raise UserError(f"as_of={as_of}: {self.folder} has no purchase before it; choose a later day")
 
     def _checked(self) -> dict[EventType, FileSummary]:
@@ -191,6 +191,10 @@ class ChallengeData:
         if self._as_of is None and self._mask is None and not self._summaries[event_type].unknown_skus:
             return self._summaries[event_type].rows
         return int(collect(self.events(event_type).select(pl.len())).item())
+
+    def has(self, event_type: EventType) -> bool:
+        """Whether the history has an event of one type; most often reads little of them, where `rows` reads all."""
+        return len(collect(self.events(event_type).select(schema.CLIENT_ID).head(1))) > 0
 
     def first(self, event_type: EventType) -> datetime:
         """The earliest event of one type in the files; the type must have events."""

@@ -15,7 +15,7 @@ import polars as pl
 from scipy.sparse import csr_matrix
 
 from ubp.data import schema
-from ubp.data.history import ChallengeData, of_clients
+from ubp.data.history import ChallengeData
 from ubp.data.name_clusters import NameClusters
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
@@ -110,7 +110,7 @@ class LabelSpace:
             settings: what is asked.
             seed: of the clusters.
         """
-        has_additions = history.rows(_ADD) > 0
+        has_additions = history.has(_ADD)
         values: dict[str, Clients] = {f"bought_{column}": np.unique(listed[column]) for column in listed}
         if has_additions:
             values |= {f"added_{column}": np.unique(listed[column]) for column in listed}
@@ -135,7 +135,7 @@ class LabelSpace:
 
 def relevant_purchases(history: ChallengeData) -> pl.DataFrame:
     """``sku``, ``category``, ``price`` and ``client_id`` of the relevant clients' purchases, each once."""
-    pairs = of_clients(history.events(_BUY), history.relevant_clients).select(schema.CLIENT_ID, schema.SKU).unique()
+    pairs = history.events(_BUY, history.relevant_clients).select(schema.CLIENT_ID, schema.SKU).unique()
     properties = history.properties().select(schema.SKU, schema.CATEGORY, schema.PRICE)
     return collect(pairs.join(properties, on=schema.SKU))
 
@@ -212,7 +212,7 @@ def labels(snapshot: Snapshot, space: LabelSpace) -> WindowLabels:
 def _next_purchases(snapshot: Snapshot, rows: pl.LazyFrame) -> pl.DataFrame:
     """A row per client: ``baskets`` Float32, ``days`` Float32 and ``censored`` (see `WindowLabels`)."""
     time = pl.col(schema.TIMESTAMP)
-    bought = snapshot.after(_BUY).join(rows, on=schema.CLIENT_ID)
+    bought = snapshot.after(_BUY, snapshot.clients).join(rows, on=schema.CLIENT_ID)
     table = bought.group_by(_ROW).agg(next=time.min(), baskets=time.n_unique())
     wait = pl.col("next").fill_null(snapshot.end) - snapshot.day
     return collect(
@@ -228,7 +228,7 @@ def _window_events(snapshot: Snapshot, rows: pl.LazyFrame, space: LabelSpace) ->
     """``row``, ``event`` (the type's code), ``sku``, each once, with what the groups ask about the sku."""
     pairs = collect(
         pl.concat(
-            snapshot.after(event_type)
+            snapshot.after(event_type, snapshot.clients)
             .join(rows, on=schema.CLIENT_ID)
             .select(_ROW, schema.SKU, event=pl.lit(event_type.code, pl.UInt8))
             .unique()

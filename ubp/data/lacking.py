@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from ubp.data.history import ChallengeData, of_clients
+from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import LEAVE_OUT, NoUsableEvents
@@ -31,5 +31,5 @@ def no_events(
 
 
 def _rows_of_relevant(history: ChallengeData, event_type: EventType) -> int:
-    events = of_clients(history.events(event_type), history.relevant_clients)
+    events = history.events(event_type, history.relevant_clients)
     return int(collect(events.select(pl.len())).item())

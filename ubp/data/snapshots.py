@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ubp.data import schema
-from ubp.data.history import ChallengeData, of_clients
+from ubp.data.history import ChallengeData
 from ubp.data.reading import collect, within
 from ubp.data.schema import EventType
 from ubp.io.errors import LEAVE_OUT, NoUsableEvents, UserError, require_positive
@@ -81,7 +81,7 @@ class FirstEvents:
         """``client_id``, ascending, of the relevant clients with an event; ``event`` and ``purchase``, the first."""
         time = pl.col(schema.TIMESTAMP)
         firsts = [
-            of_clients(self.history.events(event_type), self.history.relevant_clients)
+            self.history.events(event_type, self.history.relevant_clients)
             .group_by(schema.CLIENT_ID)
             .agg(event=time.min())
             .with_columns(purchase=pl.col(_EVENT) if event_type == EventType.PRODUCT_BUY else None)
@@ -146,9 +146,9 @@ class Snapshot:
         """The relevant clients with a purchase before the day, those that can churn: int64, ascending."""
         return self.first_events.buyers(self.day)
 
-    def after(self, event_type: EventType) -> pl.LazyFrame:
-        """Events of the window, of any client; columns as `ChallengeData.events` gives them."""
-        return self.source.events(event_type).filter(within(self.day, self.end))
+    def after(self, event_type: EventType, clients: Clients | None = None) -> pl.LazyFrame:
+        """Events of the window, of some clients or of any; columns as `ChallengeData.events` gives them."""
+        return self.source.events(event_type, clients).filter(within(self.day, self.end))
 
 
 def snapshots(history: ChallengeData, settings: SnapshotSettings) -> list[Snapshot]:

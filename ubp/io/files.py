@@ -42,9 +42,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left beside a folder that `atomic_write` writes; call it with the folder's lock held.
+    """Remove what killed processes left beside a path that they wrote with `atomic_write`, perhaps gigabytes.
 
-    Nobody else is at work on it then.
+    To be called with the path's lock held: then nobody else is at work on it.
     """
     for left in path.parent.glob(f".*.{path.name}"):
         _remove(left)

@@ -551,3 +551,12 @@ def test_events_of_some_clients_are_those_events(opened, event_type):
         assert 0 < len(wanted) < len(whole)
         assert_frame_equal(known.events(event_type, clients).collect(), wanted, check_row_order=False)
         assert known.events(event_type, clients[:0]).collect().is_empty()
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_a_history_has_what_it_has_rows_of(opened, event_type):
+    moments = pl.read_parquet(opened.file(event_type))["timestamp"].str.to_datetime()
+    for day in (moments.min(), moments.min() + timedelta(seconds=1), opened.as_of):
+        known = opened._until(day)
+        assert known.has(event_type) == (known.rows(event_type) > 0) == (day > moments.min())
+    assert not opened.masked(1.0, seed=0).has(event_type)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ubp.io import files
-from ubp.io.files import atomic_write, digest_of, fingerprint, locked, stamp
+from ubp.io.files import atomic_write, digest_of, fingerprint, locked, stamp, remove_abandoned
 
 
 class Halfway(Exception):
@@ -83,6 +83,16 @@ def test_what_a_killed_run_left_aside_does_not_get_in_the_way(tmp_path):
         aside.write_text("new")
     assert path.read_text() == "new"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_other_killed_runs_left_aside_is_removed(tmp_path):
+    path = tmp_path / "store"
+    for left in (".1.store", ".22.old.store", ".1.another_store", "store", ".store"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "junk").write_text("junk")
+    (tmp_path / ".3.store").write_text("a file")
+    remove_abandoned(path)
+    assert names(tmp_path) == sorted([".1.another_store", ".store", "store"])
 
 
 def test_fingerprint_is_of_the_content_not_of_name_or_date(tmp_path):
