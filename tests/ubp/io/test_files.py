@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ubp.io import files
-from ubp.io.files import atomic_write, digest_of, fingerprint, locked, stamp, remove_abandoned
+from ubp.io.files import atomic_write, digest_of, fingerprint, locked, remove_abandoned, stamp
 
 
 class Halfway(Exception):
