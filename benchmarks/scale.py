@@ -9,7 +9,8 @@ Data is made by scripts/make_synthetic_data.py, below ``$CHALLENGE_DATA_PATH/sca
 process of its own, the real command where there is one, with the validation done before (they are stages of
 their own). Beside it its floor, also a process: for tables a bare scan of the same columns, for the sequence
 store Polars' bare sort by client and time, for many days of numeric features one of them. Caches are warm: what a
-stage reads was written or read shortly before. Ends with a table for each scale, the goals, and pandas beside what
+stage reads was written or read shortly before; but the relevant clients' events that the library keeps are taken from
+the log anew by each stage that reads features. Ends with a table for each scale, the goals, and pandas beside what
 is ours; written to ``report`` and ``plot``. What was measured is noted beside the data: a killed run goes on, and
 tables of several runs are one.
 """
@@ -217,11 +218,20 @@ def numeric_features_days(common: Common, _: ScaleSettings) -> None:
 
 
 def encode_days(paths: DataPaths, days: int) -> None:
-    """The vectors of every relevant client by the fitted block, as of some days a week apart, the last one the end."""
+    """The vectors of every relevant client by the fitted block, as of some days a week apart, the last one the end.
+
+    Nothing of the log is kept from before: one day and many days each begin with the event files.
+    """
+    forget_events(paths)
     history = ChallengeData(paths, submit=True)
     block, clients = load(paths.model("numeric_features", submit=True)), np.sort(history.relevant_clients)
     for weeks in range(days):
         block.vectors(history.before(history.as_of - timedelta(weeks=weeks)), clients)
+
+
+def forget_events(paths: DataPaths) -> None:
+    """Remove the relevant clients' events that are kept of a log (`ubp.data.relevant_events`)."""
+    shutil.rmtree(paths.cache / "relevant_events", ignore_errors=True)
 
 
 def random_blocks(common: Common, settings: ScaleSettings) -> None:
@@ -290,6 +300,7 @@ def prepare(stage: Stage, paths: DataPaths) -> None:
     if stage.name.startswith("validation"):
         shutil.rmtree(paths.cache / "checked", ignore_errors=True)
         return
+    forget_events(paths)
     run_here("validation_text" if stage.raw else "validation_datetime", paths.root)
     if stage.name == "sequence_store":
         shutil.rmtree(paths.cache / "sequences", ignore_errors=True)

@@ -102,7 +102,9 @@ def test_validation_is_measured_where_it_is_one_and_done_before_where_it_is_not(
     wanted |= {name: ["validation_text"] for name in numeric}
     for stage in scale.stages(1.0, settings):
         (paths.cache / "checked").mkdir(parents=True, exist_ok=True)
+        paths.relevant_events("kept").mkdir(parents=True, exist_ok=True)
         scale.prepare(stage, paths)
+        assert paths.relevant_events("kept").exists() == (steps == [])
         assert (paths.cache / "checked").exists() != stage.name.startswith("validation")
         assert steps == wanted.get(stage.name, ["validation_datetime"]), stage.name
         steps.clear()

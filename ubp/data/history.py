@@ -193,7 +193,12 @@ class ChallengeData:
         return int(collect(self.events(event_type).select(pl.len())).item())
 
     def has(self, event_type: EventType) -> bool:
-        """Whether the history has an event of one type; most often reads little of them, where `rows` reads all."""
+        """Whether the history has an event of one type: where none is left out, without reading any."""
+        summary = self._summaries[event_type]
+        if summary.first is None or (self._as_of is not None and summary.first >= self._as_of):
+            return False
+        if self._mask is None and not summary.unknown_skus:
+            return True
         return len(collect(self.events(event_type).select(schema.CLIENT_ID).head(1))) > 0
 
     def first(self, event_type: EventType) -> datetime:

@@ -560,3 +560,13 @@ def test_a_history_has_what_it_has_rows_of(opened, event_type):
         known = opened._until(day)
         assert known.has(event_type) == (known.rows(event_type) > 0) == (day > moments.min())
     assert not opened.masked(1.0, seed=0).has(event_type)
+
+
+def test_a_history_whose_events_are_all_dropped_has_none(make_history, tmp_path):
+    log = make_history()
+    kind = EventType.REMOVE_FROM_CART
+    log.events[kind] = log.events[kind].with_columns(sku=pl.lit(10**9, pl.Int64))
+    data = ChallengeData(log.write(tmp_path), True, unknown_sku="drop")
+    assert not data.has(kind)
+    assert data.has(BUY)
+    assert data.rows(kind) == 0
