@@ -207,6 +207,18 @@ def test_a_later_day_is_standardised_by_the_fit(make_history, tmp_path):
     require_equal(block.encode(data, data.relevant_clients), wanted)
 
 
+def test_the_events_that_are_kept_give_the_bits_of_the_event_files(make_history, tmp_path, monkeypatch):
+    data = opened(make_history(), tmp_path)
+    block = fitted(data)
+    for known in (data, data.before(data.as_of - 20 * DAY), data.masked(0.3, seed=1)):
+        kept = block.vectors(known, data.clients)
+        with monkeypatch.context() as patch:
+            patch.setattr(ChallengeData, "_are_relevant", lambda *_: False)
+            read = block.vectors(known, data.clients)
+        np.testing.assert_array_equal(kept[0], read[0])
+        np.testing.assert_array_equal(kept[1], read[1])
+
+
 def test_clients_that_it_is_fitted_to_are_drawn(make_history, tmp_path):
     data = opened(make_history(clients=40), tmp_path / "data")
     some, all_of_them = fitted(data, most_clients=5), fitted(data, most_clients=20)

@@ -52,6 +52,18 @@ def test_each_group_has_a_length_of_its_weight_and_each_column_a_name(data, tmp_
     assert names[-1].endswith("_120d")
 
 
+def test_the_events_that_are_kept_give_the_bits_of_the_event_files(data, tmp_path, monkeypatch):
+    history, _ = data()
+    block = recipe().fit(history, 0, tmp_path).block
+    for known in (history, history.before(history.as_of - timedelta(days=20)), history.masked(0.3, seed=1)):
+        kept = block.vectors(known, history.clients)
+        with monkeypatch.context() as patch:
+            patch.setattr(ChallengeData, "_are_relevant", lambda *_: False)
+            read = block.vectors(known, history.clients)
+        np.testing.assert_array_equal(kept[0], read[0])
+        np.testing.assert_array_equal(kept[1], read[1])
+
+
 def test_without_lists_of_tasks_the_most_bought_values_are_listed(data):
     history, made = data()
     bought = made.events[BUY].join(made.properties, on="sku")
