@@ -1,4 +1,4 @@
-"""What the stacker command does: ask blocks about the window that comes, and keep the main directions of the answers."""
+"""What the stacker command does: ask blocks about the window that comes, keep the main directions of their answers."""
 
 import logging
 from collections.abc import Mapping
@@ -77,7 +77,8 @@ class FittedStacker(FittedBlock):
 
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients that all blocks answer about."""
-        known, parts = [np.empty(0, np.int64)], [np.empty((0, len(self.names)), np.float32)]
+        known: list[Clients] = [np.empty(0, np.int64)]
+        parts: list[Vectors] = [np.empty((0, len(self.names)), np.float32)]
         for part in portions(len(clients), _CLIENTS):
             ids, answers = mean_answers(self.blocks, self.weights, self.asked, history, clients[part])
             known.append(ids)

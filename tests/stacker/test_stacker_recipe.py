@@ -67,7 +67,7 @@ def said(clients: int, seed: int = 0) -> Said:
 
 
 def given(monkeypatch, **blocks: AnsweringBlock) -> None:
-    monkeypatch.setattr("stacker.recipe.fitted_inputs", lambda history, names: {name: blocks[name] for name in names})
+    monkeypatch.setattr("stacker.recipe.fitted_inputs", lambda _, names: {name: blocks[name] for name in names})
     monkeypatch.setattr("stacker.recipe.registered", lambda name: name)
 
 
