@@ -1,6 +1,7 @@
 """What the dcn command does: encode the inputs on past days, label the windows after them, learn; the fitted block."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from ubp.data.snapshots import SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
 from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import digest_of
-from ubp.training.answers import QUESTIONS
+from ubp.training.answers import QUESTIONS, AnsweringBlock, wanted_of
 from ubp.training.encode import Runtime, encode
 from ubp.training.fit import fit, make_loggers
 from ubp.training.fitted import load_weights, weights_of
@@ -147,7 +148,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class FittedDcn(FittedBlock):
+class FittedDcn(AnsweringBlock):
     """A trained network, and the fitted blocks that it reads, which are kept with it.
 
     Attributes:
@@ -166,6 +167,17 @@ class FittedDcn(FittedBlock):
         """See `ubp.blocks.fitted.FittedBlock.vectors`: the clients with an event of any type."""
         known = history.seen(clients)
         return known, encode(self.model, Inputs(self.blocks, history, known), self.runtime)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """See `ubp.training.answers.AnsweringBlock.asked`."""
+        return (*self.model.groups, *self.model.asked)
+
+    def answers(self, history: ChallengeData, clients: Clients, names: Sequence[str]) -> tuple[Clients, Vectors]:
+        """See `ubp.training.answers.AnsweringBlock.answers`: of the clients with an event of any type."""
+        known = history.seen(clients)
+        inputs = Inputs(self.blocks, history, known)
+        return known, encode(self.model, inputs, self.runtime, wanted_of(self.model, names))
 
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""

@@ -1,7 +1,7 @@
 """What the sequential encoder's command does: sequences and labels out of a history, training; the fitted block."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,7 +13,7 @@ import torch
 
 from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler, SequenceSettings, Span
 from sequential_encoder.model import LOSSES, WINDOWS, EncoderSettings, LossSettings, SequentialEncoder
-from ubp.blocks.fitted import Clients
+from ubp.blocks.fitted import Clients, Vectors
 from ubp.cli.answer_report import report
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
@@ -23,9 +23,9 @@ from ubp.data.snapshots import Snapshot, SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
 from ubp.io.errors import name_some, require, require_positive
 from ubp.io.files import digest_of
-from ubp.training.answers import QUESTIONS
+from ubp.training.answers import QUESTIONS, AnsweringBlock, wanted_of
 from ubp.training.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
-from ubp.training.encode import Runtime
+from ubp.training.encode import Runtime, encode
 from ubp.training.fit import Trained, fit, make_loggers
 from ubp.training.fitted import FittedSequenceModel, Settings, Tables
 from ubp.training.kernels import random_numbers
@@ -78,7 +78,7 @@ class ModelSettings(EncoderSettings):
 
 
 @dataclass(frozen=True)
-class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder]):
+class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder], AnsweringBlock):
     """A trained encoder; it reads any clients with an event of any type, and items that it has never seen.
 
     Attributes:
@@ -107,6 +107,16 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder]):
         """See `ubp.training.fitted.FittedSequenceModel.source`."""
         span = Span.asked_at_its_end(history, clients)
         return EventSource((span,), Catalogue.of(span.chosen, self.content.settings.rows), self.sequences)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """See `ubp.training.answers.AnsweringBlock.asked`."""
+        return tuple(self.model.heads)
+
+    def answers(self, history: ChallengeData, clients: Clients, names: Sequence[str]) -> tuple[Clients, Vectors]:
+        """See `ubp.training.answers.AnsweringBlock.answers`."""
+        source = self.source(history, clients)
+        return source.clients, encode(self.model, source, self.runtime, wanted_of(self.model, names))
 
     def settings(self) -> dict[str, Any]:
         """See `ubp.training.fitted.FittedSequenceModel.settings`."""

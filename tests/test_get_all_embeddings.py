@@ -42,6 +42,7 @@ COMMANDS = [
     "sequential_encoder/sequential_encoder_embeddings.py",
     "twhin/twhin_embeddings.py",
     "dcn/dcn_embeddings.py",
+    "stacker/stack_embeddings.py",
 ]
 
 

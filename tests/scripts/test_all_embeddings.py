@@ -24,7 +24,7 @@ MEMORY = {"full": Memory(command=3.2, log=1.0), "demo": Memory(command=1.0, log=
         (2, 0.5, 14, "demo", 1),
         (8, 12, 14, "full", 3),
         (8, 12, 14, "demo", 8),
-        (64, 500, 14, "full", 19),
+        (64, 500, 14, "full", 20),
         (64, 500, 1, "full", 7),  # one on the GPU, and the six that use none
         (2, 24, 1, "full", 2),
     ],

@@ -1,31 +1,14 @@
 """How well a trained model answers for rows that were held out: of the newest window, unless the log is short."""
 
-from collections.abc import Mapping
-from typing import Protocol
-
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from ubp.cli.output import show
-from ubp.training.answers import mean_auroc
+from ubp.training.answers import Answering, mean_auroc
 from ubp.training.fit import Trained
-from ubp.training.model import Batch, Model, Source
+from ubp.training.model import Model, Source
 from ubp.training.snapshot_source import BASKETS, DAYS, LABELS
-
-
-class Answering(Protocol):
-    """A model that answers about windows."""
-
-    @property
-    def groups(self) -> Mapping[str, int]:
-        """How many labels each group has."""
-
-    def by_group(self, labels: Tensor) -> dict[str, Tensor]:
-        """What stands for all labels in the last dimension, in parts: of each group."""
-
-    def answers(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits of each group, float [rows, labels], and the answer to each question, float [rows, 1]."""
 
 
 def report(trained: Trained[Model], model: Answering, source: Source) -> dict[str, dict[str, float]]:

@@ -3,8 +3,9 @@
 Groups of labels (`ubp.data.labels.GROUPS`): a logit for each. Questions: yes or no, a count, a time.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc
 
+from ubp.blocks.fitted import Clients, FittedBlock, Vectors
+from ubp.data.history import ChallengeData
+from ubp.training.encode import Asked
 from ubp.training.model import Batch
 from ubp.training.snapshot_source import ADDED, BASKETS, BOUGHT, CENSORED, CHURN, DAYS
 
@@ -19,6 +23,53 @@ from ubp.training.snapshot_source import ADDED, BASKETS, BOUGHT, CENSORED, CHURN
 QUESTIONS: Final = (CHURN, BOUGHT, ADDED, BASKETS, DAYS)
 _RATE: Final = (-10.0, 5.0)  # logarithms of a rate a day, beyond which a loss would overflow
 _LEAST: Final = 1  # rows with and without a label that an AUROC needs
+
+
+class Answering(Protocol):
+    """A model that answers about windows."""
+
+    @property
+    def groups(self) -> Mapping[str, int]:
+        """How many labels each group has."""
+
+    def by_group(self, labels: Tensor) -> dict[str, Tensor]:
+        """What stands for all labels in the last dimension, in parts: of each group."""
+
+    def answers(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits of each group, float [rows, labels], and the answer to each question, float [rows, 1]."""
+
+
+class AnsweringBlock(FittedBlock):
+    """A fitted block that answers about the window after the history's ``as_of``."""
+
+    @property
+    @abstractmethod
+    def asked(self) -> tuple[str, ...]:
+        """The groups of labels and the `QUESTIONS` that it answers."""
+
+    @abstractmethod
+    def answers(self, history: ChallengeData, clients: Clients, names: Sequence[str]) -> tuple[Clients, Vectors]:
+        """What it answers about some clients.
+
+        Args:
+            history: as known on the day of its ``as_of``; events after it are not in it.
+            clients: int64 [n], ascending, each once.
+            names: groups and questions, of `asked`.
+
+        Returns:
+            int64 [m], ascending, those of the clients that have events which the block reads, and
+            float32 [m, answers]: of each group a logit a label, of each question one number, in the order of the names.
+        """
+
+
+def wanted_of(model: Answering, names: Sequence[str]) -> Asked:
+    """A model's answers to some groups and questions side by side, in the order of the names."""
+
+    def answers(batch: Batch) -> Tensor:
+        found = model.answers(batch)
+        return torch.cat([found[name] for name in names], dim=1)
+
+    return Asked(answers, sum(model.groups.get(name, 1) for name in names))
 
 
 def answer_losses(

@@ -1,6 +1,6 @@
 """Sequences in, vectors out, by a trained model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -46,6 +46,19 @@ class Runtime:
         return torch.autocast(kind, _HALVES[precision]) if precision in _HALVES else nullcontext()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is wanted of a model for each sequence of a batch.
+
+    Attributes:
+        of: a batch in, float [rows, width] out.
+        width: of what comes out.
+    """
+
+    of: Callable[[Batch], torch.Tensor]
+    width: int
+
+
 def device_batches(
     model: SequenceModel, source: Source, batches: Sequence[Rows], runtime: Runtime
 ) -> Iterator[tuple[Rows, Batch]]:
@@ -74,7 +87,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: values.pin_memory().to(device, non_blocking=True) for name, values in batch.items()}
 
 
-def encode(model: SequenceModel, source: Source, runtime: Runtime) -> npt.NDArray[np.float32]:
+def encode(
+    model: SequenceModel, source: Source, runtime: Runtime, asked: Asked | None = None
+) -> npt.NDArray[np.float32]:
     """The vectors of all sequences.
 
     Sequences are batched by length, so that padding is small; a vector depends on its own sequence alone, but for
@@ -84,12 +99,14 @@ def encode(model: SequenceModel, source: Source, runtime: Runtime) -> npt.NDArra
         model: it stays on the CPU afterwards.
         source: the sequences.
         runtime: how to compute.
+        asked: what else than the model's vectors is wanted of it; None for these.
 
     Returns:
         float32 [rows, width] in the order of the rows.
     """
-    vectors = np.empty((len(source.lengths), model.width), np.float32)
+    wanted = asked or Asked(model.encode, model.width)
+    vectors = np.empty((len(source.lengths), wanted.width), np.float32)
     batches = length_buckets(source.lengths, runtime.batch_size, shuffle=False)
     for rows, batch in device_batches(model, source, batches, runtime):
-        vectors[rows] = model.encode(batch).float().cpu().numpy()
+        vectors[rows] = wanted.of(batch).float().cpu().numpy()
     return vectors

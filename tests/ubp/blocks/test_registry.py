@@ -9,8 +9,8 @@ from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
 
-def test_seventeen_blocks_and_the_two_stages_that_they_need():
-    assert len(blocks()) == 17
+def test_eighteen_blocks_and_the_two_stages_that_they_need():
+    assert len(blocks()) == 18
     assert [entry.name for entry in entries() if not entry.is_block] == ["preprocessing_search", "convert_to_text"]
     assert block("als_64_visits_relevant").line == "ALS/als_embeddings.py --config-name=als_visits_relevant"
     assert block("als_64_visits_relevant").settings == ()

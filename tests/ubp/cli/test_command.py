@@ -85,8 +85,8 @@ def test_merge_without_a_config_says_which_there_are(words, monkeypatch, capsys)
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
         "error: which one? python scripts/merge.py --config-name=NAME, with one of these as NAME: basics, "
-        "best_solution, best_solution_conditioned, fourth_place, numeric, past_windows, score_4_7406, score_4_7418, "
-        "score_4_7484, score_4_7499, sequences\n"
+        "best_solution, best_solution_conditioned, combined, fourth_place, numeric, past_windows, score_4_7406, "
+        "score_4_7418, score_4_7484, score_4_7499, sequences\n"
     )
 
 
