@@ -22,7 +22,7 @@ def deviations(covariance: Matrix) -> npt.NDArray[np.float64]:
     return found
 
 
-def main_directions(covariance: Matrix, beside: int, most: int) -> Matrix:
+def main_directions(covariance: Matrix, beside: int, most: int, least: float = 0.0) -> Matrix:
     """Coefficients of the main directions of variables, without what the first of them say.
 
     The first variables are taken as they are. What they predict of the others, linearly, is subtracted; the directions
@@ -33,6 +33,7 @@ def main_directions(covariance: Matrix, beside: int, most: int) -> Matrix:
         covariance: float64 [variables, variables]; give correlations where all variables shall count alike.
         beside: how many are the first.
         most: directions at most; fewer where what is left has fewer.
+        least: share of the others' variance that a direction must have.
 
     Returns:
         float64 [variables, directions].
@@ -45,7 +46,8 @@ def main_directions(covariance: Matrix, beside: int, most: int) -> Matrix:
     shared = left.T @ covariance @ left
     values, vectors = np.linalg.eigh((shared + shared.T) / 2)
     order = np.argsort(values)[::-1][:most]
-    order = order[values[order] > _ROUNDING * float(np.trace(covariance))]
+    whole = float(np.trace(others[:, beside:]))
+    order = order[values[order] > max(least, _ROUNDING) * whole]
     found = left @ vectors[:, order] / np.sqrt(values[order])
     # The sign of a component is the library's choice: the largest coefficient shall be positive on every machine.
     signed: Matrix = found * np.sign(found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])])

@@ -33,11 +33,14 @@ class StackerSettings:
         questions: the weight of a column for the answer to each, of `ubp.training.answers.QUESTIONS`.
         groups: of labels, of `ubp.data.labels.GROUPS`, whose answers the directions are taken from.
         directions: at most; each weighs 1.
+        least: share of the answers' variance that a direction must have: at the length of the others, one that says
+            next to nothing would be noise.
     """
 
     questions: dict[str, float]
     groups: list[str]
     directions: int
+    least: float
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -51,6 +54,7 @@ class StackerSettings:
         for name, weight in self.questions.items():
             require(weight > 0, f"model.questions.{name}", weight, "above 0")
         require(self.directions >= 0, "model.directions", self.directions, "at least 0")
+        require(0 <= self.least < 1, "model.least", self.least, "at least 0 and below 1")
         some = bool(self.questions) or (bool(self.groups) and self.directions > 0)
         require(some, "model.questions", "{}", "one question at least where there are no directions")
 
@@ -161,7 +165,7 @@ class StackerRecipe(Recipe):
                 names.append(name)
                 parts.append(self.model.questions[name] * scale[place] * np.eye(len(sizes))[:, place : place + 1])
         correlations = covariance * np.outer(scale, scale)
-        directions = main_directions(correlations, len(questions), self.model.directions)
+        directions = main_directions(correlations, len(questions), self.model.directions, self.model.least)
         names += [f"direction_{number:02d}" for number in range(directions.shape[1])]
         return tuple(names), np.concatenate([*parts, directions * scale[:, None]], axis=1)
 

@@ -64,3 +64,10 @@ def test_a_deviation_that_rounding_left_is_none():
     found = deviations(covariance(values))
     assert found[0] == pytest.approx(values[:, 0].std())
     assert list(found[1:]) == [0, 0]
+
+
+def test_a_direction_of_too_small_a_share_is_left_out():
+    values = np.random.default_rng(0).normal(size=(1000, 4)) * [3, 1, 2, 0.2]
+    shares = np.array([4, 1, 0.04]) / 5.04  # of the last three variables, once they are sorted
+    for least, count in ((0.0, 3), (0.5 * shares[2], 3), (2 * shares[2], 2), (2 * shares[1], 1), (0.99, 0)):
+        assert main_directions(covariance(values), 1, 3, least).shape == (4, count)

@@ -14,7 +14,7 @@ from ubp.data.history import ChallengeData
 from ubp.io.errors import NoUsableEvents, UserError
 from ubp.training.answers import AnsweringBlock
 
-SETTINGS = StackerSettings({"churn": 2.0}, ["bought_category", "bought_sku"], 3)
+SETTINGS = StackerSettings({"churn": 2.0}, ["bought_category", "bought_sku"], 3, 0.0)
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ def test_a_block_that_gives_no_answers_is_named(history):
         (("+model.questions.chrun=1",), "model.questions=chrun: must be some of churn"),
         (("model.questions.churn=0",), "model.questions.churn=0.0: must be above 0"),
         (("model.groups=[colour]",), "model.groups=colour: must be some of bought_category"),
+        (("model.least=1",), "model.least=1.0: must be at least 0 and below 1"),
         (("model.directions=-1",), "model.directions=-1: must be at least 0"),
         (("~model.questions.churn", "model.directions=0"), r"model.questions=\{\}: must be one question at least"),
     ],
