@@ -284,8 +284,8 @@ def test_a_command_that_really_fails_is_named(tmp_path, jobs):
 @pytest.mark.skipif(
     not all((REPOSITORY / line.split()[0]).exists() for line in COMMANDS), reason="not all commands are there yet"
 )
-def test_all_seventeen_embeddings_on_the_tiny_history(make_history, tmp_path):
-    """For real, the demo's sizes: seventeen blocks of one history."""
+def test_all_eighteen_embeddings_on_the_tiny_history(make_history, tmp_path):
+    """For real, the demo's sizes: eighteen blocks of one history."""
     paths = make_history(clients=200).write(tmp_path / "data")  # a PCA to 128 columns needs some
     environment = {"PYTHON": sys.executable, "CHALLENGE_DATA_PATH": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
     split = subprocess.run(
@@ -297,10 +297,10 @@ def test_all_seventeen_embeddings_on_the_tiny_history(make_history, tmp_path):
     assert done.returncode == 0, done.stderr
     merges = [
         composed(CONFIGS / "merge", name, ["data_path=x"]).blocks
-        for name in ("best_solution", "fourth_place", "past_windows", "sequences")
+        for name in ("best_solution", "combined", "fourth_place", "past_windows", "sequences")
     ]
     wanted = {name for blocks in merges for name in blocks}
-    assert len(wanted) == 17
+    assert len(wanted) == 18
     blocks = {name: EmbeddingTable.read(paths.block(name, submit=False)) for name in wanted}
     assert len({block.lineage["fingerprint"] for block in blocks.values()}) == 1
     assert {path.stem for path in paths.embeddings(submit=False).glob("*.parquet")} == set(wanted)
