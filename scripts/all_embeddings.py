@@ -2,6 +2,7 @@
 
     sh get_all_embeddings.sh submit=False preset=demo       overrides are given to every command
     sh get_all_embeddings.sh submit=False jobs=1            one command after the other, on this terminal
+    sh get_all_embeddings.sh 'only=[stat_features,dcn]'     these blocks, and what they read
 
 The commands are those of the registry (configs/blocks.yaml). They are independent, except that the language model
 reads texts that two of them make. As many run at once as there are cores and memory for (``jobs``), the longest
@@ -22,7 +23,7 @@ from typing import Final
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ubp.blocks.registry import Entry, can_be_made, entries
+from ubp.blocks.registry import Entry, can_be_made, entries, with_what_they_read
 from ubp.blocks.widths import CUT
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
@@ -62,11 +63,13 @@ class Settings:
         jobs: commands at once; None: as many as there are cores and memory for.
         gpu_jobs: of those that use a GPU, where there is one.
         grace: seconds that a command has to end itself when another one failed.
+        only: names of blocks; None: all.
     """
 
     jobs: int | None
     gpu_jobs: int
     grace: float
+    only: list[str] | None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
@@ -124,7 +127,7 @@ def without_left_out(todo: Sequence[Entry], common: Common) -> list[Entry]:
 def main(config: DictConfig) -> list[str]:
     """Run the commands; the names of the registry's entries that were made."""
     common, settings = Common.of(config), parse(Settings, config, SETTINGS)
-    todo = without_left_out(entries(), common)
+    todo = without_left_out(entries() if settings.only is None else with_what_they_read(settings.only), common)
     gpu_jobs = settings.gpu_jobs if has_gpu() else len(todo)
     jobs = settings.jobs or default_jobs(parse(Memory, config, at="memory"), gpu_jobs, todo, common.paths)
     logs = None if jobs == 1 else Path(HydraConfig.get().runtime.output_dir)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ubp.blocks.registry import can_be_made
+from ubp.blocks.registry import blocks, can_be_made
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed
 from ubp.cli.output import closing_line, say, show
@@ -63,6 +63,11 @@ def plan(merges: Sequence[str], judged: Sequence[str], paths: DataPaths) -> Plan
     return Plan(
         [name for name in blocks if name not in left_out], made, [merge for merge in judged if merge in made], lines
     )
+
+
+def only(planned: Plan) -> list[str]:
+    """What the script that makes all embeddings is told where the merges have not all blocks."""
+    return [] if len(planned.blocks) == len(blocks()) else [f"only=[{','.join(planned.blocks)}]"]
 
 
 def of_what_was_made(planned: Plan, folder: Path) -> Plan:
@@ -141,7 +146,7 @@ def main(config: DictConfig) -> list[Scores]:
     for line in planned.left_out:
         say(line)
     again = ["overwrite=True"] if common.overwrite else []
-    run_stage(["sh", "get_all_embeddings.sh", "submit=False", "preset=demo", *again], common.data_path)
+    run_stage(["sh", "get_all_embeddings.sh", *only(planned), "submit=False", "preset=demo", *again], common.data_path)
     planned = of_what_was_made(planned, folder)
     for words in stages(planned, folder, config.quick_seeds, common.overwrite):
         run_stage(words, common.data_path)

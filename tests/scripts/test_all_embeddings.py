@@ -25,7 +25,7 @@ MEMORY = {"full": Memory(command=3.2, log=1.0), "demo": Memory(command=1.0, log=
         (8, 12, 14, "full", 3),
         (8, 12, 14, "demo", 8),
         (64, 500, 14, "full", 20),
-        (64, 500, 1, "full", 7),  # one on the GPU, and the six that use none
+        (64, 500, 1, "full", 8),  # one on the GPU, and the seven that use none
         (2, 24, 1, "full", 2),
     ],
 )
@@ -68,6 +68,7 @@ def test_its_own_settings_are_not_passed_on():
         "memory.command=2",
         "+gpu_jobs=2",
         "grace=1",
+        "only=[dcn]",
         "preset=demo",
         "as_of=2022-10-01 12:00",
     ]

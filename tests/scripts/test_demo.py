@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from scripts import demo
-from scripts.demo import log_stages, of_what_was_made, plan, run_stage, stages
+from scripts.demo import log_stages, of_what_was_made, only, plan, run_stage, stages
+from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
@@ -54,6 +55,13 @@ def test_a_stage_has_the_time_to_end_itself_at_ctrl_c(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     process.wait(30)
     assert (tmp_path / "ended").exists()
+
+
+def test_the_demo_has_all_blocks_and_a_smaller_one_names_its_own(history):
+    shutil.copytree(history.raw, history.input)
+    merges = OmegaConf.load(CONFIGS / "scripts" / "demo.yaml").merges
+    assert only(plan(merges, [], history)) == []
+    assert only(plan(["combined"], [], history)) == ["only=[stacker,dcn]"]
 
 
 def test_every_stage_has_the_demos_preset(history):

@@ -1,5 +1,6 @@
 """The registry of blocks, ``configs/blocks.yaml``: which blocks there are, and how each is made."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -93,6 +94,22 @@ def entries() -> tuple[Entry, ...]:
 def blocks() -> tuple[Entry, ...]:
     """Those that are blocks."""
     return tuple(entry for entry in entries() if entry.is_block)
+
+
+def with_what_they_read(names: Iterable[str]) -> tuple[Entry, ...]:
+    """The entries of some blocks, and those whose results they read, in the registry's order.
+
+    Raises:
+        UserError: there is no such block.
+    """
+    known = {entry.name: entry for entry in entries()}
+    wanted, left = set[str](), [block(name).name for name in names]
+    while left:
+        name = left.pop()
+        if name not in wanted:
+            wanted.add(name)
+            left += known[name].after
+    return tuple(entry for entry in entries() if entry.name in wanted)
 
 
 def block(name: str) -> Entry:

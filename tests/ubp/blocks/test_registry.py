@@ -21,6 +21,15 @@ def test_an_unknown_block_names_the_known_ones():
         block("als")
 
 
+def test_some_blocks_come_with_what_they_read_in_the_registrys_order():
+    found = registry.with_what_they_read(["stacker", "search_llm", "dcn"])
+    assert [entry.name for entry in found] == [
+        *("preprocessing_search", "search_llm", "numeric_features_wide", "dcn", "stacker")
+    ]
+    with pytest.raises(UserError, match="^als: no such block"):
+        registry.with_what_they_read(["als"])
+
+
 @pytest.fixture
 def registered(tmp_path, monkeypatch):
     """A registry of one's own."""
