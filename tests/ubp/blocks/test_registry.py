@@ -26,7 +26,7 @@ def test_some_blocks_come_with_what_they_read_in_the_registrys_order():
     assert [entry.name for entry in found] == [
         *("preprocessing_search", "search_llm", "numeric_features_wide", "dcn", "stacker")
     ]
-    with pytest.raises(UserError, match="^als: no such block"):
+    with pytest.raises(UserError, match=r"^als: no such block"):
         registry.with_what_they_read(["als"])
 
 
