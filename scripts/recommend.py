@@ -386,6 +386,7 @@ def main(config: DictConfig) -> Advice:
     say("")
     for line in commands(advice, common, os.environ.get("CHALLENGE_DATA_PATH", "./data")):
         say(line)
+    say("and for profiles of all events to use: the same with submit=True, without the first and the last")
     closing_line("recommended", Path(history.folder))
     return advice
 
