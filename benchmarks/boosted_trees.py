@@ -74,11 +74,11 @@ class TreeSettings:
         columns: share of the columns that a split may choose from.
     """
 
-    days: int = 16
+    days: int = 12
     gap: int = 0
     least_history: int = 28
-    pairs: int = 300_000
-    rounds: int = 150
+    pairs: int = 200_000
+    rounds: int = 120
     rate: float = 0.05
     leaves: int = 12
     least_rows: int = 50
@@ -236,7 +236,8 @@ def predicted_inactivity(past: Past, task: Task, settings: TreeSettings, seed: i
         part = day.active if task.active_only else np.ones(len(day.clients), bool)
         rows.append(day.numbers[part])
         wanted.append(labels(task, day.clients[part], day.window, None)[:, 0])
-    return fitted(rows, wanted, None, settings, seed).predict_proba(past.end.numbers)[:, 1:]
+    found: Probabilities = fitted(rows, wanted, None, settings, seed).predict_proba(past.end.numbers)[:, 1:]
+    return found
 
 
 def fitted(
@@ -335,7 +336,8 @@ def directions_of(features: WideFeatures, view: str, values: Ids) -> Matrix:
     places, known = places_among(fitted_view.values, asked.ravel())
     found = np.zeros((asked.size, fitted_view.directions.shape[1]), np.float32)
     found[known] = fitted_view.directions[places]
-    return found.reshape(*asked.shape, -1).mean(axis=1)
+    mean: Matrix = found.reshape(*asked.shape, -1).mean(axis=1)
+    return mean
 
 
 def sales(day: Day, asked: Asked) -> Iterator[Matrix]:

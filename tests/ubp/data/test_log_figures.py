@@ -47,7 +47,9 @@ def test_figures_are_those_of_the_relevant_clients(make_history, tmp_path, relev
     totals = [sum(events[kind][who] for kind in EventType) for who in clients]
     assert found.events() == sum(totals)
     assert found.median_events() == median(totals)
-    assert found.events(ITEM_EVENTS, newest=7) == sum(min(7, sum(events[k][who] for k in ITEM_EVENTS)) for who in clients)
+    assert found.events(ITEM_EVENTS, newest=7) == sum(
+        min(7, sum(events[k][who] for k in ITEM_EVENTS)) for who in clients
+    )
     assert found.events(()) == 0
 
 
