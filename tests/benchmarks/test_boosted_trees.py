@@ -2,12 +2,23 @@
 
 import math
 from datetime import timedelta
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.boosted_trees import Asked, Past, TreeSettings, days_of, directions_of, drawn, pairs_of, predictions
+from benchmarks.boosted_trees import (
+    Asked,
+    Past,
+    TreeSettings,
+    days_of,
+    directions_of,
+    drawn,
+    fitted,
+    pairs_of,
+    predictions,
+)
 from scripts.split import split
 from ubp.blocks.wide_features import View, WideFeatures, WideSettings
 from ubp.data.history import ChallengeData
@@ -50,7 +61,7 @@ def test_the_last_window_that_is_learned_is_the_train_window(history, gap):
     settings = TreeSettings(days=50, gap=gap, least_history=1)
     days = days_of(history, settings)
     assert days[0] + gap * DAY == history.as_of
-    assert all(later - earlier == 14 * DAY for later, earlier in zip(days, days[1:], strict=False))
+    assert all(later - earlier == 14 * DAY for later, earlier in pairwise(days))
     assert min(days) - history.start >= DAY
     assert len(days_of(history, TreeSettings(days=2, gap=gap, least_history=1))) == 2
     with pytest.raises(UserError, match="least_history=500"):
@@ -114,7 +125,7 @@ def test_a_draw_stands_for_all_pairs_of_each_class(positives, most):
         assert wanted[places].sum() == positives
 
 
-def test_nothing_is_read_after_the_train_window(make_history, paths, history, tmp_path):
+def test_nothing_is_read_after_the_train_window(make_history, paths, tmp_path):
     """Of the validation window nothing, of the train window its purchases alone."""
     tables, dates = make_history(), SplitDates.of(ChallengeData(paths, submit=True))
     changed = make_history()
@@ -154,8 +165,6 @@ def test_predictions_are_probabilities_of_each_client_and_target(history, past, 
     assert np.corrcoef(met.ravel(), found["propensity_category"].ravel())[0, 1] > 0.3
 
 
-def test_alike_labels_are_refused(history, past):
-    from benchmarks.boosted_trees import fitted
-
+def test_alike_labels_are_refused():
     with pytest.raises(UserError, match="all of the 4 labels"):
         fitted([np.zeros((4, 2), np.float32)], [np.ones(4, np.uint8)], None, SETTINGS, 0)

@@ -129,8 +129,8 @@ def test_blocks_that_cannot_be_made_are_left_out_with_their_line():
     left_out = {"als_64_visits_relevant": "no visits"}
     steps = steps_of(rule, log_of(10, PURCHASES), left_out, Measured.load())
     assert [step.name for step in steps[:-2]] == ["stat_features", "als_64_buy_add_categories"]
+    everything = {entry.name: f"{entry.name} is left out" for entry in registry.entries()}
     with pytest.raises(UserError, match="no merge's blocks"):
-        everything = {entry.name: f"{entry.name} is left out" for entry in registry.entries()}
         advise(log_of(10, PURCHASES), everything, Measured.load(), 1)
 
 
