@@ -138,15 +138,18 @@ def measured(task: Task, predicted: Probabilities, data: ChallengeData, truth: G
 
 
 def chance(data: ChallengeData, truth: GroundTruth) -> Scores:
-    """Each client alike: the shares of the train window."""
+    """Each client alike: the shares of the train window; half of all pairs are in order."""
     details, lacking = {}, truth.lacking(data.clients)
     for task in TASKS:
         if task.name in lacking:
             continue
         part = truth.takes_part(task, data.clients)
         known = labels(task, data.clients[part], truth.train, truth.targets.get(task.name))
+        came = labels(task, data.clients[part], truth.validation, truth.targets.get(task.name))
         alike = np.broadcast_to(known.mean(axis=0), (len(data.clients), known.shape[1]))
-        details[task.name] = [details_of(measured(task, alike, data, truth), seed=0)]
+        # By definition: torch's sigmoid of one number may differ by a bit in a batch's last rows.
+        auroc = 0.5 * float((np.ptp(came, axis=0) > 0).mean())
+        details[task.name] = [details_of(replace(measured(task, alike, data, truth), auroc=auroc), seed=0)]
     return summed(CHANCE, 0, Probe(name=NO_PROBE, seeds=(0,)), details)
 
 
@@ -262,7 +265,7 @@ COLORS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:red")  # of the log
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """A panel for each task and one for the sum: a point for each thing and log, the trees as a line.
+    """Panels of the sum and of each task: a point for each thing and log, the trees as a line; below, AUROC alone.
 
     Chance lies far to the left of all else: it stands in the title.
 
@@ -274,28 +277,17 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     names = [name for name in dict.fromkeys(row.name for row in rows) if name not in (CHANCE, TREES)]
     panels = [panel for panel in (SUM, *PANELS[:-1]) if any(panel in tasks for tasks in things.values())]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(2.5 * len(panels), 1.7 + 0.36 * len(names)), sharey=True, squeeze=False,
+        2, len(panels), figsize=(2.4 * len(panels), 2 + 0.6 * len(names)), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
-    for axis, panel in zip(axes[0], panels, strict=True):
-        by_chance = []
-        for number, log in enumerate(logs):
-            color, off = COLORS[number % len(COLORS)], 0.16 * (number - (len(logs) - 1) / 2)
-            for place, name in enumerate(names):
-                score, spread = point(things.get((log, name), {}), panel)
-                if score is not None:
-                    axis.errorbar(score, place + off, xerr=spread, fmt="o", color=color, markersize=5, capsize=2)
-            ceiling, _ = point(things.get((log, TREES), {}), panel)
-            if ceiling is not None:
-                axis.axvline(ceiling, color=color, linestyle="--", linewidth=1.2)
-            lowest, _ = point(things.get((log, CHANCE), {}), panel)
-            by_chance += [f"{lowest:.2f}"] if lowest is not None else []
-        axis.set_title(f"{short(panel)}\nchance {', '.join(dict.fromkeys(by_chance))}", loc="left", fontsize=9)
-        axis.set_yticks(range(len(names)), names)
-        axis.set_ylim(len(names) - 0.5, -0.5)  # the first at the top
-        axis.locator_params(axis="x", nbins=4)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
+    for line, measure in zip(axes, ("score", "auroc"), strict=True):
+        for axis, panel in zip(line, panels, strict=True):
+            lowest = fill(axis, {key: tasks[panel] for key, tasks in things.items() if panel in tasks}, measure, logs)
+            title = "mean AUROC" if (panel, measure) == (SUM, "auroc") else short(panel)
+            title += ": AUROC" if measure == "auroc" and panel != SUM else ""
+            axis.set_title(f"{title}\nchance {', '.join(lowest)}", loc="left", fontsize=9)
+            axis.set_yticks(range(len(names)), names)
+            axis.set_ylim(len(names) - 0.5, -0.5)  # the first at the top
     lines = [plt.Line2D([], [], color=COLORS[n % len(COLORS)], marker="o", label=log) for n, log in enumerate(logs)]
     lines.append(plt.Line2D([], [], color="0.3", linestyle="--", label="boosted trees on the features"))
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9, frameon=False)
@@ -304,10 +296,34 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     plt.close(figure)
 
 
-def point(tasks: Mapping[str, Row], panel: str) -> tuple[float | None, float | None]:
-    """A thing's score in a task, or the sum, and its spread over the seeds; None where it is not scored."""
-    row = tasks.get(panel)
-    return (None, None) if row is None else (row.score, row.spread)
+def fill(axis: Any, found: Mapping[tuple[str, str], Row], measure: str, logs: Sequence[str]) -> list[str]:  # noqa: ANN401 (matplotlib's)
+    """Draw one panel.
+
+    Args:
+        axis: of it.
+        found: the rows of its task by log and name.
+        measure: ``score`` or ``auroc``.
+        logs: in the order of their colours.
+
+    Returns:
+        What chance has, each number once.
+    """
+    lowest, names = list[str](), list(dict.fromkeys(name for _, name in found if name not in (CHANCE, TREES)))
+    for (log, name), row in found.items():
+        number, value = logs.index(log), getattr(row, measure)
+        color = COLORS[number % len(COLORS)]
+        if name == CHANCE:
+            lowest.append(f"{value:.2f}")
+        elif name == TREES:
+            axis.axvline(value, color=color, linestyle="--", linewidth=1.2)
+        else:
+            place = names.index(name) + 0.16 * (number - (len(logs) - 1) / 2)
+            spread = row.spread if measure == "score" else None
+            axis.errorbar(value, place, xerr=spread, fmt="o", color=color, markersize=5, capsize=2)
+    axis.locator_params(axis="x", nbins=4)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    return list(dict.fromkeys(lowest))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
