@@ -48,6 +48,7 @@ ALL = {
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "encode": ["scripts/encode.py", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
+    "recommend": ["scripts/recommend.py"],
     "demo": ["scripts/demo.py"],
     "all_embeddings": ["scripts/all_embeddings.py"],
     **TEXTS,

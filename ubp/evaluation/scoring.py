@@ -234,7 +234,7 @@ class Scorer:
             task: [_best(run.epochs, seed) for run, seed in zip(of_task, self._probe.seeds, strict=True)]
             for task, of_task in done.items()
         }
-        return _summed(name, columns, self._probe, details), seconds
+        return summed(name, columns, self._probe, details), seconds
 
 
 def _best(epochs: Sequence[TaskScore], seed: int) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _best(epochs: Sequence[TaskScore], seed: int) -> dict[str, Any]:
     return {"seed": seed, "epoch": number + 1, "score": best.score} | asdict(best)
 
 
-def _summed(name: str, columns: int, probe: Probe, details: dict[str, list[dict[str, Any]]]) -> Scores:
+def summed(name: str, columns: int, probe: Probe, details: dict[str, list[dict[str, Any]]]) -> Scores:
     """The means over the seeds and their sum.
 
     Args:
