@@ -20,7 +20,7 @@ from typing import Any, Final, Self, cast
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from ubp.blocks.registry import Entry, can_be_made, entries, needs_of
+from ubp.blocks.registry import can_be_made, needs_of, with_what_they_read
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed
 from ubp.cli.output import closing_line, say, show
@@ -233,26 +233,11 @@ class Advice:
         return [step.name for step in self.steps if step.need is None]
 
 
-def with_inputs(names: Sequence[str]) -> list[Entry]:
-    """The entries and all that they read, in the registry's order, but each after what it reads."""
-    known, found = {entry.name: entry for entry in entries()}, dict[str, Entry]()
-
-    def add(name: str) -> None:
-        for other in known[name].after:
-            add(other)
-        found.setdefault(name, known[name])
-
-    for entry in entries():
-        if entry.name in names:
-            add(entry.name)
-    return list(found.values())
-
-
 def steps_of(rule: Rule, log: LogFigures, left_out: Mapping[str, str], measured: Measured) -> list[Step]:
     """The commands that make a merge of a log and score it."""
     names = [str(name) for name in composed(CONFIGS / "merge", rule.merge).blocks]
     steps = []
-    for entry in with_inputs([name for name in names if name not in left_out]):
+    for entry in with_what_they_read([name for name in names if name not in left_out]):
         cost = measured.cost(entry.name, rule.preset)
         need = cost.of(log, needs_of(entry.name)) if cost else None
         steps.append(Step(entry.name, entry.line, need, cost.source if cost else "", entry.makes))
@@ -354,10 +339,8 @@ def commands(advice: Advice, common: Common, default_path: str) -> list[str]:
 
 def reasons(advice: Advice, measured: Measured) -> list[str]:
     """A line each for merge, preset, time and memory."""
-    rule, last = (
-        advice.rule,
-        max((s for s in advice.steps if s.need), key=lambda step: step.need.gb if step.need else 0),
-    )
+    rule = advice.rule
+    last = max((step for step in advice.steps if step.need), key=lambda step: step.need.gb if step.need else 0)
     total = hours(Need(advice.hours, advice.gb))
     lines = [f"merge: {rule.why}", f"preset: {measured.presets[rule.preset]}"]
     besides = f", and what is not measured: {', '.join(advice.unmeasured)}" if advice.unmeasured else ""

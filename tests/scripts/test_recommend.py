@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from scripts import recommend
-from scripts.recommend import Measured, Need, Rule, When, advise, commands, hours, steps_of, with_inputs
+from scripts.recommend import Measured, Need, Rule, When, advise, commands, hours, steps_of
 from tests import tiny
 from ubp.blocks import registry
+from ubp.blocks.registry import with_what_they_read
 from ubp.cli.config import Common, composed, config_names, presets
 from ubp.data.log_figures import LogFigures
 from ubp.data.paths import CONFIGS, REPOSITORY
@@ -118,7 +119,7 @@ def test_the_judge_is_named_where_it_takes_no_hours():
 
 
 def test_what_a_block_reads_is_made_before_it_and_once():
-    names = [entry.name for entry in with_inputs(["twhin", "dcn"])]
+    names = [entry.name for entry in with_what_they_read(["twhin", "dcn"])]
     assert sorted(names) == ["dcn", "numeric_features_wide", "sequential_encoder", "twhin"]
     assert names.index("sequential_encoder") < names.index("twhin")
     assert names.index("numeric_features_wide") < names.index("dcn")
