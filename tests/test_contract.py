@@ -8,7 +8,7 @@ import copy
 import importlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -30,6 +30,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 from ubp.data.targets import OPEN_COLUMNS
+from ubp.io.stage import AlreadyDone
 
 LEFT_OUT = {"purchases_only": {"als_64_visits_relevant", "next_url_192_6_4", "search_llm"}}
 HELD_OUT = 6  # every sixth client is not in training
@@ -91,15 +92,16 @@ def written(log: History, root: Path, training: np.ndarray) -> ChallengeData:
 
 
 def make_after(entry: registry.Entry, log: Log) -> None:
-    """Run the stages whose results the block reads, as their commands would."""
-    for stage in registry.entries():
-        if stage.name in entry.after:
+    """Run the stages whose results the block reads, and those that these read, as their commands would."""
+    for stage in registry.with_what_they_read([entry.name]):
+        if stage != entry:
             path, day = f"data_path={log.history.paths.root}", f"as_of={log.day.isoformat()}"
             fast = tiny.overrides(stage) if stage.is_block else ()
             words = [path, day, "preset=demo", *stage.settings, *fast]
             config = composed(CONFIGS / stage.folder, stage.config_name, words)
             module = importlib.import_module(stage.command.removesuffix(".py").replace("/", "."))
-            module.main.__wrapped__(config)
+            with suppress(AlreadyDone):  # for another block
+                module.main.__wrapped__(config)
 
 
 @contextmanager
