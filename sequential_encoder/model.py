@@ -7,6 +7,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -40,7 +41,7 @@ from sequential_encoder.events import (
 from ubp.data import schema
 from ubp.io.errors import require, require_positive
 from ubp.training.answers import answer_losses, rarity
-from ubp.training.content import CODE, IDS, PRICE, ContentEncoder, ContentSettings
+from ubp.training.content import CODE, HASHES, IDS, PRICE, ContentEncoder, ContentSettings
 from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, SequenceModel
 from ubp.training.nn import sampled_cross_entropy_of
 from ubp.training.snapshot_source import LABELS, SCALARS
@@ -48,10 +49,15 @@ from ubp.training.snapshot_source import LABELS, SCALARS
 NEXT_EVENT, NEXT_TIME, NEXT_ITEM, NEXT_URL, WINDOWS = "next_event", "next_time", "next_item", "next_url", "windows"
 LOSSES: Final = (NEXT_EVENT, NEXT_TIME, NEXT_ITEM, NEXT_URL, WINDOWS)
 WINDOW_LOSS: Final = "window_loss"
+SUBJECTS, CATEGORIES = "subjects", "categories"
+AMOUNTS: Final = (SUBJECTS, CATEGORIES)
 LAST, LEARNED = "last", "learned"  # how states become a profile
 
 # Keys that `flat` adds: places of tokens and days among all of the batch, padding counted.
 _TOKEN_AT, _NEXT_AT, _LAST_AT, _DAY_AT = "token_at", "next_at", "last_at", "day_at"
+# Of each day, what came before it by client: see `_amounts`.
+_AMOUNT_OF, _AMOUNT_AT, _AMOUNT_TOKEN = "amount_of", "amount_at", "amount_token"
+_CATEGORY_IDS, _CATEGORY_EVENT, _CATEGORY_ROW = "category_ids", "category_event", "category_row"
 # Events of each token, one token after the other, as places among the pairs of type and subject; where each begins.
 _BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
 _AT, _OWN, _DRAWN = "at", "own", "drawn"  # of a sampled softmax: where it is predicted, what, and beside what
@@ -103,6 +109,9 @@ class EncoderSettings:
         pooling: the profile is the state at the ``last`` event, or a ``learned`` reading of all states before the day.
         half_lives: in days: over what spans a learned reading takes its means, beside that of all states.
         hidden: units of the layer between what is read and the profile; 0 for none.
+        amounts: what a learned reading takes decayed amounts of, beside the states: some of `AMOUNTS`.
+        amount_width: columns that the amounts of one kind and half-life become.
+        amount_dropout: share of the values, for each client, whose amounts the model does not see in training.
         read_dropout: of what is read.
         content: the encoder of skus, urls and queries.
     """
@@ -117,6 +126,9 @@ class EncoderSettings:
     half_lives: list[float]
     hidden: int
     read_dropout: float
+    amounts: list[str]
+    amount_width: int
+    amount_dropout: float
     content: ContentSettings = field(default_factory=lambda: ContentSettings(64, 1000, 16, 16, 0.0))
 
     def __post_init__(self) -> None:
@@ -125,16 +137,18 @@ class EncoderSettings:
         Raises:
             UserError: an unknown choice or a number out of its range.
         """
-        require_positive(self, "model", "width", "layers", "heads", "profile")
+        require_positive(self, "model", "width", "layers", "heads", "profile", "amount_width")
         require(
             self.width % (4 * self.heads) == 0, "model.heads", self.heads, "such that width is heads × a multiple of 4"
         )
-        for name in ("dropout", "event_dropout", "read_dropout"):
+        for name in ("dropout", "event_dropout", "read_dropout", "amount_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
         require(self.pooling in (LAST, LEARNED), "model.pooling", self.pooling, f"{LAST} or {LEARNED}")
         same = self.pooling == LEARNED or self.profile == self.width
         require(same, "model.profile", self.profile, "model.width where model.pooling is last")
         require(all(days > 0 for days in self.half_lives), "model.half_lives", self.half_lives, "above 0")
+        unknown = sorted(set(self.amounts) - set(AMOUNTS))
+        require(not unknown, "model.amounts", unknown, f"some of {', '.join(AMOUNTS)}")
         require(self.hidden >= 0, "model.hidden", self.hidden, "0 or more")
 
 
@@ -247,6 +261,63 @@ class Standardised(nn.Module):
         self.variance.lerp_(((values - self.mean) ** 2 * weights).sum(dim=(0, 1)) / count, fresh)
 
 
+class Amounts(nn.Module):
+    """How much of each value a client met before a day, as a few numbers: the sum of values' vectors × log(1 + amount).
+
+    An amount is the sum over the events of 2^-(days before the day / half-life), or their number. So a client who met
+    two things much differs from one who met other two, however much else both met: a mean of states, each of which
+    stands for all that came before, hardly tells.
+
+    Args:
+        settings: numbers.
+    """
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__()
+        s = settings
+        self.register_buffer("decays", torch.tensor([0.0, *(1 / days for days in s.half_lives)]), persistent=False)
+        self.dropout = s.amount_dropout
+        self.out = nn.Linear(s.content.width, s.amount_width, bias=False)
+
+    def forward(self, name: str, values: Tensor, batch: Batch) -> Tensor:
+        """Vectors of values, float [values, width], to float [rows, days, half-lives × amount width]."""
+        of = batch[f"{name}:{_AMOUNT_OF}"]  # [rows, most], places of values
+        amounts = self.amounts(name, batch).view(*of.shape, -1)  # [rows, most, days × half-lives]
+        if self.training and self.dropout:
+            kept = torch.full(of.shape, 1 - self.dropout, device=of.device)
+            amounts = amounts * (torch.bernoulli(kept) / kept)[..., None]
+        vectors = self.out(values).index_select(0, of.flatten()).view(*of.shape, -1)
+        rows, days = batch[DAY_TOKENS].shape
+        return (amounts.transpose(1, 2).to(vectors.dtype) @ vectors).view(rows, days, -1)
+
+    @torch.no_grad()
+    def amounts(self, name: str, batch: Batch) -> Tensor:
+        """log(1 + amount) of each row's values: float [rows × most, days × half-lives]."""
+        before, token = batch[DAY_TOKENS], batch[f"{name}:{_AMOUNT_TOKEN}"]
+        time = batch[AGE].shape[1]
+        row = token // time
+        since = (batch[AGE].flatten()[token][:, None] - batch[DAY_AGE][row]).clamp(min=0)  # [events, days]
+        seen = (token % time)[:, None] < before[row]
+        weights = torch.exp2(-since[..., None] * self.get_buffer("decays")) * seen[..., None]
+        found = weights.new_zeros(batch[f"{name}:{_AMOUNT_OF}"].numel(), weights[0].numel())
+        return found.index_add_(0, batch[f"{name}:{_AMOUNT_AT}"], weights.flatten(1)).log1p_()
+
+
+@dataclass(frozen=True)
+class States:
+    """What a profile is read from.
+
+    Attributes:
+        states: float [rows, time, width], of the transformer.
+        tokens: float [rows, time, width], that it read.
+        values: by `AMOUNTS`, vectors of what clients met, float [values, content width].
+    """
+
+    states: Tensor
+    tokens: Tensor
+    values: Mapping[str, Tensor]
+
+
 class Reading(nn.Module):
     """The profile as of a day: the last state before it, means of states and tokens over several spans, and numbers.
 
@@ -263,7 +334,8 @@ class Reading(nn.Module):
         s = settings
         self.register_buffer("decays", torch.tensor([0.0, *(1 / days for days in s.half_lives)]), persistent=False)
         kernels = 1 + len(s.half_lives)
-        entering = s.width + kernels * 2 * s.width + kernels + 2
+        self.amounts = nn.ModuleDict({name: Amounts(s) for name in s.amounts})
+        entering = s.width + kernels * 2 * s.width + kernels + 2 + len(s.amounts) * kernels * s.amount_width
         self.standardised = Standardised(entering)
         self.dropout = nn.Dropout(s.read_dropout)
         layers: list[nn.Module] = []
@@ -272,8 +344,9 @@ class Reading(nn.Module):
         self.deep = nn.Sequential(*layers, nn.Linear(s.hidden or entering, s.profile))
         self.norm = nn.LayerNorm(s.profile)
 
-    def forward(self, states: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
-        """Float [rows, time, width] each, to float [rows, days, profile]; see `EventSource` for the batch."""
+    def forward(self, found: "States", batch: Batch) -> Tensor:
+        """To float [rows, days, profile]; see `EventSource` for the batch."""
+        states, tokens = found.states, found.tokens
         before = batch[DAY_TOKENS]  # [rows, days]
         seen = torch.arange(states.shape[1], device=states.device) < before[..., None]  # [rows, days, time]
         since = (batch[AGE][:, None] - batch[DAY_AGE][..., None]).clamp(min=0)  # days, [rows, days, time]
@@ -287,7 +360,8 @@ class Reading(nn.Module):
         age = since.gather(2, last[..., None])
         numbers = torch.cat([logs, torch.log1p(24 * age) / 4, torch.log1p(before[..., None].float()) / 4], dim=-1)
         state = states.gather(1, last[..., None].expand(-1, -1, states.shape[2]))
-        entering = self.standardised(torch.cat([state, means.flatten(2), numbers], dim=-1).float(), before > 0)
+        met = [amounts(name, found.values[name], batch) for name, amounts in self.amounts.items()]
+        entering = self.standardised(torch.cat([state, means.flatten(2), *met, numbers], dim=-1).float(), before > 0)
         profile: Tensor = self.norm(self.deep(self.dropout(entering)))
         return profile
 
@@ -331,6 +405,7 @@ class SequentialEncoder(SequenceModel):
         self.dropout = nn.Dropout(s.dropout)
         self.transformer = Transformer(s.width, s.layers, s.heads, s.dropout)
         self.reading = Reading(s) if s.pooling == LEARNED else None
+        self.category = nn.Linear(HASHES * s.content.id_width, content) if CATEGORIES in s.amounts else None
         outputs = {NEXT_EVENT: TYPES, NEXT_TIME: 2, NEXT_ITEM: content, NEXT_URL: content}
         on = {name: nn.Linear(s.width, count) for name, count in outputs.items() if losses.weight(name)}
         self.next = nn.ModuleDict(on)
@@ -360,7 +435,7 @@ class SequentialEncoder(SequenceModel):
     @property
     def on_host(self) -> Callable[[Batch], Batch]:
         """See `ubp.training.model.SequenceModel.on_host`."""
-        return flat
+        return partial(flat, amounts=tuple(self.settings.amounts))
 
     def weight(self, batch: Batch) -> Tensor:
         """See `ubp.training.model.SequenceModel`: the rows. Parts of a batch are means over what each of them has."""
@@ -374,10 +449,24 @@ class SequentialEncoder(SequenceModel):
         parts = [encode[kind]({name: batch[f"{kind}:{name}"] for name in (IDS, PRICE, CODE)}).float() for kind in KINDS]
         return torch.cat(parts)
 
-    def tokens(self, batch: Batch, contents: Tensor) -> Tensor:
+    def values(self, batch: Batch, contents: Tensor) -> dict[str, Tensor]:
+        """Vectors of what events are about and of their types, each pair of both once: float [pairs, width].
+
+        Of subjects and, where their amounts are read, of categories.
+        """
+        found = {SUBJECTS: self._typed(contents.index_select(0, batch[_PAIR_SUBJECT]), batch[_PAIR_EVENT])}
+        if self.category is not None:
+            vectors = self.category(self.content.ids(batch[_CATEGORY_IDS]).flatten(1))
+            rows = vectors.index_select(0, batch[_CATEGORY_ROW])
+            found[CATEGORIES] = self._typed(rows, batch[_CATEGORY_EVENT])
+        return found
+
+    def _typed(self, vectors: Tensor, event: Tensor) -> Tensor:
+        typed: Tensor = vectors * self.gain(event) + self.kind(event)
+        return typed
+
+    def tokens(self, batch: Batch, pairs: Tensor) -> Tensor:
         """What the transformer reads: float [rows, time, width]."""
-        event = batch[_PAIR_EVENT]
-        pairs = contents.index_select(0, batch[_PAIR_SUBJECT]) * self.gain(event) + self.kind(event)
         seen = None
         if self.training and self.settings.event_dropout:
             kept = 1 - self.settings.event_dropout
@@ -391,18 +480,23 @@ class SequentialEncoder(SequenceModel):
         tokens: Tensor = self.dropout(vectors + self.hour(batch[HOUR]) + self.weekday(batch[WEEKDAY]))
         return tokens
 
-    def profiles(self, states: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
+    def states(self, batch: Batch, contents: Tensor) -> "States":
+        """What the profiles are read from."""
+        values = self.values(batch, contents)
+        tokens = self.tokens(batch, values[SUBJECTS])
+        return States(self.transformer(tokens, batch[AGE]), tokens, values)
+
+    def profiles(self, found: "States", batch: Batch) -> Tensor:
         """As of each day: float [rows, days, profile]; means nothing where nothing is asked."""
         if self.reading is not None:
-            profiles: Tensor = self.reading(states, tokens, batch)
+            profiles: Tensor = self.reading(found, batch)
             return profiles
         last = (batch[DAY_TOKENS] - 1).clamp(min=0)
-        return states.gather(1, last[..., None].expand(-1, -1, states.shape[2]))
+        return found.states.gather(1, last[..., None].expand(-1, -1, found.states.shape[2]))
 
     def encode(self, batch: Batch) -> Tensor:
         """The profile as of the last day of each row: float [rows, width]."""
-        tokens = self.tokens(batch, self.contents(batch))
-        return self.profiles(self.transformer(tokens, batch[AGE]), tokens, batch)[:, -1]
+        return self.profiles(self.states(batch, self.contents(batch)), batch)[:, -1]
 
     # Losses ---------------------------------------------------------------------------------------------------
 
@@ -414,9 +508,8 @@ class SequentialEncoder(SequenceModel):
     def loss_parts(self, batch: Batch) -> dict[str, Tensor]:
         """By name, those that are on: scalars; 0 where a batch has nothing to learn from."""
         contents = self.contents(batch)
-        tokens = self.tokens(batch, contents)
-        states = self.transformer(tokens, batch[AGE])
-        flat_states, found = states.flatten(0, 1), {}
+        states = self.states(batch, contents)
+        flat_states, found = states.states.flatten(0, 1), {}
         if NEXT_EVENT in self.next:
             found[NEXT_EVENT] = self._next_event(flat_states, batch)
         if NEXT_TIME in self.next:
@@ -425,7 +518,7 @@ class SequentialEncoder(SequenceModel):
             if loss in self.next and f"{name}:{_DRAWN}" in batch:
                 found[loss] = self._next_subject(name, self.next[loss], flat_states, contents, batch)
         if self.losses.weight(WINDOWS):
-            found[WINDOWS] = self._windows(self.answers_from(states, tokens, batch), batch)
+            found[WINDOWS] = self._windows(self.answers_from(states, batch), batch)
         return found or {WINDOWS: contents.sum() * 0}
 
     def validation_scores(self, batch: Batch) -> dict[str, Tensor]:
@@ -436,12 +529,11 @@ class SequentialEncoder(SequenceModel):
 
     def answers(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of each group, float [clients on days, labels], and answers to questions, float [.., 1]."""
-        tokens = self.tokens(batch, self.contents(batch))
-        return self.answers_from(self.transformer(tokens, batch[AGE]), tokens, batch)
+        return self.answers_from(self.states(batch, self.contents(batch)), batch)
 
-    def answers_from(self, states: Tensor, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def answers_from(self, states: "States", batch: Batch) -> dict[str, Tensor]:
         """See `answers`."""
-        profiles = self.profiles(states, tokens, batch).flatten(0, 1).index_select(0, batch[_DAY_AT])
+        profiles = self.profiles(states, batch).flatten(0, 1).index_select(0, batch[_DAY_AT])
         return {name: head(profiles) for name, head in self.heads.items()}
 
     def _windows(self, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
@@ -503,7 +595,7 @@ def censored_normal(
     return total / max(len(seen) + len(longer_than), 1)
 
 
-def flat(batch: Batch) -> Batch:
+def flat(batch: Batch, amounts: Sequence[str] = AMOUNTS) -> Batch:
     """A batch of `sequential_encoder.events.EventSource` as the model reads it, by what its values say.
 
     Each sku, url and query once, each pair of event type and subject once; padding cut off; and the places of what
@@ -517,6 +609,7 @@ def flat(batch: Batch) -> Batch:
     found = {LENGTHS: batch[LENGTHS]} | found | {DAY_AGE: batch[DAY_AGE], DAY_TOKENS: batch[DAY_TOKENS]}
     found[_TOKEN_AT] = _places(real)
     found |= _subjects(batch, time)
+    found |= _amounts(batch, found, time, amounts)
     if LABELS in batch:
         asked = batch[DAY_TOKENS].flatten() > 0
         found[_DAY_AT] = _places(asked)
@@ -586,3 +679,42 @@ def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
         found[f"{name}:{_OWN}"] = own[wanted]
         found[f"{name}:{_AT}"] = _places(wanted) // targets.shape[2]
     return found
+
+
+def _amounts(batch: Batch, found: Batch, time: int, names: Sequence[str]) -> dict[str, Tensor]:
+    """Of each view: each row's values, once, and to which of them each event belongs, and to which token."""
+    if not names:
+        return {}
+    real = batch[SUBJECT] >= 0
+    row = torch.arange(len(real))[:, None].expand(real.shape)[real]
+    token = row * time + batch[TOKEN][real]
+    bags = _bags(row, found[_BAG], len(real)) | {_AMOUNT_TOKEN: token}
+    views = {f"{SUBJECTS}:{key}": values for key, values in bags.items()}
+    if CATEGORIES not in names:
+        return views
+    ids = found[f"{schema.SKU}:{IDS}"][:, HASHES:]  # those of skus are the first contents
+    categories, category_of = np.unique(ids.numpy(), axis=0, return_inverse=True)
+    items = found[_PAIR_SUBJECT][found[_BAG]]
+    own = items < len(ids)
+    codes = batch[EVENT][real][own] * len(categories) + torch.from_numpy(category_of.reshape(-1))[items[own]]
+    pairs, place = unique_of(codes)
+    bags = _bags(row[own], place, len(real)) | {_AMOUNT_TOKEN: token[own]}
+    views |= {f"{CATEGORIES}:{key}": values for key, values in bags.items()}
+    return views | {
+        _CATEGORY_IDS: torch.from_numpy(categories),
+        _CATEGORY_EVENT: pairs // len(categories),
+        _CATEGORY_ROW: pairs % len(categories),
+    }
+
+
+def _bags(row: Tensor, value: Tensor, rows: int) -> dict[str, Tensor]:
+    """Of events int64 [events] each: the values of each row, [rows, most of a row], 0 where there are fewer, and flat places among these."""
+    count = int(value.max()) + 1 if len(value) else 1
+    pairs, place = unique_of(row * count + value)
+    owner = pairs // count
+    counts = torch.bincount(owner, minlength=rows)
+    inside = torch.arange(len(pairs)) - (counts.cumsum(0) - counts)[owner]
+    most = max(int(counts.max()), 1)
+    of = torch.zeros(rows, most, dtype=torch.int64)
+    of[owner, inside] = pairs % count
+    return {_AMOUNT_OF: of, _AMOUNT_AT: (owner * most + inside)[place]}

@@ -47,8 +47,7 @@ def test_a_profile_within_a_longer_history_is_that_of_the_history_cut_there(pool
     longer = flat(source(span(sequences, days=(DAY_ASKED, END))).batch(np.arange(7)))
     cut = span(sequences, end=DAY_ASKED)
     with torch.inference_mode():
-        tokens = made.tokens(longer, made.contents(longer))
-        profiles = made.profiles(made.transformer(tokens, longer["age"]), tokens, longer)
+        profiles = made.profiles(made.states(longer, made.contents(longer)), longer)
         alone = made.encode(flat(source(cut).batch(np.arange(len(cut)))))
     rows = np.flatnonzero(np.isin(sequences.clients, cut.chosen.clients))
     torch.testing.assert_close(profiles[rows, 0], alone, atol=2e-5, rtol=1e-4)
@@ -150,7 +149,7 @@ def test_next_items_are_scored_by_the_vectors_of_the_content_encoder() -> None:
     made, batch = model({"next_item": 1.0}), learning()
     with torch.no_grad():
         contents = made.contents(batch)
-        states = made.transformer(made.tokens(batch, contents), batch["age"]).flatten(0, 1)
+        states = made.states(batch, contents).states.flatten(0, 1)
         asked = made.next["next_item"](states)[batch["item:at"]] / math.sqrt(8)
         total = 0.0
         for query, own in zip(asked, batch["item:own"], strict=True):
