@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from rich.table import Table
 from threadpoolctl import threadpool_limits
+from torch import nn
 from torch.nn import functional
 
 from twhin.edges import Graph
@@ -79,7 +80,7 @@ def report(
 
     Returns:
         ``auroc`` and ``hit_rate@10``: by relation, by predictor. ``fold_in_cosine``: of the folded in with the learned
-        vectors, the mean over clients. `WARNINGS`: see `below_popularity`.
+        vectors, the mean over clients, where there are any. `WARNINGS`: see `below_popularity`.
     """
     predictors = _predictors(known, model, clients, items, settings, seed)
     own = known.offsets
@@ -97,7 +98,8 @@ def report(
             values = [f"{value:.4f}" for value in scores[metric][name].values()]
             table.add_row(name, f"{len(edges):,}", metric, *values)
     show(table)
-    return {**scores, "fold_in_cosine": _agreement(known, model, clients), WARNINGS: below_popularity(scores[AUROC])}
+    agreement = {} if model.clients is None else {"fold_in_cosine": _agreement(known, model.clients, clients)}
+    return {**scores, **agreement, WARNINGS: below_popularity(scores[AUROC])}
 
 
 def below_popularity(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -155,7 +157,6 @@ def _predictors(
     logs = [np.log(count + 1.0).astype(np.float32) for count in counts]
     scale = float(model.log_scale.detach().exp())
     unit = functional.normalize(torch.from_numpy(clients), dim=1).numpy()
-    learned = functional.normalize(model.clients.weight.detach(), dim=1).numpy()
 
     def by_popularity(rows: npt.NDArray[np.int64], relation: int) -> npt.NDArray[np.float32]:
         return np.repeat(logs[relation][None], len(rows), axis=0)
@@ -163,9 +164,11 @@ def _predictors(
     found: dict[str, Scorer] = {
         MODEL: lambda rows, relation: unit[rows] @ targets[relation].T,
         BOTH: lambda rows, relation: scale * (unit[rows] @ targets[relation].T) + logs[relation],
-        LEARNED: lambda rows, relation: learned[rows] @ targets[relation].T,
         POPULAR: by_popularity,
     }
+    if model.clients is not None:
+        learned = functional.normalize(model.clients.weight.detach(), dim=1).numpy()
+        found[LEARNED] = lambda rows, relation: learned[rows] @ targets[relation].T
     if settings.als_factors:
         found[ALS] = _als(known, settings, seed)
     return found
@@ -191,8 +194,7 @@ def _als(known: Graph, settings: ReportSettings, seed: int) -> Scorer:
     return lambda rows, relation: np.asarray(clients[rows] @ items.T)  # noqa: ARG005 (one space for all relations)
 
 
-def _agreement(known: Graph, model: Twhin, clients: Vectors) -> float:
-    learned = model.clients.weight.detach()
-    cosines = functional.cosine_similarity(torch.from_numpy(clients), learned, dim=1)
+def _agreement(known: Graph, learned: nn.Embedding, clients: Vectors) -> float:
+    cosines = functional.cosine_similarity(torch.from_numpy(clients), learned.weight.detach(), dim=1)
     there = torch.from_numpy(np.diff(known.offsets) > 0)
     return float(cosines[there].mean())
