@@ -249,12 +249,14 @@ class EdgeSource:
         even = np.broadcast_to((np.arange(self.others) + 0.5) / self.others, shape)
         shares = even if generator is None else generator.random(shape)
         drawn = np.searchsorted(sums, sums[first] + shares * (sums[behind] - sums[first]), side="right") - 1
-        drawn = np.clip(drawn, first, np.maximum(behind - 1, first)).clip(max=max(len(known) - 1, 0))
-        found = known.columns[drawn]
+        drawn = np.minimum(drawn, behind - 1)  # rounding may lead one too far
+        there = np.broadcast_to(first < behind, shape)
+        found, relations = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        found[there], relations[there] = known.columns[drawn[there]], known.relations[drawn[there]]
         return {
-            OTHER_ITEM: torch.from_numpy(found.astype(np.int64)),
-            OTHER_RELATION: torch.from_numpy(known.relations[drawn].astype(np.int64)),
-            OTHER: torch.from_numpy((found != items[:, None]) & (first < behind)),
+            OTHER_ITEM: torch.from_numpy(found),
+            OTHER_RELATION: torch.from_numpy(relations),
+            OTHER: torch.from_numpy(there & (found != items[:, None])),
         }
 
     def own(self, clients: Int32, items: Int32) -> npt.NDArray[np.bool_]:

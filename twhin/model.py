@@ -35,7 +35,7 @@ class ModelSettings:
         offset: add a learned number to the logits.
         in_batch: edges of a batch whose items are the other edges' negatives, at most.
         negatives: what the mean over the negatives weighs beside the mean over the positives.
-        clients: what their vectors are in training: ``learned``, one for each; or made of ``others``: some of the
+        client_vectors: what they are in training: ``learned``, one for each; or made of ``others``: some of the
             client's edges, without those to the item that is asked for. A learned vector of a client with few edges
             knows these by heart, and says nothing of others.
         others: edges that a client's vector is made of in a step.
@@ -51,7 +51,7 @@ class ModelSettings:
     offset: bool
     in_batch: int
     negatives: float
-    clients: str
+    client_vectors: str
     others: int
     client_rate: float
     start: str
@@ -63,7 +63,8 @@ class ModelSettings:
             UserError: a number out of its range.
         """
         require_positive(self, "model", "width", "in_batch", "others")
-        require(self.clients in (LEARNED, OTHERS), "model.clients", self.clients, f"{LEARNED} or {OTHERS}")
+        known = self.client_vectors in (LEARNED, OTHERS)
+        require(known, "model.client_vectors", self.client_vectors, f"{LEARNED} or {OTHERS}")
         for name in ("temperature", "negatives", "client_rate"):
             require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "above 0")
         require(self.start in (FOLDED, RANDOM), "model.start", self.start, f"{FOLDED} or {RANDOM}")
@@ -85,7 +86,7 @@ class Twhin(SequenceModel):
         super().__init__()
         self.width, self.settings = settings.width, settings
         self.clients: nn.Embedding | None = None
-        if settings.clients == LEARNED:
+        if settings.client_vectors == LEARNED:
             self.clients = nn.Embedding(clients, settings.width, sparse=True)
             nn.init.normal_(self.clients.weight, std=settings.width**-0.5)
         self.content = content

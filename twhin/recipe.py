@@ -164,7 +164,7 @@ class TwhinRecipe(Recipe):
             parts = parts_of(graph, self.trainer, seed)
         except NoUsableEvents as error:
             raise no_events(history, self.edges.types, str(error)) from error
-        others = self.model.others if self.model.clients == OTHERS else 0
+        others = self.model.others if self.model.client_vectors == OTHERS else 0
         source = EdgeSource(graph, graph.part(parts.train), self.model.in_batch, others)
         size = (f"{len(graph):,}", f"{len(graph.clients):,}", f"{len(graph.skus):,}")
         logger.info("%s edges of %s clients and %s skus", *size)

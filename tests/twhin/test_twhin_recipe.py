@@ -204,7 +204,7 @@ def test_the_report_has_each_edge_type_beside_popularity_and_als(history, tmp_pa
     from ubp.cli.config import composed
     from ubp.data.paths import CONFIGS
 
-    words = [f"data_path={history.paths.root}", ALONE, *WORDS, "trainer.held_out=0.2"]
+    words = [f"data_path={history.paths.root}", ALONE, *WORDS, "trainer.held_out=0.2", "model.client_vectors=learned"]
     made = TwhinRecipe.of(composed(CONFIGS / "twhin", "twhin", words)).fit(history, 0, tmp_path)
     for metric in (AUROC, HIT_RATE):
         for name in (BUY, ADD):
