@@ -262,11 +262,11 @@ class Standardised(nn.Module):
 
 
 class Amounts(nn.Module):
-    """How much of each value a client met before a day, as a few numbers: the sum of values' vectors × log(1 + amount).
+    """What a client met before a day, as a few numbers: the mean of values' vectors, weighed by log(1 + amount).
 
-    An amount is the sum over the events of 2^-(days before the day / half-life), or their number. So a client who met
-    two things much differs from one who met other two, however much else both met: a mean of states, each of which
-    stands for all that came before, hardly tells.
+    An amount is the sum over the events of 2^-(days before the day / half-life), or their number. The sum of the
+    weights is one too large: who met little is near zero. Sums instead of means all tell the same, how much a client
+    met, and means of states, each of which stands for all that came before it, hardly tell what.
 
     Args:
         settings: numbers.
@@ -286,9 +286,11 @@ class Amounts(nn.Module):
         if self.training and self.dropout:
             kept = torch.full(of.shape, 1 - self.dropout, device=of.device)
             amounts = amounts * (torch.bernoulli(kept) / kept)[..., None]
-        vectors = self.out(values).index_select(0, of.flatten()).view(*of.shape, -1)
+        vectors = values.index_select(0, of.flatten()).view(*of.shape, -1)
+        shares = amounts / (1 + amounts.sum(dim=1, keepdim=True))
+        means = self.out(shares.transpose(1, 2).to(vectors.dtype) @ vectors)
         rows, days = batch[DAY_TOKENS].shape
-        return (amounts.transpose(1, 2).to(vectors.dtype) @ vectors).view(rows, days, -1)
+        return means.view(rows, days, -1)
 
     @torch.no_grad()
     def amounts(self, name: str, batch: Batch) -> Tensor:

@@ -1,15 +1,20 @@
 """What the model may see, and what each of its losses says."""
 
 import math
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 
-from sequential_encoder.model import LOSSES, censored_normal, flat
-from tests.sequential_encoder.small_log import ALL, DAYS, SETTINGS, model, samplers, source, span, store
+from sequential_encoder.model import AMOUNTS, CATEGORIES, LOSSES, SequentialEncoder, censored_normal, flat
+from tests.sequential_encoder.small_log import ALL, DAYS, ROWS, SETTINGS, model, samplers, source, span, store
+from ubp.data import schema
 from ubp.sequences.layout import DAY
+from ubp.sequences.store import Sequences
+from ubp.training.content import hashed
 from ubp.training.encode import Runtime, encode
 from ubp.training.model import Batch
 from ubp.training.nn import sampled_cross_entropy_of
@@ -33,8 +38,6 @@ class Labels:
 
 def learning(days: tuple[int, ...] = (DAY_ASKED, END), seed: int = 1, since: int = 0) -> Batch:
     """A batch with everything to learn from."""
-    from dataclasses import replace
-
     whole = span(store(most=200), days=days, since=since)
     made = replace(source(whole), asked=Labels(), samplers=samplers(whole), negatives=4)
     return flat(made.batch(np.arange(7), np.random.default_rng(seed)))
@@ -52,6 +55,60 @@ def test_a_profile_within_a_longer_history_is_that_of_the_history_cut_there(pool
     rows = np.flatnonzero(np.isin(sequences.clients, cut.chosen.clients))
     torch.testing.assert_close(profiles[rows, 0], alone, atol=2e-5, rtol=1e-4)
     assert (profiles[:, 0] - profiles[:, 1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", AMOUNTS)
+def test_amounts_are_those_of_each_value_before_the_day(name: str) -> None:
+    """Against plain Python: the mean of the values' vectors, weighed by log(1 + decayed amount)."""
+    made, days = model(), (DAY_ASKED, END)
+    of, half_life = span(store(), days=days), 5.0
+    batch = flat(source(of, replace(SETTINGS, merge=0)).batch(np.arange(7)))
+    chosen, sequences = of.chosen, of.chosen.sequences
+    with torch.inference_mode():
+        contents = made.contents(batch)
+        values = made.values(batch, contents)[name]
+        found = made.reading.amounts[name](name, values, batch)
+        for row, (day, end) in product(range(7), enumerate(days)):
+            met: dict[tuple[int, ...], float] = {}
+            whole: dict[tuple[int, ...], float] = {}
+            for event in range(chosen.offsets[row], chosen.offsets[row + 1]):
+                kind, subject = int(sequences.event[event]), int(sequences.subject[event])
+                about = schema.EVENT_ORDER[kind].subject
+                if sequences.time[event] >= end or (name == CATEGORIES and about != schema.SKU):
+                    continue
+                value = int(sequences.categories[subject]) if name == CATEGORIES else subject
+                since = (end - sequences.time[event]) / DAY
+                met[kind, value] = met.get((kind, value), 0) + 2 ** (-since / half_life)
+                whole[kind, value] = whole.get((kind, value), 0) + 1
+            for part, amounts in ((found[row, day, 8:], met), (found[row, day, :8], whole)):
+                total = torch.zeros(8)
+                for (kind, value), amount in amounts.items():
+                    total += math.log1p(amount) * vector_of(made, name, kind, value, sequences)
+                wanted = total / (1 + sum(map(math.log1p, amounts.values())))
+                torch.testing.assert_close(part, wanted, atol=1e-5, rtol=1e-4)
+
+
+def vector_of(made: SequentialEncoder, name: str, kind: int, value: int, sequences: Sequences) -> torch.Tensor:
+    """Of an event type and what an event is about, as amounts are read by."""
+    catalogue = source(span(sequences)).catalogue
+    if name == CATEGORIES:
+        ids = torch.from_numpy(hashed(schema.CATEGORY, np.array([value]), ROWS))
+        content = made.category(made.content.ids(ids).flatten(1))
+    else:
+        place = [schema.SKU, schema.URL, schema.QUERY].index(schema.EVENT_ORDER[kind].subject)
+        contents = catalogue.kinds[place].take(np.array([value])).tensors()
+        content = (made.content.items, made.content.urls, made.content.queries)[place](contents)
+    event = torch.tensor([kind])
+    return made.reading.amounts[name].out(content * made.gain(event) + made.kind(event))[0]
+
+
+def test_what_is_not_read_is_not_in_the_profile() -> None:
+    """Each view of amounts has columns of what is read, and without any there are none."""
+    widths = [model(amounts=names).reading.deep[0].in_features for names in ((), AMOUNTS[:1], AMOUNTS)]
+    assert widths[1] - widths[0] == widths[2] - widths[1] == 2 * 8
+    batch = flat(source(span(store())).batch(np.arange(7)), amounts=())
+    assert not any(name.startswith(AMOUNTS) for name in batch)
+    assert model(amounts=()).encode(batch).shape == (7, 16)
 
 
 def test_a_profile_depends_on_no_other_client_and_on_no_padding() -> None:
