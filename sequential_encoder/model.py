@@ -30,6 +30,7 @@ from sequential_encoder.events import (
     KIND_BITS,
     KINDS,
     LOG_SHARE,
+    POPULARITY,
     SUBJECT,
     TOKEN,
     TYPES,
@@ -60,7 +61,8 @@ _AMOUNT_OF, _AMOUNT_AT, _AMOUNT_TOKEN = "amount_of", "amount_at", "amount_token"
 _CATEGORY_IDS, _CATEGORY_EVENT, _CATEGORY_ROW = "category_ids", "category_event", "category_row"
 # Events of each token, one token after the other, as places among the pairs of type and subject; where each begins.
 _BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
-_AT, _OWN, _DRAWN = "at", "own", "drawn"  # of a sampled softmax: where it is predicted, what, and beside what
+# Of a sampled softmax: where it is predicted, what, how popular that is, and beside what.
+_AT, _OWN, _BEGIN, _DRAWN = "at", "own", "begin", "drawn"
 _FRESH: Final = 0.01  # weight of a batch in the means that are kept, at the least
 _FAR: Final = 6.0  # deviations
 _FIRST_HEADS: Final = 0.1  # of the usual first weights of a head
@@ -78,6 +80,8 @@ class LossSettings:
         rare: rare labels weigh p^-rare times as much.
         negatives: that an item or a url is told apart from, a row; a batch shares all of them.
         sampling: negatives are drawn by how often an event was about them, to this power.
+        popularity: how often an event was about an item or a url, to this power, is what its probability begins with;
+            0: all begin alike. Then what is learned is what goes beyond it.
     """
 
     weights: dict[str, float]
@@ -85,6 +89,7 @@ class LossSettings:
     rare: float
     negatives: int
     sampling: float
+    popularity: float
 
     def weight(self, name: str) -> float:
         """Of one of `LOSSES`."""
@@ -572,6 +577,12 @@ class SequentialEncoder(SequenceModel):
         log_counts = batch[f"{name}:{LOG_SHARE}"].flatten() + math.log(max(len(drawn), 1))
         asked = query(states).index_select(0, at) / self.content.width**0.5
         wanted, others = contents.index_select(0, own), contents.index_select(0, drawn)
+        if self.losses.popularity:  # one more column of the product: 1 × what the logit begins with
+            asked = torch.cat([asked, asked.new_ones(len(asked), 1)], dim=1)
+            begin = self.losses.popularity * batch[f"{name}:{_BEGIN}"][:, None]
+            wanted = torch.cat([wanted, begin.to(wanted.dtype)], dim=1)
+            begin = self.losses.popularity * batch[f"{name}:{POPULARITY}"][:, None]
+            others = torch.cat([others, begin.to(others.dtype)], dim=1)
         return sampled_cross_entropy_of(asked, wanted, others, own, drawn, log_counts)
 
 
@@ -673,12 +684,14 @@ def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
     for name in drawn:
         count = batch[f"{name}:{SUBJECT}"].numel()
         found[f"{name}:{_DRAWN}"] = places[begin : begin + count]
-        found[f"{name}:{LOG_SHARE}"] = batch[f"{name}:{LOG_SHARE}"].flatten()
+        found |= {f"{name}:{key}": batch[f"{name}:{key}"].flatten() for key in (LOG_SHARE, POPULARITY)}
         begin += count
         targets = batch[_TARGETS[name]][:, :time]  # [rows, time, targets], places of events
         wanted = targets >= 0
         own = grid.gather(1, targets.clamp(min=0).flatten(1)).view(targets.shape)
         found[f"{name}:{_OWN}"] = own[wanted]
+        popularity = batch[POPULARITY].gather(1, targets.clamp(min=0).flatten(1)).view(targets.shape)
+        found[f"{name}:{_BEGIN}"] = popularity[wanted]
         found[f"{name}:{_AT}"] = _places(wanted) // targets.shape[2]
     return found
 

@@ -74,6 +74,7 @@ def model(
     pooling: str = "learned",
     seed: int = 3,
     amounts: tuple[str, ...] = (SUBJECTS, CATEGORIES),
+    popularity: float = 0.0,
 ) -> SequentialEncoder:
     """A small one, ready to encode."""
     settings = EncoderSettings(
@@ -82,6 +83,6 @@ def model(
         content=CONTENT,
     )  # fmt: skip
     torch.manual_seed(seed)
-    losses = LossSettings(ALL if weights is None else weights, {}, 0.0, 4, 1.0)
+    losses = LossSettings(ALL if weights is None else weights, {}, 0.0, 4, 1.0, popularity)
     shares = {"bought_sku": np.full(3, 0.2, np.float32), "price": np.full(2, 0.4, np.float32)}
     return SequentialEncoder(settings, losses, shares, ["churn", "baskets", "days_to_purchase"]).eval()

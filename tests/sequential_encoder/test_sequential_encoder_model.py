@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm
 
 from sequential_encoder.model import AMOUNTS, CATEGORIES, LOSSES, SequentialEncoder, censored_normal, flat
-from tests.sequential_encoder.small_log import ALL, DAYS, ROWS, SETTINGS, model, samplers, source, span, store
+from tests.sequential_encoder.small_log import ALL, DAYS, ROWS, SETTINGS, SKUS, model, samplers, source, span, store
 from ubp.data import schema
 from ubp.sequences.layout import DAY
 from ubp.sequences.store import Sequences
@@ -22,6 +22,7 @@ from ubp.training.snapshot_source import BASKETS, CENSORED, CHURN, LABELS
 from ubp.training.snapshot_source import DAYS as WAITED
 
 END, DAY_ASKED = DAYS * DAY, 25 * DAY
+ITEM_CODES = [event_type.code for event_type in schema.ITEM_EVENTS]
 CPU = Runtime(batch_size=3, accelerator="cpu")
 
 
@@ -201,23 +202,32 @@ def test_log_q_recovers_the_true_ranking_under_a_skewed_sampler() -> None:
     assert np.abs(learned(corrected=False) - truth).max() > 0.1
 
 
-def test_next_items_are_scored_by_the_vectors_of_the_content_encoder() -> None:
+@pytest.mark.parametrize("popularity", [0.0, 0.7])
+def test_next_items_are_scored_by_the_vectors_of_the_content_encoder(popularity: float) -> None:
     """An item that a batch is not about has a vector too: the loss is a softmax over the batch's negatives."""
-    made, batch = model({"next_item": 1.0}), learning()
+    made, batch = model({"next_item": 1.0}, popularity=popularity), learning()
+    counts = 1 + np.bincount(store(most=200).subject[np.isin(store(most=200).event, ITEM_CODES)], minlength=SKUS)
+    names = {tuple(ids.tolist()): log for ids, log in zip(sku_ids(), np.log(counts / counts.sum()), strict=True)}
+    begin = {place: popularity * names.get(tuple(ids.tolist()), 0) for place, ids in enumerate(batch["sku:ids"])}
     with torch.no_grad():
         contents = made.contents(batch)
         states = made.states(batch, contents).states.flatten(0, 1)
         asked = made.next["next_item"](states)[batch["item:at"]] / math.sqrt(8)
         total = 0.0
         for query, own in zip(asked, batch["item:own"], strict=True):
-            logit = query @ contents[own]
+            logit = query @ contents[own] + begin[int(own)]
             others = [
-                query @ contents[drawn] - log_share - math.log(len(batch["item:drawn"]))
+                query @ contents[drawn] + begin[int(drawn)] - log_share - math.log(len(batch["item:drawn"]))
                 for drawn, log_share in zip(batch["item:drawn"], batch["item:log_share"], strict=True)
                 if drawn != own
             ]
             total += float(torch.stack([logit, *others]).logsumexp(0) - logit)
         assert float(made.loss(batch)) == pytest.approx(total / len(asked), rel=1e-4)
+
+
+def sku_ids() -> np.ndarray:
+    """Of all skus of the store: int32 [skus, hashes of both]."""
+    return source(span(store(most=200))).catalogue.kinds[0].ids
 
 
 def test_equal_subjects_share_a_vector_and_pairs_are_each_once() -> None:
