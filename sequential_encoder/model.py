@@ -21,23 +21,40 @@ from sequential_encoder.events import (
     COUNTS,
     DAY_AGE,
     DAY_TOKENS,
-    EVENT,
     GAP,
     HOUR,
-    IS_TARGET,
     ITEM,
-    ITEM_TARGETS,
-    KIND_BITS,
     KINDS,
     LOG_SHARE,
     POPULARITY,
-    SUBJECT,
-    TOKEN,
     TYPES,
     URL,
-    URL_TARGETS,
     WAIT,
     WEEKDAY,
+)
+from sequential_encoder.flat import (
+    AMOUNT_AT,
+    AMOUNT_OF,
+    AMOUNT_TOKEN,
+    AMOUNTS,
+    AT,
+    BAG,
+    BEGIN,
+    CATEGORIES,
+    CATEGORY_EVENT,
+    CATEGORY_IDS,
+    CATEGORY_ROW,
+    DAY_AT,
+    DRAWN,
+    LAST_AT,
+    NEXT_AT,
+    OFFSETS,
+    OWN,
+    PAIR_EVENT,
+    PAIR_SUBJECT,
+    SUBJECTS,
+    TOKEN_AT,
+    flat,
 )
 from ubp.data import schema
 from ubp.io.errors import require, require_positive
@@ -45,29 +62,17 @@ from ubp.training.answers import answer_losses, rarity
 from ubp.training.content import CODE, HASHES, IDS, PRICE, ContentEncoder, ContentSettings
 from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, SequenceModel
 from ubp.training.nn import sampled_cross_entropy_of
-from ubp.training.snapshot_source import LABELS, SCALARS
+from ubp.training.snapshot_source import LABELS
 
 NEXT_EVENT, NEXT_TIME, NEXT_ITEM, NEXT_URL, WINDOWS = "next_event", "next_time", "next_item", "next_url", "windows"
 LOSSES: Final = (NEXT_EVENT, NEXT_TIME, NEXT_ITEM, NEXT_URL, WINDOWS)
 WINDOW_LOSS: Final = "window_loss"
-SUBJECTS, CATEGORIES = "subjects", "categories"
-AMOUNTS: Final = (SUBJECTS, CATEGORIES)
 LAST, LEARNED = "last", "learned"  # how states become a profile
 
-# Keys that `flat` adds: places of tokens and days among all of the batch, padding counted.
-_TOKEN_AT, _NEXT_AT, _LAST_AT, _DAY_AT = "token_at", "next_at", "last_at", "day_at"
-# Of each day, what came before it by client: see `_amounts`.
-_AMOUNT_OF, _AMOUNT_AT, _AMOUNT_TOKEN = "amount_of", "amount_at", "amount_token"
-_CATEGORY_IDS, _CATEGORY_EVENT, _CATEGORY_ROW = "category_ids", "category_event", "category_row"
-# Events of each token, one token after the other, as places among the pairs of type and subject; where each begins.
-_BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
-# Of a sampled softmax: where it is predicted, what, how popular that is, and beside what.
-_AT, _OWN, _BEGIN, _DRAWN = "at", "own", "begin", "drawn"
 _FRESH: Final = 0.01  # weight of a batch in the means that are kept, at the least
 _FAR: Final = 6.0  # deviations
 _FIRST_HEADS: Final = 0.1  # of the usual first weights of a head
 _SPREAD: Final = (-3.0, 3.0)  # logarithms of a deviation, beyond which a loss would overflow
-_TARGETS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
 
 
 @dataclass
@@ -286,7 +291,7 @@ class Amounts(nn.Module):
 
     def forward(self, name: str, values: Tensor, batch: Batch) -> Tensor:
         """Vectors of values, float [values, width], to float [rows, days, half-lives × amount width]."""
-        of = batch[f"{name}:{_AMOUNT_OF}"]  # [rows, most], places of values
+        of = batch[f"{name}:{AMOUNT_OF}"]  # [rows, most], places of values
         amounts = self.amounts(name, batch).view(*of.shape, -1)  # [rows, most, days × half-lives]
         if self.training and self.dropout:
             kept = torch.full(of.shape, 1 - self.dropout, device=of.device)
@@ -300,14 +305,14 @@ class Amounts(nn.Module):
     @torch.no_grad()
     def amounts(self, name: str, batch: Batch) -> Tensor:
         """log(1 + amount) of each row's values: float [rows × most, days × half-lives]."""
-        before, token = batch[DAY_TOKENS], batch[f"{name}:{_AMOUNT_TOKEN}"]
+        before, token = batch[DAY_TOKENS], batch[f"{name}:{AMOUNT_TOKEN}"]
         time = batch[AGE].shape[1]
         row = token // time
         since = (batch[AGE].flatten()[token][:, None] - batch[DAY_AGE][row]).clamp(min=0)  # [events, days]
         seen = (token % time)[:, None] < before[row]
         weights = torch.exp2(-since[..., None] * self.get_buffer("decays")) * seen[..., None]
-        found = weights.new_zeros(batch[f"{name}:{_AMOUNT_OF}"].numel(), weights[0].numel())
-        return found.index_add_(0, batch[f"{name}:{_AMOUNT_AT}"], weights.flatten(1)).log1p_()
+        found = weights.new_zeros(batch[f"{name}:{AMOUNT_OF}"].numel(), weights[0].numel())
+        return found.index_add_(0, batch[f"{name}:{AMOUNT_AT}"], weights.flatten(1)).log1p()
 
 
 @dataclass(frozen=True)
@@ -461,11 +466,11 @@ class SequentialEncoder(SequenceModel):
 
         Of subjects and, where their amounts are read, of categories.
         """
-        found = {SUBJECTS: self._typed(contents.index_select(0, batch[_PAIR_SUBJECT]), batch[_PAIR_EVENT])}
+        found = {SUBJECTS: self._typed(contents.index_select(0, batch[PAIR_SUBJECT]), batch[PAIR_EVENT])}
         if self.category is not None:
-            vectors = self.category(self.content.ids(batch[_CATEGORY_IDS]).flatten(1))
-            rows = vectors.index_select(0, batch[_CATEGORY_ROW])
-            found[CATEGORIES] = self._typed(rows, batch[_CATEGORY_EVENT])
+            vectors = self.category(self.content.ids(batch[CATEGORY_IDS]).flatten(1))
+            rows = vectors.index_select(0, batch[CATEGORY_ROW])
+            found[CATEGORIES] = self._typed(rows, batch[CATEGORY_EVENT])
         return found
 
     def _typed(self, vectors: Tensor, event: Tensor) -> Tensor:
@@ -477,10 +482,10 @@ class SequentialEncoder(SequenceModel):
         seen = None
         if self.training and self.settings.event_dropout:
             kept = 1 - self.settings.event_dropout
-            seen = torch.bernoulli(torch.full(batch[_BAG].shape, kept, device=pairs.device)) / kept
-        sums = functional.embedding_bag(batch[_BAG], pairs, batch[_OFFSETS], mode="sum", per_sample_weights=seen)
+            seen = torch.bernoulli(torch.full(batch[BAG].shape, kept, device=pairs.device)) / kept
+        sums = functional.embedding_bag(batch[BAG], pairs, batch[OFFSETS], mode="sum", per_sample_weights=seen)
         rows, time, _ = batch[COUNTS].shape
-        whole = sums.new_zeros(rows * time, sums.shape[1]).index_copy(0, batch[_TOKEN_AT], sums)
+        whole = sums.new_zeros(rows * time, sums.shape[1]).index_copy(0, batch[TOKEN_AT], sums)
         many = batch[COUNTS].sum(dim=-1, keepdim=True).clamp(min=1).sqrt()
         numbers = torch.cat([torch.log1p(batch[GAP])[..., None] / 4, torch.log1p(batch[COUNTS])], dim=-1)
         vectors = self.enter(whole.view(rows, time, -1) / many) + self.numbers(numbers)
@@ -522,7 +527,7 @@ class SequentialEncoder(SequenceModel):
         if NEXT_TIME in self.next:
             found[NEXT_TIME] = self._next_time(flat_states, batch)
         for name, loss in ((ITEM, NEXT_ITEM), (URL, NEXT_URL)):
-            if loss in self.next and f"{name}:{_DRAWN}" in batch:
+            if loss in self.next and f"{name}:{DRAWN}" in batch:
                 found[loss] = self._next_subject(name, self.next[loss], flat_states, contents, batch)
         if self.losses.weight(WINDOWS):
             found[WINDOWS] = self._windows(self.answers_from(states, batch), batch)
@@ -540,11 +545,11 @@ class SequentialEncoder(SequenceModel):
 
     def answers_from(self, states: "States", batch: Batch) -> dict[str, Tensor]:
         """See `answers`."""
-        profiles = self.profiles(states, batch).flatten(0, 1).index_select(0, batch[_DAY_AT])
+        profiles = self.profiles(states, batch).flatten(0, 1).index_select(0, batch[DAY_AT])
         return {name: head(profiles) for name, head in self.heads.items()}
 
     def _windows(self, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        if not len(batch[_DAY_AT]):
+        if not len(batch[DAY_AT]):
             return sum((answer.sum() * 0 for answer in answers.values()), self.shares.new_zeros(()))
         weights = {name: rarity(shares, self.losses.rare) for name, shares in self.by_group(self.shares).items()}
         found = answer_losses(answers, self.by_group(batch[LABELS]), weights, batch)
@@ -552,8 +557,8 @@ class SequentialEncoder(SequenceModel):
 
     def _next_event(self, states: Tensor, batch: Batch) -> Tensor:
         """Which types the next token has: binary cross-entropies."""
-        logits = self.next[NEXT_EVENT](states.index_select(0, batch[_NEXT_AT]))
-        wanted = (batch[COUNTS].flatten(0, 1).index_select(0, batch[_NEXT_AT] + 1) > 0).float()
+        logits = self.next[NEXT_EVENT](states.index_select(0, batch[NEXT_AT]))
+        wanted = (batch[COUNTS].flatten(0, 1).index_select(0, batch[NEXT_AT] + 1) > 0).float()
         each = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
         return each / max(len(wanted), 1)
 
@@ -561,10 +566,10 @@ class SequentialEncoder(SequenceModel):
         """A normal density of log(1 + hours) to the next token; at the last one, that it is longer than is known."""
         waits = torch.log1p(batch[WAIT].flatten())
         return censored_normal(
-            *self._time_at(states, batch[_NEXT_AT]),
-            waits.index_select(0, batch[_NEXT_AT]),
-            *self._time_at(states, batch[_LAST_AT]),
-            waits.index_select(0, batch[_LAST_AT]),
+            *self._time_at(states, batch[NEXT_AT]),
+            waits.index_select(0, batch[NEXT_AT]),
+            *self._time_at(states, batch[LAST_AT]),
+            waits.index_select(0, batch[LAST_AT]),
         )
 
     def _time_at(self, states: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -573,13 +578,13 @@ class SequentialEncoder(SequenceModel):
 
     def _next_subject(self, name: str, query: nn.Module, states: Tensor, contents: Tensor, batch: Batch) -> Tensor:
         """Which sku or url the next token is about: sampled softmax with the content encoder's vectors."""
-        at, own, drawn = (batch[f"{name}:{key}"] for key in (_AT, _OWN, _DRAWN))
+        at, own, drawn = (batch[f"{name}:{key}"] for key in (AT, OWN, DRAWN))
         log_counts = batch[f"{name}:{LOG_SHARE}"].flatten() + math.log(max(len(drawn), 1))
         asked = query(states).index_select(0, at) / self.content.width**0.5
         wanted, others = contents.index_select(0, own), contents.index_select(0, drawn)
         if self.losses.popularity:  # one more column of the product: 1 × what the logit begins with
             asked = torch.cat([asked, asked.new_ones(len(asked), 1)], dim=1)
-            begin = self.losses.popularity * batch[f"{name}:{_BEGIN}"][:, None]
+            begin = self.losses.popularity * batch[f"{name}:{BEGIN}"][:, None]
             wanted = torch.cat([wanted, begin.to(wanted.dtype)], dim=1)
             begin = self.losses.popularity * batch[f"{name}:{POPULARITY}"][:, None]
             others = torch.cat([others, begin.to(others.dtype)], dim=1)
@@ -606,130 +611,3 @@ def censored_normal(
     survival = -torch.special.log_ndtr((censored_mean - longer_than) / censored_spread.exp())
     total: Tensor = density.sum() + survival.sum()
     return total / max(len(seen) + len(longer_than), 1)
-
-
-def flat(batch: Batch, amounts: Sequence[str] = AMOUNTS) -> Batch:
-    """A batch of `sequential_encoder.events.EventSource` as the model reads it, by what its values say.
-
-    Each sku, url and query once, each pair of event type and subject once; padding cut off; and the places of what
-    is real. Gathered here, before the batch leaves the CPU.
-    """
-    if _TOKEN_AT in batch:
-        return batch
-    time = int(batch[LENGTHS].max())
-    real = torch.arange(time) < batch[LENGTHS][:, None]
-    found = {name: batch[name][:, :time] for name in (AGE, GAP, WAIT, HOUR, WEEKDAY, COUNTS)}
-    found = {LENGTHS: batch[LENGTHS]} | found | {DAY_AGE: batch[DAY_AGE], DAY_TOKENS: batch[DAY_TOKENS]}
-    found[_TOKEN_AT] = _places(real)
-    found |= _subjects(batch, time)
-    found |= _amounts(batch, found, time, amounts)
-    if LABELS in batch:
-        asked = batch[DAY_TOKENS].flatten() > 0
-        found[_DAY_AT] = _places(asked)
-        found |= {name: batch[name].flatten(0, 1)[asked] for name in (LABELS, *SCALARS)}
-    if IS_TARGET in batch:
-        found[_NEXT_AT] = _places(batch[IS_TARGET][:, :time])
-        found[_LAST_AT] = torch.arange(len(real)) * time + batch[LENGTHS] - 1
-    return found
-
-
-def unique_of(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """The different numbers, ascending, and the place of each of these: int64 [different] and int64 [numbers]."""
-    different, places = np.unique(numbers.numpy(), return_inverse=True)
-    return torch.from_numpy(different), torch.from_numpy(places)
-
-
-def _places(mask: Tensor) -> Tensor:
-    """Where a mask of any shape is true, flat: int64."""
-    return mask.flatten().nonzero()[:, 0]
-
-
-def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
-    """Contents of each kind, each subject once, and where events, targets and negatives are among them."""
-    real = batch[SUBJECT] >= 0
-    drawn = [name for name in (ITEM, URL) if f"{name}:{SUBJECT}" in batch]
-    codes = torch.cat([batch[SUBJECT][real], *(batch[f"{name}:{SUBJECT}"].flatten() for name in drawn)])
-    contents = {
-        key: torch.cat([batch[key][real], *(batch[f"{name}:{key}"].flatten(0, 1) for name in drawn)])
-        for key in (IDS, PRICE, CODE)
-    }
-    unique, places = unique_of(codes)
-    first = torch.empty(len(unique), dtype=torch.int64)
-    first[places] = torch.arange(len(codes))
-    kinds = unique >> KIND_BITS
-    found, shift = {}, torch.empty(len(unique), dtype=torch.int64)
-    # Each kind begins with one that nothing is about: so all weights are used in each batch, as ddp wants it.
-    for number, kind in enumerate(KINDS):
-        own = kinds == number
-        shift[own] = number + 1
-        for key, values in contents.items():
-            rows = values[first[own]]
-            found[f"{kind}:{key}"] = torch.cat([rows.new_zeros(1, *rows.shape[1:]), rows])
-    places = places + shift[places]
-    events = int(real.sum())
-    of_event = places[:events]
-    event = batch[EVENT][real]
-    subjects = len(unique) + len(KINDS)
-    pairs, bag = unique_of(event * subjects + of_event)
-    found[_PAIR_EVENT], found[_PAIR_SUBJECT] = pairs // subjects, pairs % subjects
-    found[_BAG] = bag
-    token = batch[TOKEN][real]
-    first_of_token = torch.ones(events, dtype=torch.bool)
-    row = torch.arange(len(real))[:, None].expand(real.shape)[real]
-    first_of_token[1:] = (token[1:] != token[:-1]) | (row[1:] != row[:-1])
-    found[_OFFSETS] = _places(first_of_token)
-    grid = torch.full(real.shape, -1, dtype=torch.int64)
-    grid[real] = of_event
-    begin = events
-    for name in drawn:
-        count = batch[f"{name}:{SUBJECT}"].numel()
-        found[f"{name}:{_DRAWN}"] = places[begin : begin + count]
-        found |= {f"{name}:{key}": batch[f"{name}:{key}"].flatten() for key in (LOG_SHARE, POPULARITY)}
-        begin += count
-        targets = batch[_TARGETS[name]][:, :time]  # [rows, time, targets], places of events
-        wanted = targets >= 0
-        own = grid.gather(1, targets.clamp(min=0).flatten(1)).view(targets.shape)
-        found[f"{name}:{_OWN}"] = own[wanted]
-        popularity = batch[POPULARITY].gather(1, targets.clamp(min=0).flatten(1)).view(targets.shape)
-        found[f"{name}:{_BEGIN}"] = popularity[wanted]
-        found[f"{name}:{_AT}"] = _places(wanted) // targets.shape[2]
-    return found
-
-
-def _amounts(batch: Batch, found: Batch, time: int, names: Sequence[str]) -> dict[str, Tensor]:
-    """Of each view: each row's values, once, and to which of them each event belongs, and to which token."""
-    if not names:
-        return {}
-    real = batch[SUBJECT] >= 0
-    row = torch.arange(len(real))[:, None].expand(real.shape)[real]
-    token = row * time + batch[TOKEN][real]
-    bags = _bags(row, found[_BAG], len(real)) | {_AMOUNT_TOKEN: token}
-    views = {f"{SUBJECTS}:{key}": values for key, values in bags.items()}
-    if CATEGORIES not in names:
-        return views
-    ids = found[f"{schema.SKU}:{IDS}"][:, HASHES:]  # those of skus are the first contents
-    categories, category_of = np.unique(ids.numpy(), axis=0, return_inverse=True)
-    items = found[_PAIR_SUBJECT][found[_BAG]]
-    own = items < len(ids)
-    codes = batch[EVENT][real][own] * len(categories) + torch.from_numpy(category_of.reshape(-1))[items[own]]
-    pairs, place = unique_of(codes)
-    bags = _bags(row[own], place, len(real)) | {_AMOUNT_TOKEN: token[own]}
-    views |= {f"{CATEGORIES}:{key}": values for key, values in bags.items()}
-    return views | {
-        _CATEGORY_IDS: torch.from_numpy(categories),
-        _CATEGORY_EVENT: pairs // len(categories),
-        _CATEGORY_ROW: pairs % len(categories),
-    }
-
-
-def _bags(row: Tensor, value: Tensor, rows: int) -> dict[str, Tensor]:
-    """Of events int64 [events] each: the values of each row, [rows, most of a row], 0 where there are fewer, and flat places among these."""
-    count = int(value.max()) + 1 if len(value) else 1
-    pairs, place = unique_of(row * count + value)
-    owner = pairs // count
-    counts = torch.bincount(owner, minlength=rows)
-    inside = torch.arange(len(pairs)) - (counts.cumsum(0) - counts)[owner]
-    most = max(int(counts.max()), 1)
-    of = torch.zeros(rows, most, dtype=torch.int64)
-    of[owner, inside] = pairs % count
-    return {_AMOUNT_OF: of, _AMOUNT_AT: (owner * most + inside)[place]}

@@ -146,8 +146,8 @@ class Twhin(SequenceModel):
         """Adam, the clients' table at a rate of its own; `SparseAdam` for tables with sparse gradients."""
         sparse = {module.weight for module in self.modules() if isinstance(module, nn.Embedding) and module.sparse}
         tables: list[Tensor] = [] if self.clients is None else [self.clients.weight]
-        own = {id(table) for table in tables}
-        others: list[Tensor] = [weight for weight in self.parameters() if id(weight) not in own and weight.requires_grad]
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        others: list[Tensor] = [weight for weight in trained if not any(weight is table for table in tables)]
         groups: list[tuple[list[Tensor], float]] = [
             (tables, learning_rate * self.settings.client_rate),
             (others, learning_rate),

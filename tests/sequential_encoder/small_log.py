@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler, SequenceSettings, Span
-from sequential_encoder.model import CATEGORIES, SUBJECTS, EncoderSettings, LossSettings, SequentialEncoder
+from sequential_encoder.flat import CATEGORIES, SUBJECTS
+from sequential_encoder.model import EncoderSettings, LossSettings, SequentialEncoder
 from ubp.data import schema
 from ubp.data.schema import CODE_BOOK, CODES, EventType
 from ubp.sequences.arrays import offsets_of

@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from sequential_encoder.model import AMOUNTS, CATEGORIES, LOSSES, SequentialEncoder, censored_normal, flat
+from sequential_encoder.flat import AMOUNTS, CATEGORIES, flat
+from sequential_encoder.model import LOSSES, SequentialEncoder, censored_normal
 from tests.sequential_encoder.small_log import ALL, DAYS, ROWS, SETTINGS, SKUS, model, samplers, source, span, store
 from ubp.data import schema
 from ubp.sequences.layout import DAY
