@@ -298,7 +298,7 @@ class Amounts(nn.Module):
             amounts = amounts * (torch.bernoulli(kept) / kept)[..., None]
         vectors = values.index_select(0, of.flatten()).view(*of.shape, -1)
         shares = amounts / (1 + amounts.sum(dim=1, keepdim=True))
-        means = self.out(shares.transpose(1, 2).to(vectors.dtype) @ vectors)
+        means: Tensor = self.out(shares.transpose(1, 2).to(vectors.dtype) @ vectors)
         rows, days = batch[DAY_TOKENS].shape
         return means.view(rows, days, -1)
 
