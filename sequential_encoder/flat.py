@@ -49,6 +49,7 @@ AT, OWN, BEGIN, DRAWN = "at", "own", "begin", "drawn"
 
 SUBJECTS, CATEGORIES = "subjects", "categories"
 AMOUNTS: Final = (SUBJECTS, CATEGORIES)
+_HASH_BITS: Final = 32
 _TARGETS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
 
 
@@ -141,42 +142,40 @@ def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
 
 
 def _amounts(batch: Batch, found: Batch, time: int, names: Sequence[str]) -> dict[str, Tensor]:
-    """Of each view: each row's values, once, and to which of them each event belongs, and to which token."""
-    if not names:
-        return {}
+    """Of each of `AMOUNTS` asked for: each row's values, once, and which of them and which token each event is of."""
     real = batch[SUBJECT] >= 0
     row = torch.arange(len(real))[:, None].expand(real.shape)[real]
     token = row * time + batch[TOKEN][real]
-    bags = _bags(row, found[BAG], len(real)) | {AMOUNT_TOKEN: token}
-    views = {f"{SUBJECTS}:{key}": values for key, values in bags.items()}
-    if CATEGORIES not in names:
-        return views
-    ids = found[f"{schema.SKU}:{IDS}"][:, HASHES:]  # those of skus are the first contents
-    categories, category_of = np.unique(ids.numpy(), axis=0, return_inverse=True)
-    items = found[PAIR_SUBJECT][found[BAG]]
-    own = items < len(ids)
-    codes = batch[EVENT][real][own] * len(categories) + torch.from_numpy(category_of.reshape(-1))[items[own]]
-    pairs, place = unique_of(codes)
-    bags = _bags(row[own], place, len(real)) | {AMOUNT_TOKEN: token[own]}
-    views |= {f"{CATEGORIES}:{key}": values for key, values in bags.items()}
-    return views | {
-        CATEGORY_IDS: torch.from_numpy(categories),
-        CATEGORY_EVENT: pairs // len(categories),
-        CATEGORY_ROW: pairs % len(categories),
-    }
+    views = {}
+    if SUBJECTS in names:
+        views |= _bags(SUBJECTS, row, found[BAG], token, len(real))
+    if CATEGORIES in names:
+        # Those of skus are the first contents; a category's hashes as one number.
+        ids = found[f"{schema.SKU}:{IDS}"][:, HASHES:].long()
+        categories, category_of = unique_of(ids[:, 0] << _HASH_BITS | ids[:, 1])
+        items = found[PAIR_SUBJECT][found[BAG]]
+        own = items < len(ids)
+        pairs, place = unique_of(batch[EVENT][real][own] * len(categories) + category_of[items[own]])
+        views |= _bags(CATEGORIES, row[own], place, token[own], len(real))
+        hashes = [categories >> _HASH_BITS, categories & (1 << _HASH_BITS) - 1]
+        views[CATEGORY_IDS] = torch.stack(hashes, dim=1).int()
+        views |= {CATEGORY_EVENT: pairs // len(categories), CATEGORY_ROW: pairs % len(categories)}
+    return views
 
 
-def _bags(row: Tensor, value: Tensor, rows: int) -> dict[str, Tensor]:
+def _bags(name: str, row: Tensor, value: Tensor, token: Tensor, rows: int) -> dict[str, Tensor]:
     """What each row met, each value once.
 
     Args:
+        name: of the view.
         row: int64 [events], whose event it is.
         value: int64 [events], what it is about.
+        token: int64 [events], its token.
         rows: how many there are.
 
     Returns:
         `AMOUNT_OF`: int64 [rows, most values of a row], 0 behind the last. `AMOUNT_AT`: int64 [events], flat places
-        among these.
+        among these. `AMOUNT_TOKEN`: the tokens. Behind the view's name.
     """
     count = int(value.max()) + 1 if len(value) else 1
     pairs, place = unique_of(row * count + value)
@@ -186,4 +185,5 @@ def _bags(row: Tensor, value: Tensor, rows: int) -> dict[str, Tensor]:
     most = max(int(counts.max()), 1)
     of = torch.zeros(rows, most, dtype=torch.int64)
     of[owner, inside] = pairs % count
-    return {AMOUNT_OF: of, AMOUNT_AT: (owner * most + inside)[place]}
+    found = {AMOUNT_OF: of, AMOUNT_AT: (owner * most + inside)[place], AMOUNT_TOKEN: token}
+    return {f"{name}:{key}": values for key, values in found.items()}
