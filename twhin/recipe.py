@@ -183,7 +183,8 @@ class TwhinRecipe(Recipe):
             names = self.edges.types
             vectors = items(history, graph.skus)
             known = fold_in(source.known, vectors, trained.runtime)
-            found |= report(source.known, graph.part(parts.held_out), model, known, vectors, names, self.report, seed)
+            apart = (graph.part(parts.validation), graph.part(parts.held_out))
+            found |= report(source.known, *apart, model, known, vectors, names, self.report, seed)
         return Fit(block, found, disposable=True)
 
     def _encoder(self, history: ChallengeData, seed: int) -> tuple[ContentEncoder, bool]:
