@@ -146,7 +146,7 @@ def _amounts(batch: Batch, found: Batch, time: int, names: Sequence[str]) -> dic
     real = batch[SUBJECT] >= 0
     row = torch.arange(len(real))[:, None].expand(real.shape)[real]
     token = row * time + batch[TOKEN][real]
-    views = {}
+    views: dict[str, Tensor] = {}
     if SUBJECTS in names:
         views |= _bags(SUBJECTS, row, found[BAG], token, len(real))
     if CATEGORIES in names:
