@@ -109,7 +109,7 @@ def rows_of(config: DictConfig, data: ChallengeData, probe: Probe, done: set[obj
             key = (data.paths.root.name, probe.name, entry.name, variant, seed)
             if key in done:
                 continue
-            chosen = config_of(entry, [f"preset={config.block_preset}", *overrides])
+            chosen = config_of(entry, [f"preset={config.block_preset}", *settings["common"], *overrides])
             root = data.paths.cache / "variants"
             kept = root / f"{entry.name}-{digest_of(str(chosen), str(seed), data.fingerprint)}.npz"
             if not kept.exists():

@@ -39,6 +39,7 @@ DAY_AGE, DAY_TOKENS = "day_age", "day_tokens"
 # and of each negative, [rows, negatives a row].
 ITEM, URL = "item", "url"
 LOG_SHARE: Final = "log_share"
+POPULARITY: Final = "popularity"  # of each event, [rows, events], and of each negative
 
 HOUR_SECONDS: Final = 3600
 TYPES: Final = len(EventType)
@@ -160,10 +161,13 @@ class Sampler:
     Attributes:
         places: int64 [values], rows of the store's table.
         shares: float64 [values], how likely each is drawn; they add up to 1.
+        popularity: float32 [rows of the store's table], log of the share of the events that are about each, of one
+            more of them than there are.
     """
 
     places: Int64
     shares: npt.NDArray[np.float64]
+    popularity: npt.NDArray[np.float32]
 
     @classmethod
     def of(cls, chosen: Selection, column: str, power: float) -> Self:
@@ -172,7 +176,9 @@ class Sampler:
         table = {schema.SKU: chosen.sequences.skus, schema.URL: chosen.sequences.urls}[column]
         places, _ = find(np.asarray(table), vocabulary.values)
         weights = vocabulary.counts.astype(np.float64) ** power
-        return cls(places, weights / max(weights.sum(), 1.0))
+        counts = np.ones(len(table))
+        counts[places] += vocabulary.counts
+        return cls(places, weights / max(weights.sum(), 1.0), np.log(counts / counts.sum()).astype(np.float32))
 
     @cached_property
     def _limits(self) -> npt.NDArray[np.float64]:
@@ -195,7 +201,8 @@ class EventSource:
     - of each token ``age`` (days before the end), ``gap`` and ``wait`` (hours since the token before and until the
       next, or, at the last one, until nothing more is known), ``hour``, ``weekday``, ``counts`` of each event type;
     - where there is something to learn, ``is_target`` (the next token is to be predicted), ``item_targets`` and
-      ``url_targets`` (places among the row's events, -1 for none), and negatives with the logarithms of their shares;
+      ``url_targets`` (places among the row's events, -1 for none), ``popularity`` of what each event is about, and
+      negatives with the logarithms of their shares and their popularity;
     - of each day ``day_age`` and ``day_tokens``, how many tokens lie before it: 0 where nothing is asked; and
       labels and scalars as `ubp.training.snapshot_source.SnapshotSource` has them.
 
@@ -262,6 +269,7 @@ class EventSource:
         if self.asked is not None:
             drawing = generator or np.random.default_rng(0)
             found |= moments.targets(span.since, self.settings.targets, generator) | self._negatives(len(rows), drawing)
+            found[POPULARITY] = moments.padded(self._popularity(moments))
         return {name: torch.from_numpy(values) for name, values in found.items()}
 
     def _contents(self, moments: "Moments") -> dict[str, Array]:
@@ -296,6 +304,15 @@ class EventSource:
                 found[name][real] = values
         return found
 
+    def _popularity(self, moments: "Moments") -> npt.NDArray[np.float32]:
+        """Of what each event is about, 0 where there is no sampler of its kind."""
+        kinds, found = _KIND_OF[moments.event], np.zeros(len(moments.event), np.float32)
+        for kind, name in enumerate((ITEM, URL)):
+            if self.samplers is not None and name in self.samplers:
+                own = kinds == kind
+                found[own] = self.samplers[name].popularity[moments.subject[own]]
+        return found
+
     def _negatives(self, rows: int, generator: np.random.Generator) -> dict[str, Array]:
         found: dict[str, Array] = {}
         for kind, name in enumerate((ITEM, URL)):
@@ -306,6 +323,7 @@ class EventSource:
             found |= {
                 f"{name}:{SUBJECT}": kind << KIND_BITS | places,
                 f"{name}:{LOG_SHARE}": log_shares,
+                f"{name}:{POPULARITY}": self.samplers[name].popularity[places],
                 f"{name}:{IDS}": contents.ids.reshape(*places.shape, -1),
                 f"{name}:{PRICE}": contents.price.reshape(places.shape),
                 f"{name}:{CODE}": contents.codes.reshape(*places.shape, -1),

@@ -7,6 +7,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -20,46 +21,58 @@ from sequential_encoder.events import (
     COUNTS,
     DAY_AGE,
     DAY_TOKENS,
-    EVENT,
     GAP,
     HOUR,
-    IS_TARGET,
     ITEM,
-    ITEM_TARGETS,
-    KIND_BITS,
     KINDS,
     LOG_SHARE,
-    SUBJECT,
-    TOKEN,
+    POPULARITY,
     TYPES,
     URL,
-    URL_TARGETS,
     WAIT,
     WEEKDAY,
+)
+from sequential_encoder.flat import (
+    AMOUNT_AT,
+    AMOUNT_OF,
+    AMOUNT_TOKEN,
+    AMOUNTS,
+    AT,
+    BAG,
+    BEGIN,
+    CATEGORIES,
+    CATEGORY_EVENT,
+    CATEGORY_IDS,
+    CATEGORY_ROW,
+    DAY_AT,
+    DRAWN,
+    LAST_AT,
+    NEXT_AT,
+    OFFSETS,
+    OWN,
+    PAIR_EVENT,
+    PAIR_SUBJECT,
+    SUBJECTS,
+    TOKEN_AT,
+    flat,
 )
 from ubp.data import schema
 from ubp.io.errors import require, require_positive
 from ubp.training.answers import answer_losses, rarity
-from ubp.training.content import CODE, IDS, PRICE, ContentEncoder, ContentSettings
+from ubp.training.content import CODE, HASHES, IDS, PRICE, ContentEncoder, ContentSettings
 from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, SequenceModel
 from ubp.training.nn import sampled_cross_entropy_of
-from ubp.training.snapshot_source import LABELS, SCALARS
+from ubp.training.snapshot_source import LABELS
 
 NEXT_EVENT, NEXT_TIME, NEXT_ITEM, NEXT_URL, WINDOWS = "next_event", "next_time", "next_item", "next_url", "windows"
 LOSSES: Final = (NEXT_EVENT, NEXT_TIME, NEXT_ITEM, NEXT_URL, WINDOWS)
 WINDOW_LOSS: Final = "window_loss"
 LAST, LEARNED = "last", "learned"  # how states become a profile
 
-# Keys that `flat` adds: places of tokens and days among all of the batch, padding counted.
-_TOKEN_AT, _NEXT_AT, _LAST_AT, _DAY_AT = "token_at", "next_at", "last_at", "day_at"
-# Events of each token, one token after the other, as places among the pairs of type and subject; where each begins.
-_BAG, _OFFSETS, _PAIR_EVENT, _PAIR_SUBJECT = "bag", "offsets", "pair_event", "pair_subject"
-_AT, _OWN, _DRAWN = "at", "own", "drawn"  # of a sampled softmax: where it is predicted, what, and beside what
 _FRESH: Final = 0.01  # weight of a batch in the means that are kept, at the least
 _FAR: Final = 6.0  # deviations
 _FIRST_HEADS: Final = 0.1  # of the usual first weights of a head
 _SPREAD: Final = (-3.0, 3.0)  # logarithms of a deviation, beyond which a loss would overflow
-_TARGETS: Final = {ITEM: ITEM_TARGETS, URL: URL_TARGETS}
 
 
 @dataclass
@@ -72,6 +85,8 @@ class LossSettings:
         rare: rare labels weigh p^-rare times as much.
         negatives: that an item or a url is told apart from, a row; a batch shares all of them.
         sampling: negatives are drawn by how often an event was about them, to this power.
+        popularity: how often an event was about an item or a url, to this power, is what its probability begins with;
+            0: all begin alike. Then what is learned is what goes beyond it.
     """
 
     weights: dict[str, float]
@@ -79,6 +94,7 @@ class LossSettings:
     rare: float
     negatives: int
     sampling: float
+    popularity: float
 
     def weight(self, name: str) -> float:
         """Of one of `LOSSES`."""
@@ -103,6 +119,9 @@ class EncoderSettings:
         pooling: the profile is the state at the ``last`` event, or a ``learned`` reading of all states before the day.
         half_lives: in days: over what spans a learned reading takes its means, beside that of all states.
         hidden: units of the layer between what is read and the profile; 0 for none.
+        amounts: what a learned reading takes decayed amounts of, beside the states: some of `AMOUNTS`.
+        amount_width: columns that the amounts of one kind and half-life become.
+        amount_dropout: share of the values, for each client, whose amounts the model does not see in training.
         read_dropout: of what is read.
         content: the encoder of skus, urls and queries.
     """
@@ -117,6 +136,9 @@ class EncoderSettings:
     half_lives: list[float]
     hidden: int
     read_dropout: float
+    amounts: list[str]
+    amount_width: int
+    amount_dropout: float
     content: ContentSettings = field(default_factory=lambda: ContentSettings(64, 1000, 16, 16, 0.0))
 
     def __post_init__(self) -> None:
@@ -125,16 +147,18 @@ class EncoderSettings:
         Raises:
             UserError: an unknown choice or a number out of its range.
         """
-        require_positive(self, "model", "width", "layers", "heads", "profile")
+        require_positive(self, "model", "width", "layers", "heads", "profile", "amount_width")
         require(
             self.width % (4 * self.heads) == 0, "model.heads", self.heads, "such that width is heads × a multiple of 4"
         )
-        for name in ("dropout", "event_dropout", "read_dropout"):
+        for name in ("dropout", "event_dropout", "read_dropout", "amount_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
         require(self.pooling in (LAST, LEARNED), "model.pooling", self.pooling, f"{LAST} or {LEARNED}")
         same = self.pooling == LEARNED or self.profile == self.width
         require(same, "model.profile", self.profile, "model.width where model.pooling is last")
         require(all(days > 0 for days in self.half_lives), "model.half_lives", self.half_lives, "above 0")
+        unknown = sorted(set(self.amounts) - set(AMOUNTS))
+        require(not unknown, "model.amounts", unknown, f"some of {', '.join(AMOUNTS)}")
         require(self.hidden >= 0, "model.hidden", self.hidden, "0 or more")
 
 
@@ -247,6 +271,65 @@ class Standardised(nn.Module):
         self.variance.lerp_(((values - self.mean) ** 2 * weights).sum(dim=(0, 1)) / count, fresh)
 
 
+class Amounts(nn.Module):
+    """What a client met before a day, as a few numbers: the mean of values' vectors, weighed by log(1 + amount).
+
+    An amount is the sum over the events of 2^-(days before the day / half-life), or their number. The sum of the
+    weights is one too large: who met little is near zero. Sums instead of means all tell the same, how much a client
+    met, and means of states, each of which stands for all that came before it, hardly tell what.
+
+    Args:
+        settings: numbers.
+    """
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__()
+        s = settings
+        self.register_buffer("decays", torch.tensor([0.0, *(1 / days for days in s.half_lives)]), persistent=False)
+        self.dropout = s.amount_dropout
+        self.out = nn.Linear(s.content.width, s.amount_width, bias=False)
+
+    def forward(self, name: str, values: Tensor, batch: Batch) -> Tensor:
+        """Vectors of values, float [values, width], to float [rows, days, half-lives × amount width]."""
+        of = batch[f"{name}:{AMOUNT_OF}"]  # [rows, most], places of values
+        amounts = self.amounts(name, batch).view(*of.shape, -1)  # [rows, most, days × half-lives]
+        if self.training and self.dropout:
+            kept = torch.full(of.shape, 1 - self.dropout, device=of.device)
+            amounts = amounts * (torch.bernoulli(kept) / kept)[..., None]
+        vectors = values.index_select(0, of.flatten()).view(*of.shape, -1)
+        shares = amounts / (1 + amounts.sum(dim=1, keepdim=True))
+        means: Tensor = self.out(shares.transpose(1, 2).to(vectors.dtype) @ vectors)
+        rows, days = batch[DAY_TOKENS].shape
+        return means.view(rows, days, -1)
+
+    @torch.no_grad()
+    def amounts(self, name: str, batch: Batch) -> Tensor:
+        """log(1 + amount) of each row's values: float [rows × most, days × half-lives]."""
+        before, token = batch[DAY_TOKENS], batch[f"{name}:{AMOUNT_TOKEN}"]
+        time = batch[AGE].shape[1]
+        row = token // time
+        since = (batch[AGE].flatten()[token][:, None] - batch[DAY_AGE][row]).clamp(min=0)  # [events, days]
+        seen = (token % time)[:, None] < before[row]
+        weights = torch.exp2(-since[..., None] * self.get_buffer("decays")) * seen[..., None]
+        found = weights.new_zeros(batch[f"{name}:{AMOUNT_OF}"].numel(), weights[0].numel())
+        return found.index_add_(0, batch[f"{name}:{AMOUNT_AT}"], weights.flatten(1)).log1p()
+
+
+@dataclass(frozen=True)
+class States:
+    """What a profile is read from.
+
+    Attributes:
+        states: float [rows, time, width], of the transformer.
+        tokens: float [rows, time, width], that it read.
+        values: by `AMOUNTS`, vectors of what clients met, float [values, content width].
+    """
+
+    states: Tensor
+    tokens: Tensor
+    values: Mapping[str, Tensor]
+
+
 class Reading(nn.Module):
     """The profile as of a day: the last state before it, means of states and tokens over several spans, and numbers.
 
@@ -263,7 +346,8 @@ class Reading(nn.Module):
         s = settings
         self.register_buffer("decays", torch.tensor([0.0, *(1 / days for days in s.half_lives)]), persistent=False)
         kernels = 1 + len(s.half_lives)
-        entering = s.width + kernels * 2 * s.width + kernels + 2
+        self.amounts = nn.ModuleDict({name: Amounts(s) for name in s.amounts})
+        entering = s.width + kernels * 2 * s.width + kernels + 2 + len(s.amounts) * kernels * s.amount_width
         self.standardised = Standardised(entering)
         self.dropout = nn.Dropout(s.read_dropout)
         layers: list[nn.Module] = []
@@ -272,8 +356,9 @@ class Reading(nn.Module):
         self.deep = nn.Sequential(*layers, nn.Linear(s.hidden or entering, s.profile))
         self.norm = nn.LayerNorm(s.profile)
 
-    def forward(self, states: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
-        """Float [rows, time, width] each, to float [rows, days, profile]; see `EventSource` for the batch."""
+    def forward(self, found: "States", batch: Batch) -> Tensor:
+        """To float [rows, days, profile]; see `EventSource` for the batch."""
+        states, tokens = found.states, found.tokens
         before = batch[DAY_TOKENS]  # [rows, days]
         seen = torch.arange(states.shape[1], device=states.device) < before[..., None]  # [rows, days, time]
         since = (batch[AGE][:, None] - batch[DAY_AGE][..., None]).clamp(min=0)  # days, [rows, days, time]
@@ -287,7 +372,8 @@ class Reading(nn.Module):
         age = since.gather(2, last[..., None])
         numbers = torch.cat([logs, torch.log1p(24 * age) / 4, torch.log1p(before[..., None].float()) / 4], dim=-1)
         state = states.gather(1, last[..., None].expand(-1, -1, states.shape[2]))
-        entering = self.standardised(torch.cat([state, means.flatten(2), numbers], dim=-1).float(), before > 0)
+        met = [amounts(name, found.values[name], batch) for name, amounts in self.amounts.items()]
+        entering = self.standardised(torch.cat([state, means.flatten(2), *met, numbers], dim=-1).float(), before > 0)
         profile: Tensor = self.norm(self.deep(self.dropout(entering)))
         return profile
 
@@ -331,6 +417,7 @@ class SequentialEncoder(SequenceModel):
         self.dropout = nn.Dropout(s.dropout)
         self.transformer = Transformer(s.width, s.layers, s.heads, s.dropout)
         self.reading = Reading(s) if s.pooling == LEARNED else None
+        self.category = nn.Linear(HASHES * s.content.id_width, content) if CATEGORIES in s.amounts else None
         outputs = {NEXT_EVENT: TYPES, NEXT_TIME: 2, NEXT_ITEM: content, NEXT_URL: content}
         on = {name: nn.Linear(s.width, count) for name, count in outputs.items() if losses.weight(name)}
         self.next = nn.ModuleDict(on)
@@ -360,7 +447,7 @@ class SequentialEncoder(SequenceModel):
     @property
     def on_host(self) -> Callable[[Batch], Batch]:
         """See `ubp.training.model.SequenceModel.on_host`."""
-        return flat
+        return partial(flat, amounts=tuple(self.settings.amounts))
 
     def weight(self, batch: Batch) -> Tensor:
         """See `ubp.training.model.SequenceModel`: the rows. Parts of a batch are means over what each of them has."""
@@ -374,35 +461,54 @@ class SequentialEncoder(SequenceModel):
         parts = [encode[kind]({name: batch[f"{kind}:{name}"] for name in (IDS, PRICE, CODE)}).float() for kind in KINDS]
         return torch.cat(parts)
 
-    def tokens(self, batch: Batch, contents: Tensor) -> Tensor:
+    def values(self, batch: Batch, contents: Tensor) -> dict[str, Tensor]:
+        """Vectors of what events are about and of their types, each pair of both once: float [pairs, width].
+
+        Of subjects and, where their amounts are read, of categories.
+        """
+        found = {SUBJECTS: self._typed(contents.index_select(0, batch[PAIR_SUBJECT]), batch[PAIR_EVENT])}
+        if self.category is not None:
+            vectors = self.category(self.content.ids(batch[CATEGORY_IDS]).flatten(1))
+            rows = vectors.index_select(0, batch[CATEGORY_ROW])
+            found[CATEGORIES] = self._typed(rows, batch[CATEGORY_EVENT])
+        return found
+
+    def _typed(self, vectors: Tensor, event: Tensor) -> Tensor:
+        typed: Tensor = vectors * self.gain(event) + self.kind(event)
+        return typed
+
+    def tokens(self, batch: Batch, pairs: Tensor) -> Tensor:
         """What the transformer reads: float [rows, time, width]."""
-        event = batch[_PAIR_EVENT]
-        pairs = contents.index_select(0, batch[_PAIR_SUBJECT]) * self.gain(event) + self.kind(event)
         seen = None
         if self.training and self.settings.event_dropout:
             kept = 1 - self.settings.event_dropout
-            seen = torch.bernoulli(torch.full(batch[_BAG].shape, kept, device=pairs.device)) / kept
-        sums = functional.embedding_bag(batch[_BAG], pairs, batch[_OFFSETS], mode="sum", per_sample_weights=seen)
+            seen = torch.bernoulli(torch.full(batch[BAG].shape, kept, device=pairs.device)) / kept
+        sums = functional.embedding_bag(batch[BAG], pairs, batch[OFFSETS], mode="sum", per_sample_weights=seen)
         rows, time, _ = batch[COUNTS].shape
-        whole = sums.new_zeros(rows * time, sums.shape[1]).index_copy(0, batch[_TOKEN_AT], sums)
+        whole = sums.new_zeros(rows * time, sums.shape[1]).index_copy(0, batch[TOKEN_AT], sums)
         many = batch[COUNTS].sum(dim=-1, keepdim=True).clamp(min=1).sqrt()
         numbers = torch.cat([torch.log1p(batch[GAP])[..., None] / 4, torch.log1p(batch[COUNTS])], dim=-1)
         vectors = self.enter(whole.view(rows, time, -1) / many) + self.numbers(numbers)
         tokens: Tensor = self.dropout(vectors + self.hour(batch[HOUR]) + self.weekday(batch[WEEKDAY]))
         return tokens
 
-    def profiles(self, states: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
+    def states(self, batch: Batch, contents: Tensor) -> "States":
+        """What the profiles are read from."""
+        values = self.values(batch, contents)
+        tokens = self.tokens(batch, values[SUBJECTS])
+        return States(self.transformer(tokens, batch[AGE]), tokens, values)
+
+    def profiles(self, found: "States", batch: Batch) -> Tensor:
         """As of each day: float [rows, days, profile]; means nothing where nothing is asked."""
         if self.reading is not None:
-            profiles: Tensor = self.reading(states, tokens, batch)
+            profiles: Tensor = self.reading(found, batch)
             return profiles
         last = (batch[DAY_TOKENS] - 1).clamp(min=0)
-        return states.gather(1, last[..., None].expand(-1, -1, states.shape[2]))
+        return found.states.gather(1, last[..., None].expand(-1, -1, found.states.shape[2]))
 
     def encode(self, batch: Batch) -> Tensor:
         """The profile as of the last day of each row: float [rows, width]."""
-        tokens = self.tokens(batch, self.contents(batch))
-        return self.profiles(self.transformer(tokens, batch[AGE]), tokens, batch)[:, -1]
+        return self.profiles(self.states(batch, self.contents(batch)), batch)[:, -1]
 
     # Losses ---------------------------------------------------------------------------------------------------
 
@@ -414,18 +520,17 @@ class SequentialEncoder(SequenceModel):
     def loss_parts(self, batch: Batch) -> dict[str, Tensor]:
         """By name, those that are on: scalars; 0 where a batch has nothing to learn from."""
         contents = self.contents(batch)
-        tokens = self.tokens(batch, contents)
-        states = self.transformer(tokens, batch[AGE])
-        flat_states, found = states.flatten(0, 1), {}
+        states = self.states(batch, contents)
+        flat_states, found = states.states.flatten(0, 1), {}
         if NEXT_EVENT in self.next:
             found[NEXT_EVENT] = self._next_event(flat_states, batch)
         if NEXT_TIME in self.next:
             found[NEXT_TIME] = self._next_time(flat_states, batch)
         for name, loss in ((ITEM, NEXT_ITEM), (URL, NEXT_URL)):
-            if loss in self.next and f"{name}:{_DRAWN}" in batch:
+            if loss in self.next and f"{name}:{DRAWN}" in batch:
                 found[loss] = self._next_subject(name, self.next[loss], flat_states, contents, batch)
         if self.losses.weight(WINDOWS):
-            found[WINDOWS] = self._windows(self.answers_from(states, tokens, batch), batch)
+            found[WINDOWS] = self._windows(self.answers_from(states, batch), batch)
         return found or {WINDOWS: contents.sum() * 0}
 
     def validation_scores(self, batch: Batch) -> dict[str, Tensor]:
@@ -436,16 +541,15 @@ class SequentialEncoder(SequenceModel):
 
     def answers(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of each group, float [clients on days, labels], and answers to questions, float [.., 1]."""
-        tokens = self.tokens(batch, self.contents(batch))
-        return self.answers_from(self.transformer(tokens, batch[AGE]), tokens, batch)
+        return self.answers_from(self.states(batch, self.contents(batch)), batch)
 
-    def answers_from(self, states: Tensor, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def answers_from(self, states: "States", batch: Batch) -> dict[str, Tensor]:
         """See `answers`."""
-        profiles = self.profiles(states, tokens, batch).flatten(0, 1).index_select(0, batch[_DAY_AT])
+        profiles = self.profiles(states, batch).flatten(0, 1).index_select(0, batch[DAY_AT])
         return {name: head(profiles) for name, head in self.heads.items()}
 
     def _windows(self, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        if not len(batch[_DAY_AT]):
+        if not len(batch[DAY_AT]):
             return sum((answer.sum() * 0 for answer in answers.values()), self.shares.new_zeros(()))
         weights = {name: rarity(shares, self.losses.rare) for name, shares in self.by_group(self.shares).items()}
         found = answer_losses(answers, self.by_group(batch[LABELS]), weights, batch)
@@ -453,8 +557,8 @@ class SequentialEncoder(SequenceModel):
 
     def _next_event(self, states: Tensor, batch: Batch) -> Tensor:
         """Which types the next token has: binary cross-entropies."""
-        logits = self.next[NEXT_EVENT](states.index_select(0, batch[_NEXT_AT]))
-        wanted = (batch[COUNTS].flatten(0, 1).index_select(0, batch[_NEXT_AT] + 1) > 0).float()
+        logits = self.next[NEXT_EVENT](states.index_select(0, batch[NEXT_AT]))
+        wanted = (batch[COUNTS].flatten(0, 1).index_select(0, batch[NEXT_AT] + 1) > 0).float()
         each = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
         return each / max(len(wanted), 1)
 
@@ -462,10 +566,10 @@ class SequentialEncoder(SequenceModel):
         """A normal density of log(1 + hours) to the next token; at the last one, that it is longer than is known."""
         waits = torch.log1p(batch[WAIT].flatten())
         return censored_normal(
-            *self._time_at(states, batch[_NEXT_AT]),
-            waits.index_select(0, batch[_NEXT_AT]),
-            *self._time_at(states, batch[_LAST_AT]),
-            waits.index_select(0, batch[_LAST_AT]),
+            *self._time_at(states, batch[NEXT_AT]),
+            waits.index_select(0, batch[NEXT_AT]),
+            *self._time_at(states, batch[LAST_AT]),
+            waits.index_select(0, batch[LAST_AT]),
         )
 
     def _time_at(self, states: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -474,10 +578,16 @@ class SequentialEncoder(SequenceModel):
 
     def _next_subject(self, name: str, query: nn.Module, states: Tensor, contents: Tensor, batch: Batch) -> Tensor:
         """Which sku or url the next token is about: sampled softmax with the content encoder's vectors."""
-        at, own, drawn = (batch[f"{name}:{key}"] for key in (_AT, _OWN, _DRAWN))
+        at, own, drawn = (batch[f"{name}:{key}"] for key in (AT, OWN, DRAWN))
         log_counts = batch[f"{name}:{LOG_SHARE}"].flatten() + math.log(max(len(drawn), 1))
         asked = query(states).index_select(0, at) / self.content.width**0.5
         wanted, others = contents.index_select(0, own), contents.index_select(0, drawn)
+        if self.losses.popularity:  # one more column of the product: 1 × what the logit begins with
+            asked = torch.cat([asked, asked.new_ones(len(asked), 1)], dim=1)
+            begin = self.losses.popularity * batch[f"{name}:{BEGIN}"][:, None]
+            wanted = torch.cat([wanted, begin.to(wanted.dtype)], dim=1)
+            begin = self.losses.popularity * batch[f"{name}:{POPULARITY}"][:, None]
+            others = torch.cat([others, begin.to(others.dtype)], dim=1)
         return sampled_cross_entropy_of(asked, wanted, others, own, drawn, log_counts)
 
 
@@ -501,88 +611,3 @@ def censored_normal(
     survival = -torch.special.log_ndtr((censored_mean - longer_than) / censored_spread.exp())
     total: Tensor = density.sum() + survival.sum()
     return total / max(len(seen) + len(longer_than), 1)
-
-
-def flat(batch: Batch) -> Batch:
-    """A batch of `sequential_encoder.events.EventSource` as the model reads it, by what its values say.
-
-    Each sku, url and query once, each pair of event type and subject once; padding cut off; and the places of what
-    is real. Gathered here, before the batch leaves the CPU.
-    """
-    if _TOKEN_AT in batch:
-        return batch
-    time = int(batch[LENGTHS].max())
-    real = torch.arange(time) < batch[LENGTHS][:, None]
-    found = {name: batch[name][:, :time] for name in (AGE, GAP, WAIT, HOUR, WEEKDAY, COUNTS)}
-    found = {LENGTHS: batch[LENGTHS]} | found | {DAY_AGE: batch[DAY_AGE], DAY_TOKENS: batch[DAY_TOKENS]}
-    found[_TOKEN_AT] = _places(real)
-    found |= _subjects(batch, time)
-    if LABELS in batch:
-        asked = batch[DAY_TOKENS].flatten() > 0
-        found[_DAY_AT] = _places(asked)
-        found |= {name: batch[name].flatten(0, 1)[asked] for name in (LABELS, *SCALARS)}
-    if IS_TARGET in batch:
-        found[_NEXT_AT] = _places(batch[IS_TARGET][:, :time])
-        found[_LAST_AT] = torch.arange(len(real)) * time + batch[LENGTHS] - 1
-    return found
-
-
-def unique_of(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """The different numbers, ascending, and the place of each of these: int64 [different] and int64 [numbers]."""
-    different, places = np.unique(numbers.numpy(), return_inverse=True)
-    return torch.from_numpy(different), torch.from_numpy(places)
-
-
-def _places(mask: Tensor) -> Tensor:
-    """Where a mask of any shape is true, flat: int64."""
-    return mask.flatten().nonzero()[:, 0]
-
-
-def _subjects(batch: Batch, time: int) -> dict[str, Tensor]:
-    """Contents of each kind, each subject once, and where events, targets and negatives are among them."""
-    real = batch[SUBJECT] >= 0
-    drawn = [name for name in (ITEM, URL) if f"{name}:{SUBJECT}" in batch]
-    codes = torch.cat([batch[SUBJECT][real], *(batch[f"{name}:{SUBJECT}"].flatten() for name in drawn)])
-    contents = {
-        key: torch.cat([batch[key][real], *(batch[f"{name}:{key}"].flatten(0, 1) for name in drawn)])
-        for key in (IDS, PRICE, CODE)
-    }
-    unique, places = unique_of(codes)
-    first = torch.empty(len(unique), dtype=torch.int64)
-    first[places] = torch.arange(len(codes))
-    kinds = unique >> KIND_BITS
-    found, shift = {}, torch.empty(len(unique), dtype=torch.int64)
-    # Each kind begins with one that nothing is about: so all weights are used in each batch, as ddp wants it.
-    for number, kind in enumerate(KINDS):
-        own = kinds == number
-        shift[own] = number + 1
-        for key, values in contents.items():
-            rows = values[first[own]]
-            found[f"{kind}:{key}"] = torch.cat([rows.new_zeros(1, *rows.shape[1:]), rows])
-    places = places + shift[places]
-    events = int(real.sum())
-    of_event = places[:events]
-    event = batch[EVENT][real]
-    subjects = len(unique) + len(KINDS)
-    pairs, bag = unique_of(event * subjects + of_event)
-    found[_PAIR_EVENT], found[_PAIR_SUBJECT] = pairs // subjects, pairs % subjects
-    found[_BAG] = bag
-    token = batch[TOKEN][real]
-    first_of_token = torch.ones(events, dtype=torch.bool)
-    row = torch.arange(len(real))[:, None].expand(real.shape)[real]
-    first_of_token[1:] = (token[1:] != token[:-1]) | (row[1:] != row[:-1])
-    found[_OFFSETS] = _places(first_of_token)
-    grid = torch.full(real.shape, -1, dtype=torch.int64)
-    grid[real] = of_event
-    begin = events
-    for name in drawn:
-        count = batch[f"{name}:{SUBJECT}"].numel()
-        found[f"{name}:{_DRAWN}"] = places[begin : begin + count]
-        found[f"{name}:{LOG_SHARE}"] = batch[f"{name}:{LOG_SHARE}"].flatten()
-        begin += count
-        targets = batch[_TARGETS[name]][:, :time]  # [rows, time, targets], places of events
-        wanted = targets >= 0
-        own = grid.gather(1, targets.clamp(min=0).flatten(1)).view(targets.shape)
-        found[f"{name}:{_OWN}"] = own[wanted]
-        found[f"{name}:{_AT}"] = _places(wanted) // targets.shape[2]
-    return found

@@ -49,7 +49,7 @@ class ModelSettings(EncoderSettings):
         refit: learn once more from all snapshots, for as many epochs as were best on the newest window.
     """
 
-    losses: LossSettings = field(default_factory=lambda: LossSettings({}, {}, 0.0, 1, 1.0))
+    losses: LossSettings = field(default_factory=lambda: LossSettings({}, {}, 0.0, 1, 1.0, 0.0))
     refit: bool = True
 
     def __post_init__(self) -> None:
@@ -60,7 +60,8 @@ class ModelSettings(EncoderSettings):
         """
         super().__post_init__()
         require_positive(self.losses, "model.losses", "negatives")
-        require(self.losses.sampling >= 0, "model.losses.sampling", self.losses.sampling, "at least 0")
+        for name in ("sampling", "popularity"):
+            require(getattr(self.losses, name) >= 0, f"model.losses.{name}", getattr(self.losses, name), "at least 0")
         choices = {"weights": LOSSES, "answers": (*GROUPS, *QUESTIONS)}
         for part, known in choices.items():
             given = getattr(self.losses, part)

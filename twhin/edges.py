@@ -27,6 +27,7 @@ from ubp.training.model import Batch, Rows
 logger = logging.getLogger(__name__)
 
 CLIENT, ITEM, RELATION, OWN = "client", "item", "relation", "own"  # keys of a batch
+OTHER_ITEM, OTHER_RELATION, OTHER = "other_item", "other_relation", "other"
 WEIGHT: Final = "weight"
 _LEAST: Final = 0.005  # weight of the oldest edge: a client who has been away for a year is no client of zeros
 _DAY: Final = 86_400e6  # microseconds
@@ -184,11 +185,13 @@ class EdgeSource:
         known: those that are learned from: the items of these are nobody's negatives. Others are not looked at: an
             edge that is kept apart may be drawn as a negative, as it would be if it were none.
         negatives: edges of a batch whose items are the other edges' negatives, at most: the first ones.
+        others: further edges of its client that a batch has beside each edge, drawn by their weights; 0 for none.
     """
 
     graph: Graph
     known: Graph
     negatives: int
+    others: int = 0
 
     @property
     def lengths(self) -> Rows:
@@ -203,12 +206,13 @@ class EdgeSource:
         counts = np.bincount(known.rows[first], minlength=len(known.clients)).astype(np.int64)
         return offsets_of(counts), known.columns[first]
 
-    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:  # noqa: ARG002 (nothing is drawn)
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
         """Some edges.
 
         Returns:
             ``client``, ``item`` and ``relation`` int64 [rows]; ``own`` bool [rows, negatives]: whether the item of one
-            of the first edges is no negative: it is the edge's own, or the edge's client has an edge to it.
+            of the first edges is no negative: it is the edge's own, or the edge's client has an edge to it. With
+            others, see `others_of`.
         """
         graph = self.graph
         clients, items = graph.rows[rows], graph.columns[rows]
@@ -218,6 +222,41 @@ class EdgeSource:
             ITEM: torch.from_numpy(items.astype(np.int64)),
             RELATION: torch.from_numpy(graph.relations[rows].astype(np.int64)),
             OWN: torch.from_numpy(self.own(clients, others) | (items[:, None] == others)),
+            **(self.others_of(clients, items, generator) if self.others else {}),
+        }
+
+    @cached_property
+    def _weights(self) -> tuple[Int64, npt.NDArray[np.float64]]:
+        """Where each client's known edges begin, and the sum of all weights before each edge."""
+        sums = np.concatenate([np.zeros(1), np.cumsum(self.known.weights, dtype=np.float64)])
+        return self.known.offsets, sums
+
+    def others_of(self, clients: Int32, items: Int32, generator: np.random.Generator | None) -> dict[str, torch.Tensor]:
+        """Known edges of some clients, drawn by their weights, an edge perhaps repeatedly.
+
+        Args:
+            clients: int32 [rows].
+            items: int32 [rows], what is asked of each: no edge to it counts.
+            generator: None: spread evenly over the weights instead.
+
+        Returns:
+            ``other_item`` and ``other_relation`` int64 [rows, others]; ``other`` bool [rows, others]: whether it
+            counts: none does of a client that has no edge but to the item that is asked for.
+        """
+        known, (offsets, sums) = self.known, self._weights
+        first, behind = offsets[clients][:, None], offsets[clients + 1][:, None]
+        shape = (len(clients), self.others)
+        even = np.broadcast_to((np.arange(self.others) + 0.5) / self.others, shape)
+        shares = even if generator is None else generator.random(shape)
+        drawn = np.searchsorted(sums, sums[first] + shares * (sums[behind] - sums[first]), side="right") - 1
+        drawn = np.minimum(drawn, behind - 1)  # rounding may lead one too far
+        there = np.broadcast_to(first < behind, shape)
+        found, relations = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        found[there], relations[there] = known.columns[drawn[there]], known.relations[drawn[there]]
+        return {
+            OTHER_ITEM: torch.from_numpy(found),
+            OTHER_RELATION: torch.from_numpy(relations),
+            OTHER: torch.from_numpy(there & (found != items[:, None])),
         }
 
     def own(self, clients: Int32, items: Int32) -> npt.NDArray[np.bool_]:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twhin.content import ItemContent
-from twhin.edges import CLIENT, ITEM, OWN, RELATION
+from twhin.edges import CLIENT, ITEM, OTHER, OTHER_ITEM, OTHER_RELATION, OWN, RELATION
 from ubp.io.errors import require, require_positive
 from ubp.training.model import Batch, SequenceModel, rows_of
 
 FOLDED, RANDOM = "folded", "random"
+LEARNED, OTHERS = "learned", "others"  # what a client's vector is in training
 
 
 @dataclass
@@ -34,6 +35,10 @@ class ModelSettings:
         offset: add a learned number to the logits.
         in_batch: edges of a batch whose items are the other edges' negatives, at most.
         negatives: what the mean over the negatives weighs beside the mean over the positives.
+        client_vectors: what they are in training: ``learned``, one for each; or made of ``others``: some of the
+            client's edges, without those to the item that is asked for. A learned vector of a client with few edges
+            knows these by heart, and says nothing of others.
+        others: edges that a client's vector is made of in a step.
         client_rate: learning rate of the clients' vectors, as a multiple of `trainer.learning_rate`: a step moves a
             client's vector only where it has an edge in the batch.
         start: of the clients' vectors: ``random``, or ``folded`` in by their edges with the items' first vectors, so
@@ -46,6 +51,8 @@ class ModelSettings:
     offset: bool
     in_batch: int
     negatives: float
+    client_vectors: str
+    others: int
     client_rate: float
     start: str
 
@@ -55,7 +62,9 @@ class ModelSettings:
         Raises:
             UserError: a number out of its range.
         """
-        require_positive(self, "model", "width", "in_batch")
+        require_positive(self, "model", "width", "in_batch", "others")
+        known = self.client_vectors in (LEARNED, OTHERS)
+        require(known, "model.client_vectors", self.client_vectors, f"{LEARNED} or {OTHERS}")
         for name in ("temperature", "negatives", "client_rate"):
             require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "above 0")
         require(self.start in (FOLDED, RANDOM), "model.start", self.start, f"{FOLDED} or {RANDOM}")
@@ -76,8 +85,10 @@ class Twhin(SequenceModel):
     def __init__(self, clients: int, relations: int, content: ItemContent, settings: ModelSettings) -> None:
         super().__init__()
         self.width, self.settings = settings.width, settings
-        self.clients = nn.Embedding(clients, settings.width, sparse=True)
-        nn.init.normal_(self.clients.weight, std=settings.width**-0.5)
+        self.clients: nn.Embedding | None = None
+        if settings.client_vectors == LEARNED:
+            self.clients = nn.Embedding(clients, settings.width, sparse=True)
+            nn.init.normal_(self.clients.weight, std=settings.width**-0.5)
         self.content = content
         self.projection = nn.Linear(content.width, settings.width, bias=False)
         self.relations = nn.Embedding(relations, settings.width)
@@ -86,9 +97,20 @@ class Twhin(SequenceModel):
         self.log_scale = nn.Parameter(log_scale, requires_grad=settings.learn_temperature)
         self.offset = nn.Parameter(torch.zeros(()), requires_grad=settings.offset)
 
-    def client_vectors(self, clients: Tensor) -> Tensor:
-        """int64 [n] to float [n, width], of length 1."""
-        return functional.normalize(self.clients(clients), dim=-1)
+    def client_vectors(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Of a batch's edges: float [rows, width], of length 1, or 0 where nothing is known of a client.
+
+        Args:
+            batch: of `twhin.edges.EdgeSource`.
+            targets: float [targets, width], what their common direction is: without it all clients are alike.
+        """
+        if self.clients is not None:
+            return functional.normalize(self.clients(batch[CLIENT]), dim=-1)
+        counts = batch[OTHER].float()
+        met = self.targets(batch[OTHER_ITEM].flatten(), batch[OTHER_RELATION].flatten()).view(*counts.shape, -1)
+        mean = (met * counts[..., None]).sum(dim=1) / counts.sum(dim=1, keepdim=True).clamp(min=1)
+        vectors: Tensor = functional.normalize(mean - targets.mean(dim=0), dim=-1)
+        return vectors * counts.amax(dim=1, keepdim=True)
 
     def item_vectors(self, items: Tensor) -> Tensor:
         """Before a relation is added: int64 [n] to float [n, width]."""
@@ -101,10 +123,11 @@ class Twhin(SequenceModel):
 
     def loss(self, batch: Batch) -> Tensor:
         """Binary cross-entropy of each edge, and of its client with the items of the batch's first edges."""
-        clients = self.client_vectors(batch[CLIENT]) * self.log_scale.exp()
         targets = self.targets(batch[ITEM], batch[RELATION])
+        drawn = targets[: batch[OWN].shape[1]]
+        clients = self.client_vectors(batch, drawn) * self.log_scale.exp()
         edges = (clients * targets).sum(dim=1) + self.offset
-        others = clients @ targets[: batch[OWN].shape[1]].T + self.offset
+        others = clients @ drawn.T + self.offset
         return edge_loss(edges.float(), others.float(), ~batch[OWN], self.settings.negatives)
 
     def weight(self, batch: Batch) -> Tensor:
@@ -112,8 +135,8 @@ class Twhin(SequenceModel):
         return torch.full((), float(rows_of(batch)), device=self.offset.device)
 
     def encode(self, batch: Batch) -> Tensor:
-        """The learned vectors of the edges' clients: float [rows, width]."""
-        return self.client_vectors(batch[CLIENT])
+        """The vectors of the edges' clients in training: float [rows, width]."""
+        return self.client_vectors(batch, self.targets(batch[ITEM], batch[RELATION]))
 
     def product(self, rows: int, time: int) -> int:
         """See `ubp.training.model.SequenceModel.product`: each client of a batch with each negative."""
@@ -122,10 +145,11 @@ class Twhin(SequenceModel):
     def optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
         """Adam, the clients' table at a rate of its own; `SparseAdam` for tables with sparse gradients."""
         sparse = {module.weight for module in self.modules() if isinstance(module, nn.Embedding) and module.sparse}
-        table = self.clients.weight
-        others: list[Tensor] = [weight for weight in self.parameters() if weight is not table and weight.requires_grad]
+        tables: list[Tensor] = [] if self.clients is None else [self.clients.weight]
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        others: list[Tensor] = [weight for weight in trained if not any(weight is table for table in tables)]
         groups: list[tuple[list[Tensor], float]] = [
-            ([table], learning_rate * self.settings.client_rate),
+            (tables, learning_rate * self.settings.client_rate),
             (others, learning_rate),
         ]
         found: list[torch.optim.Optimizer] = []

@@ -13,7 +13,7 @@ import torch
 from twhin.content import ItemContent
 from twhin.edges import EdgeSettings, EdgeSource, Graph, clients_to_train, edges_of
 from twhin.fold_in import ONE, FoldIn, FoldInSettings
-from twhin.model import FOLDED, ModelSettings, Twhin
+from twhin.model import FOLDED, OTHERS, ModelSettings, Twhin
 from twhin.report import ReportSettings, report
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.inputs import fitted_inputs
@@ -164,7 +164,8 @@ class TwhinRecipe(Recipe):
             parts = parts_of(graph, self.trainer, seed)
         except NoUsableEvents as error:
             raise no_events(history, self.edges.types, str(error)) from error
-        source = EdgeSource(graph, graph.part(parts.train), self.model.in_batch)
+        others = self.model.others if self.model.client_vectors == OTHERS else 0
+        source = EdgeSource(graph, graph.part(parts.train), self.model.in_batch, others)
         size = (f"{len(graph):,}", f"{len(graph.clients):,}", f"{len(graph.skus):,}")
         logger.info("%s edges of %s clients and %s skus", *size)
         trainer = replace(self.trainer, micro_batch=self.trainer.batch_size)
@@ -182,7 +183,8 @@ class TwhinRecipe(Recipe):
             names = self.edges.types
             vectors = items(history, graph.skus)
             known = fold_in(source.known, vectors, trained.runtime)
-            found |= report(source.known, graph.part(parts.held_out), model, known, vectors, names, self.report, seed)
+            apart = (graph.part(parts.validation), graph.part(parts.held_out))
+            found |= report(source.known, *apart, model, known, vectors, names, self.report, seed)
         return Fit(block, found, disposable=True)
 
     def _encoder(self, history: ChallengeData, seed: int) -> tuple[ContentEncoder, bool]:
@@ -215,7 +217,12 @@ def parts_of(graph: Graph, settings: TrainerSettings, seed: int) -> Parts:
 
 @torch.no_grad()
 def start_clients(model: Twhin, known: Graph, settings: FoldInSettings, seed: int, runtime: Runtime) -> None:
-    """Give clients with an edge their first vectors: one step of the folding in, with the items' first vectors."""
+    """Give clients with an edge their first vectors: one step of the folding in, with the items' first vectors.
+
+    Where they have learned vectors at all.
+    """
+    if model.clients is None:
+        return
     fold_in = fold_in_of(model, known, replace(settings, steps=1, length=ONE), seed)
     items = torch.arange(len(known.skus))
     vectors = torch.cat([model.item_vectors(part) for part in torch.split(items, _ITEMS)]).numpy()

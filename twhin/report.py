@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from rich.table import Table
 from threadpoolctl import threadpool_limits
+from torch import nn
 from torch.nn import functional
 
 from twhin.edges import Graph
@@ -21,10 +22,11 @@ from ubp.sequences.arrays import ranges
 from ubp.training.ranking import MODEL, POPULAR
 
 LEARNED, BOTH, ALS = "learned vectors", "model and popularity", "als"
-AUROC, HIT_RATE = "auroc", "hit_rate@10"
+AUROC, HIT_RATE, WEIGHT = "auroc", "hit_rate@10", "weight"
 _AT: Final = 10
 _DECIMALS: Final = 3  # of a score that is compared
 _ROUNDS: Final = 15  # of ALS
+_WEIGHTS: Final = (1.0, 0.5, 0.25, 0.125, 0.0)  # of the model's logits beside popularity's
 _SCORES: Final = 1 << 25  # that exist at a time
 
 Scorer = Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.float32]]
@@ -57,6 +59,7 @@ class ReportSettings:
 
 def report(
     known: Graph,
+    validation: Graph,
     held_out: Graph,
     model: Twhin,
     clients: Vectors,
@@ -69,7 +72,8 @@ def report(
 
     Args:
         known: the edges that were learned from.
-        held_out: those that were kept apart; clients and skus have the same numbers.
+        validation: those that stopped the training: what the model weighs beside popularity is chosen by them.
+        held_out: those that were kept apart; clients and skus have the same numbers in all three.
         model: trained.
         clients: float32 [clients of `known`, width], folded in by the known edges.
         items: float32 [skus, width], before a relation is added.
@@ -79,25 +83,60 @@ def report(
 
     Returns:
         ``auroc`` and ``hit_rate@10``: by relation, by predictor. ``fold_in_cosine``: of the folded in with the learned
-        vectors, the mean over clients. `WARNINGS`: see `below_popularity`.
+        vectors, the mean over clients, where there are any. ``weight``: of the model's logits beside popularity.
+        `WARNINGS`: see `below_popularity`.
     """
     predictors = _predictors(known, model, clients, items, settings, seed)
-    own = known.offsets
+    rng = np.random.default_rng(seed)
+    weight = best_weight(predictors[MODEL], predictors[POPULAR], known, validation, settings.edges, rng)
+    predictors[BOTH] = beside(predictors[MODEL], predictors[POPULAR], weight)
+    predictors = {name: predictors[name] for name in (MODEL, BOTH, POPULAR, LEARNED, ALS) if name in predictors}
     scores: dict[str, dict[str, dict[str, float]]] = {AUROC: {}, HIT_RATE: {}}
     table = Table("edge", "kept apart", "", *predictors, title=f"{len(known.skus):,} items")
-    rng = np.random.default_rng(seed)
     for relation, name in enumerate(names):
-        edges = np.flatnonzero((held_out.relations == relation) & (np.diff(own)[held_out.rows] > 0))
+        edges = some_of(held_out, relation, known, settings.edges, rng)
         if not len(edges):
             continue
-        edges = np.sort(rng.permutation(edges)[: settings.edges])
-        found = {who: ranked(scorer, known, held_out.part(edges), relation) for who, scorer in predictors.items()}
+        found = {who: ranked(scorer, known, edges, relation) for who, scorer in predictors.items()}
         for metric, place in ((AUROC, 0), (HIT_RATE, 1)):
             scores[metric][name] = {who: float(values[place].mean()) for who, values in found.items()}
             values = [f"{value:.4f}" for value in scores[metric][name].values()]
             table.add_row(name, f"{len(edges):,}", metric, *values)
     show(table)
-    return {**scores, "fold_in_cosine": _agreement(known, model, clients), WARNINGS: below_popularity(scores[AUROC])}
+    agreement = {} if model.clients is None else {"fold_in_cosine": _agreement(known, model.clients, clients)}
+    return {**scores, **agreement, WEIGHT: weight, WARNINGS: below_popularity(scores[AUROC])}
+
+
+def some_of(edges: Graph, relation: int, known: Graph, most: int, rng: np.random.Generator) -> Graph:
+    """Edges of a relation, drawn, so many at most, of clients with a known edge."""
+    there = np.flatnonzero((edges.relations == relation) & (np.diff(known.offsets)[edges.rows] > 0))
+    return edges.part(np.sort(rng.permutation(there)[:most]))
+
+
+def beside(model: Scorer, popularity: Scorer, weight: float) -> Scorer:
+    """The model's logits times a weight, plus the logarithm of an item's popularity.
+
+    Negatives are drawn by popularity, so the logits are what a client likes beyond it: with a weight of 1 the sum is
+    the logarithm of what is likely, as far as the model is right.
+    """
+    return lambda rows, relation: weight * model(rows, relation) + popularity(rows, relation)
+
+
+def best_weight(
+    model: Scorer, popularity: Scorer, known: Graph, validation: Graph, most: int, rng: np.random.Generator
+) -> float:
+    """Which of some weights ranks the validation's edges best; what is learned by heart deserves less than 1."""
+    parts = {
+        relation: some_of(validation, relation, known, most, rng)
+        for relation in np.unique(validation.relations).tolist()
+    }
+
+    def mean(weight: float) -> float:
+        both = beside(model, popularity, weight)
+        shares = [ranked(both, known, edges, relation)[0] for relation, edges in parts.items() if len(edges)]
+        return float(np.mean([share.mean() for share in shares])) if shares else 0.0
+
+    return max(_WEIGHTS, key=mean)
 
 
 def below_popularity(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -146,7 +185,7 @@ def ranked(
 
 def _predictors(
     known: Graph, model: Twhin, clients: Vectors, items: Vectors, settings: ReportSettings, seed: int
-) -> Mapping[str, Scorer]:
+) -> dict[str, Scorer]:
     relations = model.relations.weight.detach().numpy()
     targets = [functional.normalize(torch.from_numpy(items + vector), dim=1).numpy() for vector in relations]
     counts = [
@@ -155,17 +194,17 @@ def _predictors(
     logs = [np.log(count + 1.0).astype(np.float32) for count in counts]
     scale = float(model.log_scale.detach().exp())
     unit = functional.normalize(torch.from_numpy(clients), dim=1).numpy()
-    learned = functional.normalize(model.clients.weight.detach(), dim=1).numpy()
 
     def by_popularity(rows: npt.NDArray[np.int64], relation: int) -> npt.NDArray[np.float32]:
         return np.repeat(logs[relation][None], len(rows), axis=0)
 
     found: dict[str, Scorer] = {
-        MODEL: lambda rows, relation: unit[rows] @ targets[relation].T,
-        BOTH: lambda rows, relation: scale * (unit[rows] @ targets[relation].T) + logs[relation],
-        LEARNED: lambda rows, relation: learned[rows] @ targets[relation].T,
+        MODEL: lambda rows, relation: scale * (unit[rows] @ targets[relation].T),
         POPULAR: by_popularity,
     }
+    if model.clients is not None:
+        learned = functional.normalize(model.clients.weight.detach(), dim=1).numpy()
+        found[LEARNED] = lambda rows, relation: learned[rows] @ targets[relation].T
     if settings.als_factors:
         found[ALS] = _als(known, settings, seed)
     return found
@@ -191,8 +230,7 @@ def _als(known: Graph, settings: ReportSettings, seed: int) -> Scorer:
     return lambda rows, relation: np.asarray(clients[rows] @ items.T)  # noqa: ARG005 (one space for all relations)
 
 
-def _agreement(known: Graph, model: Twhin, clients: Vectors) -> float:
-    learned = model.clients.weight.detach()
-    cosines = functional.cosine_similarity(torch.from_numpy(clients), learned, dim=1)
+def _agreement(known: Graph, learned: nn.Embedding, clients: Vectors) -> float:
+    cosines = functional.cosine_similarity(torch.from_numpy(clients), learned.weight.detach(), dim=1)
     there = torch.from_numpy(np.diff(known.offsets) > 0)
     return float(cosines[there].mean())

@@ -165,8 +165,9 @@ def test_the_summary_has_means_and_the_spread():
     assert mean_cell([None, 1.0]) == "1.0000"
 
 
-def test_the_variants_of_dcn_name_settings_that_it_has():
-    chosen = composed(CONFIGS / "scripts", "variants_dcn")
-    plain = config_of(variants.registered("dcn"), ["preset=demo"])
+@pytest.mark.parametrize("block", ["dcn", "sequential_encoder"])
+def test_the_variants_of_a_block_name_settings_that_it_has(block):
+    chosen = composed(CONFIGS / "scripts", f"variants_{block}")
+    plain = config_of(variants.registered(block), ["preset=demo"])
     for name, overrides in chosen.variants.items():
-        assert (config_of(variants.registered("dcn"), ["preset=demo", *overrides]) == plain) == (name == "default")
+        assert (config_of(variants.registered(block), ["preset=demo", *overrides]) == plain) == (name == "default")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler, SequenceSettings, Span
+from sequential_encoder.flat import CATEGORIES, SUBJECTS
 from sequential_encoder.model import EncoderSettings, LossSettings, SequentialEncoder
 from ubp.data import schema
 from ubp.data.schema import CODE_BOOK, CODES, EventType
@@ -69,13 +70,20 @@ CONTENT = ContentSettings(width=8, rows=ROWS, id_width=4, token_width=4, id_drop
 ALL = {"next_event": 1.0, "next_time": 1.0, "next_item": 1.0, "next_url": 1.0, "windows": 1.0}
 
 
-def model(weights: dict[str, float] | None = None, pooling: str = "learned", seed: int = 3) -> SequentialEncoder:
+def model(
+    weights: dict[str, float] | None = None,
+    pooling: str = "learned",
+    seed: int = 3,
+    amounts: tuple[str, ...] = (SUBJECTS, CATEGORIES),
+    popularity: float = 0.0,
+) -> SequentialEncoder:
     """A small one, ready to encode."""
     settings = EncoderSettings(
         width=16, layers=2, heads=2, dropout=0.0, event_dropout=0.0, profile=16, pooling=pooling,
-        half_lives=[5.0], hidden=0, read_dropout=0.0, content=CONTENT,
+        half_lives=[5.0], hidden=0, read_dropout=0.0, amounts=list(amounts), amount_width=8, amount_dropout=0.0,
+        content=CONTENT,
     )  # fmt: skip
     torch.manual_seed(seed)
-    losses = LossSettings(ALL if weights is None else weights, {}, 0.0, 4, 1.0)
+    losses = LossSettings(ALL if weights is None else weights, {}, 0.0, 4, 1.0, popularity)
     shares = {"bought_sku": np.full(3, 0.2, np.float32), "price": np.full(2, 0.4, np.float32)}
     return SequentialEncoder(settings, losses, shares, ["churn", "baskets", "days_to_purchase"]).eval()

@@ -1,15 +1,21 @@
 """What the model may see, and what each of its losses says."""
 
 import math
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 
-from sequential_encoder.model import LOSSES, censored_normal, flat
-from tests.sequential_encoder.small_log import ALL, DAYS, SETTINGS, model, samplers, source, span, store
+from sequential_encoder.flat import AMOUNTS, CATEGORIES, flat
+from sequential_encoder.model import LOSSES, SequentialEncoder, censored_normal
+from tests.sequential_encoder.small_log import ALL, DAYS, ROWS, SETTINGS, SKUS, model, samplers, source, span, store
+from ubp.data import schema
 from ubp.sequences.layout import DAY
+from ubp.sequences.store import Sequences
+from ubp.training.content import hashed
 from ubp.training.encode import Runtime, encode
 from ubp.training.model import Batch
 from ubp.training.nn import sampled_cross_entropy_of
@@ -17,6 +23,7 @@ from ubp.training.snapshot_source import BASKETS, CENSORED, CHURN, LABELS
 from ubp.training.snapshot_source import DAYS as WAITED
 
 END, DAY_ASKED = DAYS * DAY, 25 * DAY
+ITEM_CODES = [event_type.code for event_type in schema.ITEM_EVENTS]
 CPU = Runtime(batch_size=3, accelerator="cpu")
 
 
@@ -33,8 +40,6 @@ class Labels:
 
 def learning(days: tuple[int, ...] = (DAY_ASKED, END), seed: int = 1, since: int = 0) -> Batch:
     """A batch with everything to learn from."""
-    from dataclasses import replace
-
     whole = span(store(most=200), days=days, since=since)
     made = replace(source(whole), asked=Labels(), samplers=samplers(whole), negatives=4)
     return flat(made.batch(np.arange(7), np.random.default_rng(seed)))
@@ -47,12 +52,65 @@ def test_a_profile_within_a_longer_history_is_that_of_the_history_cut_there(pool
     longer = flat(source(span(sequences, days=(DAY_ASKED, END))).batch(np.arange(7)))
     cut = span(sequences, end=DAY_ASKED)
     with torch.inference_mode():
-        tokens = made.tokens(longer, made.contents(longer))
-        profiles = made.profiles(made.transformer(tokens, longer["age"]), tokens, longer)
+        profiles = made.profiles(made.states(longer, made.contents(longer)), longer)
         alone = made.encode(flat(source(cut).batch(np.arange(len(cut)))))
     rows = np.flatnonzero(np.isin(sequences.clients, cut.chosen.clients))
     torch.testing.assert_close(profiles[rows, 0], alone, atol=2e-5, rtol=1e-4)
     assert (profiles[:, 0] - profiles[:, 1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", AMOUNTS)
+def test_amounts_are_those_of_each_value_before_the_day(name: str) -> None:
+    """Against plain Python: the mean of the values' vectors, weighed by log(1 + decayed amount)."""
+    made, days = model(), (DAY_ASKED, END)
+    of, half_life = span(store(), days=days), 5.0
+    batch = flat(source(of, replace(SETTINGS, merge=0)).batch(np.arange(7)))
+    chosen, sequences = of.chosen, of.chosen.sequences
+    with torch.inference_mode():
+        contents = made.contents(batch)
+        values = made.values(batch, contents)[name]
+        found = made.reading.amounts[name](name, values, batch)
+        for row, (day, end) in product(range(7), enumerate(days)):
+            met: dict[tuple[int, ...], float] = {}
+            whole: dict[tuple[int, ...], float] = {}
+            for event in range(chosen.offsets[row], chosen.offsets[row + 1]):
+                kind, subject = int(sequences.event[event]), int(sequences.subject[event])
+                about = schema.EVENT_ORDER[kind].subject
+                if sequences.time[event] >= end or (name == CATEGORIES and about != schema.SKU):
+                    continue
+                value = int(sequences.categories[subject]) if name == CATEGORIES else subject
+                since = (end - sequences.time[event]) / DAY
+                met[kind, value] = met.get((kind, value), 0) + 2 ** (-since / half_life)
+                whole[kind, value] = whole.get((kind, value), 0) + 1
+            for part, amounts in ((found[row, day, 8:], met), (found[row, day, :8], whole)):
+                total = torch.zeros(8)
+                for (kind, value), amount in amounts.items():
+                    total += math.log1p(amount) * vector_of(made, name, kind, value, sequences)
+                wanted = total / (1 + sum(map(math.log1p, amounts.values())))
+                torch.testing.assert_close(part, wanted, atol=1e-5, rtol=1e-4)
+
+
+def vector_of(made: SequentialEncoder, name: str, kind: int, value: int, sequences: Sequences) -> torch.Tensor:
+    """Of an event type and what an event is about, as amounts are read by."""
+    catalogue = source(span(sequences)).catalogue
+    if name == CATEGORIES:
+        ids = torch.from_numpy(hashed(schema.CATEGORY, np.array([value]), ROWS))
+        content = made.category(made.content.ids(ids).flatten(1))
+    else:
+        place = [schema.SKU, schema.URL, schema.QUERY].index(schema.EVENT_ORDER[kind].subject)
+        contents = catalogue.kinds[place].take(np.array([value])).tensors()
+        content = (made.content.items, made.content.urls, made.content.queries)[place](contents)
+    event = torch.tensor([kind])
+    return made.reading.amounts[name].out(content * made.gain(event) + made.kind(event))[0]
+
+
+def test_what_is_not_read_is_not_in_the_profile() -> None:
+    """Each view of amounts has columns of what is read, and without any there are none."""
+    widths = [model(amounts=names).reading.deep[0].in_features for names in ((), AMOUNTS[:1], AMOUNTS)]
+    assert widths[1] - widths[0] == widths[2] - widths[1] == 2 * 8
+    batch = flat(source(span(store())).batch(np.arange(7)), amounts=())
+    assert not any(name.startswith(AMOUNTS) for name in batch)
+    assert model(amounts=()).encode(batch).shape == (7, 16)
 
 
 def test_a_profile_depends_on_no_other_client_and_on_no_padding() -> None:
@@ -145,23 +203,32 @@ def test_log_q_recovers_the_true_ranking_under_a_skewed_sampler() -> None:
     assert np.abs(learned(corrected=False) - truth).max() > 0.1
 
 
-def test_next_items_are_scored_by_the_vectors_of_the_content_encoder() -> None:
+@pytest.mark.parametrize("popularity", [0.0, 0.7])
+def test_next_items_are_scored_by_the_vectors_of_the_content_encoder(popularity: float) -> None:
     """An item that a batch is not about has a vector too: the loss is a softmax over the batch's negatives."""
-    made, batch = model({"next_item": 1.0}), learning()
+    made, batch = model({"next_item": 1.0}, popularity=popularity), learning()
+    counts = 1 + np.bincount(store(most=200).subject[np.isin(store(most=200).event, ITEM_CODES)], minlength=SKUS)
+    names = {tuple(ids.tolist()): log for ids, log in zip(sku_ids(), np.log(counts / counts.sum()), strict=True)}
+    begin = {place: popularity * names.get(tuple(ids.tolist()), 0) for place, ids in enumerate(batch["sku:ids"])}
     with torch.no_grad():
         contents = made.contents(batch)
-        states = made.transformer(made.tokens(batch, contents), batch["age"]).flatten(0, 1)
+        states = made.states(batch, contents).states.flatten(0, 1)
         asked = made.next["next_item"](states)[batch["item:at"]] / math.sqrt(8)
         total = 0.0
         for query, own in zip(asked, batch["item:own"], strict=True):
-            logit = query @ contents[own]
+            logit = query @ contents[own] + begin[int(own)]
             others = [
-                query @ contents[drawn] - log_share - math.log(len(batch["item:drawn"]))
+                query @ contents[drawn] + begin[int(drawn)] - log_share - math.log(len(batch["item:drawn"]))
                 for drawn, log_share in zip(batch["item:drawn"], batch["item:log_share"], strict=True)
                 if drawn != own
             ]
             total += float(torch.stack([logit, *others]).logsumexp(0) - logit)
         assert float(made.loss(batch)) == pytest.approx(total / len(asked), rel=1e-4)
+
+
+def sku_ids() -> np.ndarray:
+    """Of all skus of the store: int32 [skus, hashes of both]."""
+    return source(span(store(most=200))).catalogue.kinds[0].ids
 
 
 def test_equal_subjects_share_a_vector_and_pairs_are_each_once() -> None:

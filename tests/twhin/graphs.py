@@ -19,6 +19,8 @@ def settings(**changed) -> ModelSettings:
         "offset": True,
         "in_batch": 64,
         "negatives": 1.0,
+        "client_vectors": "learned",
+        "others": 3,
         "client_rate": 1.0,
         "start": "random",
     }
@@ -53,5 +55,5 @@ def model(clients: int, items: int, seed: int = 0, relations: int = 2, frozen: b
     return Twhin(clients, relations, content(items, seed, frozen), settings(**changed))
 
 
-def source(whole: Graph, known: Graph | None = None, negatives: int = 64) -> EdgeSource:
-    return EdgeSource(whole, whole if known is None else known, negatives)
+def source(whole: Graph, known: Graph | None = None, negatives: int = 64, others: int = 0) -> EdgeSource:
+    return EdgeSource(whole, whole if known is None else known, negatives, others)

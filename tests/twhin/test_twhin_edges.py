@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from tests.conftest import synthetic
 from tests.twhin.graphs import graph, source
-from twhin.edges import CLIENT, ITEM, OWN, RELATION, EdgeSettings, Graph, clients_to_train, edges_of
+from twhin.edges import (
+    CLIENT,
+    ITEM,
+    OTHER,
+    OTHER_ITEM,
+    OTHER_RELATION,
+    OWN,
+    RELATION,
+    EdgeSettings,
+    Graph,
+    clients_to_train,
+    edges_of,
+)
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
@@ -105,6 +117,43 @@ def test_no_own_item_is_a_negative_whatever_the_relation(edges, data):
         for row in rows
     ]
     assert batch[OWN].tolist() == wanted
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 1)), min_size=1, unique=True),
+    st.integers(1, 6),
+    st.booleans(),
+    st.data(),
+)
+def test_others_are_known_edges_of_the_client_to_other_items(edges, count, at_random, data):
+    whole, ordered = graph(edges, clients=6, items=8), sorted(edges)
+    chosen = data.draw(st.lists(st.integers(0, len(edges) - 1), unique=True))
+    known = whole.part(np.array(sorted(chosen), np.int64))
+    there = {ordered[place] for place in chosen}
+    rows = data.draw(st.lists(st.integers(0, len(edges) - 1), min_size=1))
+    batch = source(whole, known, others=count).batch(np.array(rows), np.random.default_rng(0) if at_random else None)
+    for number, (client, item, _) in enumerate(ordered[row] for row in rows):
+        usable = {edge for edge in there if edge[0] == client and edge[1] != item}
+        only = usable == {edge for edge in there if edge[0] == client}
+        counts = batch[OTHER][number].tolist()
+        drawn = zip(batch[OTHER_ITEM][number].tolist(), batch[OTHER_RELATION][number].tolist(), strict=True)
+        found = {(client, *edge) for edge, counted in zip(drawn, counts, strict=True) if counted}
+        assert found <= usable
+        if usable and only:
+            assert all(counts)
+        if not usable:
+            assert not any(counts)
+
+
+def test_others_are_drawn_by_their_weights():
+    whole = graph([(0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 0, 0)], 2, 3, [1.0, 6.0, 3.0, 9.0])
+    batch = source(whole, others=10_000).batch(np.array([3, 0]), np.random.default_rng(0))
+    assert not batch[OTHER][0].any()  # its only edge is the one that is asked for
+    shares = np.bincount(batch[OTHER_ITEM][1].numpy(), minlength=3) / 10_000
+    np.testing.assert_allclose(shares, [0.1, 0.6, 0.3], atol=0.02)
+    even = source(whole, others=10).batch(np.array([0]))
+    assert np.bincount(even[OTHER_ITEM][0].numpy()).tolist() == [1, 6, 3]
+    assert even[OTHER][0].tolist() == [False] + [True] * 9
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Score and loss against slow references, what counts as a negative, gradients, and a structure that is recovered."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tests.twhin.graphs import content, contents, graph, model, settings, source
 from twhin.edges import EdgeSource
 from twhin.fold_in import FoldInSettings
 from twhin.model import Twhin, edge_loss
-from twhin.recipe import start_clients
+from twhin.recipe import fold_in_of, start_clients
 from ubp.io.errors import UserError
 from ubp.training.encode import Runtime
 
@@ -58,6 +59,26 @@ def test_the_loss_is_the_cross_entropy_of_scores(changed):
     for most in (6, 3, 1):
         found = twhin.loss(source(whole, negatives=most).batch(np.array(batch)))
         assert found.item() == pytest.approx(slow_loss(twhin, sorted(EDGES), batch, most), rel=1e-5)
+
+
+def test_a_client_is_the_mean_of_its_other_edges_less_what_all_have_in_common():
+    twhin = model(4, 5, client_vectors="others").eval()
+    batch = source(graph(EDGES, 4, 5), others=3).batch(np.array([0, 3, 7]), np.random.default_rng(0))
+    targets = twhin.targets(batch["item"], batch["relation"])
+    found = twhin.client_vectors(batch, targets)
+    for row in range(3):
+        drawn = [place for place in range(3) if batch["other"][row, place]]
+        met = [twhin.targets(batch["other_item"][row, [k]], batch["other_relation"][row, [k]])[0] for k in drawn]
+        wanted = torch.stack(met).mean(dim=0) - targets.mean(dim=0) if met else torch.zeros(6)
+        torch.testing.assert_close(found[row], torch.nn.functional.normalize(wanted, dim=0), atol=1e-5, rtol=1e-4)
+
+
+def test_a_client_of_whom_nothing_else_is_known_has_the_offset_alone():
+    twhin = model(2, 2, client_vectors="others").eval()
+    torch.nn.init.constant_(twhin.offset, -0.3)
+    whole = graph([(0, 0, 0), (0, 0, 1), (1, 1, 0)], 2, 2)
+    loss = twhin.loss(source(whole, others=2).batch(np.arange(3)))
+    assert loss.item() == pytest.approx(math.log1p(math.exp(0.3)) + math.log1p(math.exp(-0.3)))
 
 
 def test_in_the_published_form_scale_and_offset_stay_as_they_are():
@@ -161,10 +182,12 @@ def planted(clients: int, items: int, groups: int, seed: int = 0) -> list[tuple[
 
 
 def trained(twhin: Twhin, source: EdgeSource, steps: int, batch: int = 64, rate: float = 0.02) -> Twhin:
+    if twhin.clients is None:
+        source = replace(source, others=twhin.settings.others)
     start_clients(twhin, source.known, FoldInSettings(1, 1.0, 256, "one"), 0, Runtime(64, 1, "cpu"))
     rng, optimizers = np.random.default_rng(1), twhin.optimizers(rate)
     for _ in range(steps):
-        loss = twhin.loss(source.batch(rng.integers(0, len(source.graph), batch)))
+        loss = twhin.loss(source.batch(rng.integers(0, len(source.graph), batch), rng))
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -173,15 +196,20 @@ def trained(twhin: Twhin, source: EdgeSource, steps: int, batch: int = 64, rate:
     return twhin.eval()
 
 
-def test_a_planted_structure_is_recovered():
+@pytest.mark.parametrize("clients", ["learned", "others"])
+def test_a_planted_structure_is_recovered(clients):
     """Items of the own group that a client never met score above all others."""
     count, items, kinds = 60, 60, 3
     edges = planted(count, items, kinds)
     whole = graph(edges, count, items)
-    twhin = trained(model(count, items, width=4, temperature=0.4, learn_temperature=False), source(whole), 200)
+    made = model(count, items, width=4, temperature=0.4, learn_temperature=False, client_vectors=clients)
+    twhin = trained(made, source(whole), 200)
+    fold_in = fold_in_of(twhin, whole, FoldInSettings(20, 1.0, 256, "one"), 0)
     with torch.no_grad():
         targets = twhin.targets(torch.arange(items), torch.zeros(items).long())
-        scores = twhin.client_vectors(torch.arange(count)) @ targets.T
+        vectors = twhin.item_vectors(torch.arange(items)).numpy()
+        found = torch.from_numpy(fold_in(whole, vectors, Runtime(64, 1, "cpu")))
+        scores = (found if twhin.clients is None else twhin.clients.weight) @ targets.T
     own = torch.tensor([[client % kinds == item % kinds for item in range(items)] for client in range(count)])
     met = torch.zeros(count, items, dtype=torch.bool)
     met[[edge[0] for edge in edges], [edge[1] for edge in edges]] = True
@@ -189,7 +217,9 @@ def test_a_planted_structure_is_recovered():
     assert (new[:, None] > strange[None]).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("name", ["width", "temperature", "in_batch", "negatives", "client_rate", "start"])
+@pytest.mark.parametrize(
+    "name", ["width", "temperature", "in_batch", "negatives", "client_vectors", "others", "client_rate", "start"]
+)
 def test_settings_that_make_no_sense_are_refused(name):
     with pytest.raises(UserError, match=f"model.{name}"):
         settings(**{name: 0})

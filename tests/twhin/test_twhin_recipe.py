@@ -11,7 +11,7 @@ import ubp
 from tests.conftest import synthetic
 from tests.twhin.graphs import graph
 from twhin.recipe import FittedTwhin, parts_of
-from twhin.report import ALS, AUROC, BOTH, HIT_RATE, below_popularity, ranked
+from twhin.report import ALS, AUROC, BOTH, HIT_RATE, below_popularity, beside, best_weight, ranked
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock, save
 from ubp.data import schema
@@ -28,6 +28,7 @@ WORDS = (
     *("model.width=6", "fold_in.negatives=64", "trainer.max_epochs=1", "trainer.batch_size=64", "report.als_factors=4"),
 )
 DAY = timedelta(days=1)
+RNG = np.random.default_rng(0)
 
 
 def opened(log, root) -> ChallengeData:
@@ -194,6 +195,27 @@ def test_ranks_leave_out_known_items_and_count_ties_as_halves():
     assert hits.all()  # there are fewer than ten
 
 
+def test_the_weight_beside_popularity_is_chosen_by_the_validation():
+    """A model that knows the edges gets all of it, one that ranks them last none."""
+    known = graph([(0, 0, 0), (1, 1, 0), (2, 1, 0)], 3, 6)
+    apart = graph([(0, 2, 0), (1, 4, 0), (2, 5, 0)], 3, 6)
+    right = np.zeros((3, 6), np.float32)
+    right[[0, 1, 2], [2, 4, 5]] = 1
+
+    def popularity(rows, relation):  # noqa: ARG001
+        return np.repeat(np.log([[9, 8, 4, 3, 2, 1]]).astype(np.float32), len(rows), axis=0)
+
+    for sign, wanted in ((3, 1.0), (-9, 0.0)):
+
+        def model(rows, relation, sign=sign):  # noqa: ARG001
+            return sign * right[rows]
+
+        found = best_weight(model, popularity, known, apart, 10, RNG)
+        assert found == wanted
+        scores = beside(model, popularity, found)(np.arange(3), 0)
+        np.testing.assert_allclose(scores, found * sign * right + popularity(np.arange(3), 0))
+
+
 def test_a_model_that_adds_nothing_to_popularity_is_named():
     scores = {"a": {BOTH: 0.8, "popularity": 0.7}, "b": {BOTH: 0.6, "popularity": 0.71}}
     assert below_popularity(scores) == ["BELOW POPULARITY: b auroc 0.600 against 0.710"]
@@ -204,7 +226,7 @@ def test_the_report_has_each_edge_type_beside_popularity_and_als(history, tmp_pa
     from ubp.cli.config import composed
     from ubp.data.paths import CONFIGS
 
-    words = [f"data_path={history.paths.root}", ALONE, *WORDS, "trainer.held_out=0.2"]
+    words = [f"data_path={history.paths.root}", ALONE, *WORDS, "trainer.held_out=0.2", "model.client_vectors=learned"]
     made = TwhinRecipe.of(composed(CONFIGS / "twhin", "twhin", words)).fit(history, 0, tmp_path)
     for metric in (AUROC, HIT_RATE):
         for name in (BUY, ADD):
