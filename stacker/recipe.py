@@ -85,8 +85,9 @@ class FittedStacker(FittedBlock):
         parts: list[Vectors] = [np.empty((0, len(self.names)), np.float32)]
         for part in portions(len(clients), _CLIENTS):
             ids, answers = mean_answers(self.blocks, self.weights, self.asked, history, clients[part])
+            columns: Vectors = (answers - self.mean) @ self.coefficients
             known.append(ids)
-            parts.append((answers - self.mean) @ self.coefficients)
+            parts.append(columns)
         return np.concatenate(known), np.concatenate(parts)
 
     def descriptions(self) -> dict[str, str]:
