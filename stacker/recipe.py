@@ -85,7 +85,7 @@ class FittedStacker(FittedBlock):
         parts: list[Vectors] = [np.empty((0, len(self.names)), np.float32)]
         for part in portions(len(clients), _CLIENTS):
             ids, answers = mean_answers(self.blocks, self.weights, self.asked, history, clients[part])
-            columns: Vectors = (answers - self.mean) @ self.coefficients
+            columns: Vectors = np.matmul(answers - self.mean, self.coefficients)
             known.append(ids)
             parts.append(columns)
         return np.concatenate(known), np.concatenate(parts)
