@@ -296,6 +296,8 @@ class Amounts(nn.Module):
         if self.training and self.dropout:
             kept = torch.full(of.shape, 1 - self.dropout, device=of.device)
             amounts = amounts * (torch.bernoulli(kept) / kept)[..., None]
+        if not len(values):  # the batch has none, all amounts are 0: places behind a row's last value need a vector
+            values = values.new_zeros(1, values.shape[1])
         vectors = values.index_select(0, of.flatten()).view(*of.shape, -1)
         shares = amounts / (1 + amounts.sum(dim=1, keepdim=True))
         means: Tensor = self.out(shares.transpose(1, 2).to(vectors.dtype) @ vectors)
@@ -311,7 +313,7 @@ class Amounts(nn.Module):
         since = (batch[AGE].flatten()[token][:, None] - batch[DAY_AGE][row]).clamp(min=0)  # [events, days]
         seen = (token % time)[:, None] < before[row]
         weights = torch.exp2(-since[..., None] * self.get_buffer("decays")) * seen[..., None]
-        found = weights.new_zeros(batch[f"{name}:{AMOUNT_OF}"].numel(), weights[0].numel())
+        found = weights.new_zeros(batch[f"{name}:{AMOUNT_OF}"].numel(), weights.shape[1] * weights.shape[2])
         return found.index_add_(0, batch[f"{name}:{AMOUNT_AT}"], weights.flatten(1)).log1p()
 
 

@@ -9,10 +9,23 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from sequential_encoder.flat import AMOUNTS, CATEGORIES, flat
+from sequential_encoder.flat import AMOUNTS, CATEGORIES, CATEGORY_ROW, flat
 from sequential_encoder.model import LOSSES, SequentialEncoder, censored_normal
-from tests.sequential_encoder.small_log import ALL, DAYS, ROWS, SETTINGS, SKUS, model, samplers, source, span, store
+from tests.sequential_encoder.small_log import (
+    ALL,
+    DAYS,
+    ROWS,
+    SETTINGS,
+    SKUS,
+    URLS,
+    model,
+    samplers,
+    source,
+    span,
+    store,
+)
 from ubp.data import schema
+from ubp.data.schema import EventType
 from ubp.sequences.layout import DAY
 from ubp.sequences.store import Sequences
 from ubp.training.content import hashed
@@ -57,6 +70,21 @@ def test_a_profile_within_a_longer_history_is_that_of_the_history_cut_there(pool
     rows = np.flatnonzero(np.isin(sequences.clients, cut.chosen.clients))
     torch.testing.assert_close(profiles[rows, 0], alone, atol=2e-5, rtol=1e-4)
     assert (profiles[:, 0] - profiles[:, 1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_batch_of_visits_alone_has_no_categories_and_says_nothing_of_amounts(training: bool) -> None:
+    sequences = store()
+    visits = replace(
+        sequences,
+        event=np.full_like(sequences.event, EventType.PAGE_VISIT.code),
+        subject=(sequences.subject % URLS).astype(np.int32),
+    )
+    made, batch = model().train(training), flat(source(span(visits)).batch(np.arange(7)))
+    assert len(batch[CATEGORY_ROW]) == 0
+    values = made.values(batch, made.contents(batch))
+    assert not made.reading.amounts[CATEGORIES](CATEGORIES, values[CATEGORIES], batch).any()
+    assert made.encode(batch).isfinite().all()
 
 
 @pytest.mark.parametrize("name", AMOUNTS)
