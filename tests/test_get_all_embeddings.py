@@ -117,8 +117,24 @@ def test_the_published_commands_in_order_each_with_the_overrides(recorded):
     assert {threads for *_, threads in called} == {""}  # nothing is said of threads
     *stages, last = [line for line in done.stdout.splitlines() if not line.startswith("this is")]
     for number, (line, command) in enumerate(zip(stages, COMMANDS, strict=True), 1):
-        assert re.fullmatch(rf"\[{number}/19\] python {re.escape(command)} submit=False seed=1 · \d+ s", line)
+        assert re.fullmatch(
+            rf"\[{number}/{len(COMMANDS)}\] python {re.escape(command)} submit=False seed=1 · \d+ s", line
+        )
     assert re.fullmatch(r"all embeddings · \d+ s", last)
+
+
+def test_some_blocks_alone_with_what_they_read(recorded):
+    done, called = recorded("submit=False", "jobs=1", "only=[stacker,stat_features]")
+    assert done.returncode == 0, done.stderr
+    assert [words.removesuffix(" submit=False") for _, _, words, _ in called] == [
+        "stat_features/stat_features.py",
+        "numeric_features/numeric_features.py --config-name=numeric_features_wide",
+        "dcn/dcn_embeddings.py",
+        "stacker/stack_embeddings.py",
+    ]
+    done, called = recorded("submit=False", "only=[stat_feature]")
+    assert done.returncode == 1
+    assert "error: stat_feature: no such block; known: " in done.stderr
 
 
 def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp_path):
@@ -137,7 +153,7 @@ def test_side_by_side_each_command_once_texts_before_their_readers(recorded, tmp
     assert sorted(begun) == sorted(f"python {line} submit=False · begins" for line in COMMANDS)
     ended = [line for line in stages if line not in begun]
     for number, line in enumerate(ended, 1):
-        assert re.fullmatch(rf"\[{number}/19\] python .+ submit=False · \d+ s", line)
+        assert re.fullmatch(rf"\[{number}/{len(COMMANDS)}\] python .+ submit=False · \d+ s", line)
     assert len(ended) == len(COMMANDS)
     assert re.fullmatch(r"all embeddings · \d+ s", last)
     assert tmp_path / "data" in Path(found[1]).parents
