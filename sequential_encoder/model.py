@@ -271,6 +271,11 @@ class Standardised(nn.Module):
         self.variance.lerp_(((values - self.mean) ** 2 * weights).sum(dim=(0, 1)) / count, fresh)
 
 
+def decays_of(half_lives: Sequence[float]) -> Tensor:
+    """Halvings a day by which what was is weighed, 0 for all alike first: float [1 + half-lives]."""
+    return torch.tensor([0.0, *(1 / days for days in half_lives)])
+
+
 class Amounts(nn.Module):
     """What a client met before a day, as a few numbers: the mean of values' vectors, weighed by log(1 + amount).
 
@@ -285,7 +290,7 @@ class Amounts(nn.Module):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         s = settings
-        self.register_buffer("decays", torch.tensor([0.0, *(1 / days for days in s.half_lives)]), persistent=False)
+        self.register_buffer("decays", decays_of(s.half_lives), persistent=False)
         self.dropout = s.amount_dropout
         self.out = nn.Linear(s.content.width, s.amount_width, bias=False)
 
@@ -346,7 +351,7 @@ class Reading(nn.Module):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         s = settings
-        self.register_buffer("decays", torch.tensor([0.0, *(1 / days for days in s.half_lives)]), persistent=False)
+        self.register_buffer("decays", decays_of(s.half_lives), persistent=False)
         kernels = 1 + len(s.half_lives)
         self.amounts = nn.ModuleDict({name: Amounts(s) for name in s.amounts})
         entering = s.width + kernels * 2 * s.width + kernels + 2 + len(s.amounts) * kernels * s.amount_width
