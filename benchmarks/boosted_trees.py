@@ -35,7 +35,7 @@ from ubp.blocks.wide_features import (
     places_among,
 )
 from ubp.data import schema
-from ubp.data.history import ChallengeData
+from ubp.data.history import ChallengeData, of_clients
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.data.snapshots import FirstEvents
@@ -178,10 +178,9 @@ class Past:
             UserError: the history is too short for one day.
         """
         features = WideFeatures.fit(history, history.clients, 0, WideSettings(rhythm=True), listed={})
+        purchases = of_clients(history.with_properties(EventType.PRODUCT_BUY), history.relevant_clients)
         bought = collect(
-            history.with_properties(EventType.PRODUCT_BUY)
-            .select(schema.CLIENT_ID, schema.SKU, schema.CATEGORY, schema.PRICE, schema.TIMESTAMP)
-            .join(pl.LazyFrame({schema.CLIENT_ID: history.relevant_clients}), on=schema.CLIENT_ID, how="semi")
+            purchases.select(schema.CLIENT_ID, schema.SKU, schema.CATEGORY, schema.PRICE, schema.TIMESTAMP)
         )
         first, found = FirstEvents(history), list[Day]()
         for day in days_of(history, settings):
