@@ -94,7 +94,12 @@ def _remove_checkpoints(folder: Path) -> None:
 
 
 def preparation(config: DictConfig) -> str:
-    """Tells apart what is prepared from past windows where the folders' names, by day and labels, do not."""
+    """Tells apart what is prepared from past windows where the folders' names, by day and labels, do not.
+
+    A block that does not learn on past windows prepares what its whole config asks for.
+    """
+    if "snapshots" not in config:
+        return digest_of(str(config))
     losses = config.model.losses
     mask = losses.mask if losses.weights.get("contrastive") else None
     return digest_of(str(config.snapshots.horizon), str(mask))

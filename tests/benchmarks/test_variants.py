@@ -155,6 +155,14 @@ def test_what_is_prepared_is_told_apart_by_window_and_mask():
     assert len(set(asked)) == 4
 
 
+def test_a_block_without_past_windows_shares_nothing_between_settings():
+    def of(*words):
+        return preparation(config_of(variants.registered("twhin"), words))
+
+    assert of() == of()
+    assert of() != of("edges.types=[product_buy]")
+
+
 def test_the_summary_has_means_and_the_spread():
     row = Row("demo", "quick", "dcn", "narrow", 1, 64, 30, 0.8, 0.8, 0.7, 0.7, 0.7, None, 3.7)
     other = Row("demo", "quick", "dcn", "narrow", 2, 64, 50, 0.6, 0.8, 0.7, 0.7, 0.7, None, 3.5)
@@ -165,7 +173,7 @@ def test_the_summary_has_means_and_the_spread():
     assert mean_cell([None, 1.0]) == "1.0000"
 
 
-@pytest.mark.parametrize("block", ["dcn", "sequential_encoder"])
+@pytest.mark.parametrize("block", ["dcn", "sequential_encoder", "twhin"])
 def test_the_variants_of_a_block_name_settings_that_it_has(block):
     chosen = composed(CONFIGS / "scripts", f"variants_{block}")
     plain = config_of(variants.registered(block), ["preset=demo"])
