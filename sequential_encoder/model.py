@@ -547,12 +547,20 @@ class SequentialEncoder(SequenceModel):
         return {WINDOW_LOSS: self._windows(self.answers(batch), batch)}
 
     def answers(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits of each group, float [clients on days, labels], and answers to questions, float [.., 1]."""
-        return self.answers_from(self.states(batch, self.contents(batch)), batch)
+        """Logits of each group, float [clients on days, labels], and answers to questions, float [.., 1].
+
+        Where no labels are asked for, one of each row: as of its last day, as the profile.
+        """
+        states = self.states(batch, self.contents(batch))
+        if DAY_AT in batch:
+            return self.answers_from(states, batch)
+        return self._read(self.profiles(states, batch)[:, -1])
 
     def answers_from(self, states: "States", batch: Batch) -> dict[str, Tensor]:
         """See `answers`."""
-        profiles = self.profiles(states, batch).flatten(0, 1).index_select(0, batch[DAY_AT])
+        return self._read(self.profiles(states, batch).flatten(0, 1).index_select(0, batch[DAY_AT]))
+
+    def _read(self, profiles: Tensor) -> dict[str, Tensor]:
         return {name: head(profiles) for name, head in self.heads.items()}
 
     def _windows(self, answers: Mapping[str, Tensor], batch: Batch) -> Tensor:

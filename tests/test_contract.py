@@ -31,8 +31,10 @@ from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 from ubp.data.targets import OPEN_COLUMNS
 from ubp.io.stage import AlreadyDone
+from ubp.training.answers import AnsweringBlock
 
 LEFT_OUT = {"purchases_only": {"als_64_visits_relevant", "next_url_192_6_4", "search_llm"}}
+ANSWERING = {"dcn", "sequential_encoder"}
 HELD_OUT = 6  # every sixth client is not in training
 
 
@@ -138,6 +140,11 @@ def made(request, fitted) -> Fitted:
     return fitted(*request.param)
 
 
+@pytest.fixture(params=[case for case in cases() if case.values[0][1] in ANSWERING])
+def answering(request, fitted) -> Fitted:
+    return fitted(*request.param)
+
+
 @pytest.mark.parametrize("name", tiny.LOGS)
 def test_a_log_leaves_out_the_blocks_whose_events_it_lacks(name, logs):
     made, left_out = registry.can_be_made(logs(name).history.paths, submit=True, as_of=logs(name).day)
@@ -212,3 +219,17 @@ def test_encoding_changes_nothing(made):
     after = made.block.state()
     assert before.settings == after.settings
     assert all(np.array_equal(before.arrays[name], after.arrays[name]) for name in before.arrays)
+
+
+def test_answers_are_about_the_clients_that_have_vectors_whoever_else_is_asked_about(answering):
+    history, block = answering.history.before(answering.log.day), answering.block
+    assert isinstance(block, AnsweringBlock)
+    clients, answers = block.answers(history, answering.table.client_ids, block.asked)
+    assert clients.tolist() == answering.table.client_ids.tolist()
+    assert np.isfinite(answers).all()
+    assert len(np.unique(answers, axis=0)) > 20
+    some = clients[::3]
+    _, alone = block.answers(history, some, block.asked)
+    np.testing.assert_allclose(alone, answers[::3], rtol=2e-3, atol=2e-4)
+    churn = block.answers(history, some, ["churn"])[1]
+    assert churn.shape == (len(some), 1)
