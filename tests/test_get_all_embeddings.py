@@ -129,6 +129,7 @@ def test_some_blocks_alone_with_what_they_read(recorded):
     assert [words.removesuffix(" submit=False") for _, _, words, _ in called] == [
         "stat_features/stat_features.py",
         "numeric_features/numeric_features.py --config-name=numeric_features_wide",
+        "sequential_encoder/sequential_encoder_embeddings.py",
         "dcn/dcn_embeddings.py",
         "stacker/stack_embeddings.py",
     ]

@@ -61,7 +61,7 @@ def test_the_demo_has_all_blocks_and_a_smaller_one_names_its_own(history):
     shutil.copytree(history.raw, history.input)
     merges = OmegaConf.load(CONFIGS / "scripts" / "demo.yaml").merges
     assert only(plan(merges, [], history)) == []
-    assert only(plan(["combined"], [], history)) == ["only=[stacker,dcn]"]
+    assert only(plan(["combined"], [], history)) == ["only=[stacker,dcn,sequential_encoder]"]
 
 
 def test_every_stage_has_the_demos_preset(history):

@@ -56,7 +56,7 @@ def history(tmp_path_factory) -> ChallengeData:
 
 @pytest.fixture(scope="module")
 def block(history) -> FittedStacker:
-    block = ubp.fit("stacker", history)
+    block = ubp.fit("stacker", history, "~inputs.sequential_encoder")
     assert isinstance(block, FittedStacker)
     return block
 
@@ -147,7 +147,7 @@ def test_a_block_that_gives_no_answers_is_named(history):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("~inputs.dcn",), r"inputs=\{\}: must be one block at least"),
+        (("~inputs.dcn", "~inputs.sequential_encoder"), r"inputs=\{\}: must be one block at least"),
         (("inputs.dcn=0",), "inputs.dcn=0: must be above 0"),
         (("+inputs.nothing=1",), "nothing: no such block"),
         (("+model.questions.chrun=1",), "model.questions=chrun: must be some of churn"),

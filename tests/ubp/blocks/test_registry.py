@@ -24,7 +24,7 @@ def test_an_unknown_block_names_the_known_ones():
 def test_some_blocks_come_with_what_they_read_in_the_registrys_order():
     found = registry.with_what_they_read(["stacker", "search_llm", "dcn"])
     assert [entry.name for entry in found] == [
-        *("preprocessing_search", "search_llm", "numeric_features_wide", "dcn", "stacker")
+        *("preprocessing_search", "search_llm", "numeric_features_wide", "sequential_encoder", "dcn", "stacker")
     ]
     with pytest.raises(UserError, match=r"^als: no such block"):
         registry.with_what_they_read(["als"])
