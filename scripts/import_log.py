@@ -4,11 +4,12 @@
     python scripts/import_log.py schema=bank source=/exports bad_rows=drop
     python scripts/import_log.py --config-dir=. schema=mine            ./schema/mine.yaml, a schema of your own
 
-The schema names files (parquet or CSV, or a pattern of several), and for each kind of event the columns of client, time,
-item, url or text, and value; configs/schema/ has three that work, docs/own-log.md takes you through one. What comes out
-is the raw layout of docs/data.md: `scripts/split.py` and all that follows read it. Ids that are no integers are numbered;
-``raw/ids_client.parquet`` (and ``item``, ``url``, ``category``) has for each ``id`` your own, ``original``. Names and
-searches become 16 codes, close texts with many in common. Files are streamed: memory goes with the ids, not the events.
+The schema names files (parquet or CSV, or a pattern of several), and for each kind of event the columns of client,
+time, item, url or text, and value; configs/schema/ has three that work, docs/own-log.md takes you through one. What
+comes out is the raw layout of docs/data.md: `scripts/split.py` and all that follows read it. Ids that are no integers
+are numbered; ``raw/ids_client.parquet`` (and ``item``, ``url``, ``category``) has for each ``id`` your own,
+``original``. Names and searches become 16 codes, close texts with many in common. Files are streamed: memory goes with
+the ids, not the events.
 """
 
 import logging

@@ -35,16 +35,14 @@ class ItemAttributes:
     by_amounts: bool
 
 
-def attributes(
-    skus: pl.DataFrame, listed: pl.LazyFrame | None, paid: pl.LazyFrame, by_amounts: bool
-) -> ItemAttributes:
+def attributes(skus: pl.DataFrame, listed: pl.LazyFrame | None, paid: pl.LazyFrame, by_amounts: bool) -> ItemAttributes:
     """Bring together what the list of items says and what was paid.
 
-    An item without a category has `NO_CATEGORY`, one without a price the middle bucket, one without a name an empty one.
+    An item without a category has `NO_CATEGORY`, without a price the middle bucket, without a name an empty one.
 
     Args:
         skus: the items' ids, see `ubp.data.own_ids`.
-        listed: rows as `ubp.data.log_sources.stage_items` writes them, an item may have several; None: there is no list.
+        listed: as `ubp.data.log_sources.stage_items` writes it, an item may have several rows; None: there is none.
         paid: ``subject`` as in ``listed``, ``value`` Float64.
         by_amounts: prices are the middle of the amounts paid, not of those in the list.
     """

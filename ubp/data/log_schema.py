@@ -1,4 +1,4 @@
-"""Whose log it is: which files hold which events, and which of their columns say what (``configs/schema/NAME.yaml``)."""
+"""A log's schema: which files hold which events, and which of their columns say what (``configs/schema/NAME.yaml``)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

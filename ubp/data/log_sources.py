@@ -47,8 +47,8 @@ def files_of(source: FileSource, folder: Path) -> list[Path]:
         UserError: there is none, or one of another kind.
     """
     path = folder / source.file
-    found = [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(str(path), recursive=True))]
-    found = [each for each in found if each.is_file()]
+    matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (which takes no absolute pattern)
+    found = [path] if path.is_file() else [Path(each) for each in matches if Path(each).is_file()]
     if not found:
         raise UserError(
             f"{path}: no such file; put it there, or say where it lies: source=FOLDER, or file: of {source.name} in "

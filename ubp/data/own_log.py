@@ -151,8 +151,8 @@ def import_log(
     with progress_bar() as bar, _staging(paths.cache / "import_log") as folder:
         task = bar.add_task("reading", total=sum(map(len, files.values())) + STEPS)
 
-        def advance(next_step: str = "") -> None:
-            bar.update(task, advance=1, **({"description": next_step} if next_step else {}))
+        def advance(next_step: str | None = None) -> None:
+            bar.update(task, advance=1, description=next_step)
 
         staged, listed = _staged(log, files, folder, settings.drop, advance)
         bar.update(task, description="ids")
@@ -212,7 +212,9 @@ def _staged(
     bought = [each for each in staged if each.source.kind == EventType.PRODUCT_BUY]
     if not faults and not any(each.rows for each in bought):
         names = ", ".join(f"{each.source.name} ({each.files[0]})" for each in bought)
-        faults.append(f"{names}: no purchases at all; tasks and profiles need some: correct file: or where: in the schema")
+        faults.append(
+            f"{names}: no purchases at all; tasks and profiles need some: correct file: or where: in the schema"
+        )
     if faults:
         raise UserError(faults)
     return staged, listed
@@ -286,9 +288,7 @@ def _events(frames: Sequence[pl.LazyFrame], kind: EventType, ids: _Ids, codes: p
         events = _coded(events, codes)
     else:
         events = with_ids(events, SUBJECT, ids.items if kind.has_sku else ids.urls)
-    return events.select(
-        pl.col(CLIENT).alias(schema.CLIENT_ID), schema.TIMESTAMP, pl.col(SUBJECT).alias(kind.subject)
-    )
+    return events.select(pl.col(CLIENT).alias(schema.CLIENT_ID), schema.TIMESTAMP, pl.col(SUBJECT).alias(kind.subject))
 
 
 def _coded(frame: pl.LazyFrame, codes: pl.DataFrame) -> pl.LazyFrame:

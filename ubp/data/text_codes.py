@@ -2,9 +2,10 @@
 
 A product quantiser (Jégou, Douze and Schmid, PAMI 2011) of vectors that are close where texts share runs of letters, so
 that a plural, a package's size or a misspelling changes little. Texts become TF-IDF of their n-grams of letters, these
-64 numbers by a truncated SVD, of length 1. A random rotation gives each of the 16 subspaces an equal part of what the
-64 numbers say (without it the first code says nearly all, the last ones noise), and a k-means of each subspace its
-code book.
+64 numbers by a truncated SVD, of length 1. A subspace has every 16th of the 64: one of the 16 main directions, and finer
+ones beside it, so that each position says something also of a few texts. A k-means of each subspace is its code book.
+Few texts have smaller books: with 256 codes each of 300 texts would have codes that no other has. Subspaces of four
+neighbouring directions, rotated ones, and books of 256 codes for a few texts shared fewer codes among close texts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,9 @@ from ubp.io.errors import require_positive
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.uint8]
 
-_WIDTH: Final = 4  # numbers in a subspace
+_WIDTH: Final = 64  # of the vectors: four numbers for each code
 _NGRAMS: Final = (2, 4)  # letters
 _TEXTS: Final = 20_000  # that are read at a time
-_SEED_STEP: Final = 1_000  # between the seeds of several things of one quantiser
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class TextSettings:
 
     Attributes:
         sample: distinct texts that it is learned from, at most; the others are read by it afterwards.
-        features: places for n-grams; several n-grams share one where a log has more.
+        features: runs of letters that count, at most: the most frequent ones.
         texts_a_code: distinct texts for one code of a book, at least, so that a few texts share codes too.
     """
 
     sample: int = 100_000
     features: int = 65_536
-    texts_a_code: int = 8
+    texts_a_code: int = 16
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
@@ -55,8 +55,8 @@ class TextCodes:
     """A fitted quantiser; any text has codes, whether it was in the fit or not.
 
     Attributes:
-        read: texts to their vectors, float64 [texts, 64].
-        books: for each position the centres, float64 [codes, 4].
+        read: texts to their vectors, float64 [texts, at most 64].
+        books: for each position the centres, float64 [codes, at most 4].
     """
 
     read: Callable[[Sequence[str]], Floats]
@@ -69,7 +69,7 @@ class TextCodes:
         Args:
             texts: in any order, repeated or not; empty ones say nothing and are left out.
             settings: see there.
-            seed: of the sample, the SVD, the rotation and the first centres.
+            seed: of the sample, the SVD and the first centres.
         """
         distinct = _sample(sorted({text for text in texts if text.strip()}), settings.sample, seed)
         read = _reader(distinct, settings.features, seed)
@@ -109,50 +109,38 @@ def _sample(texts: list[str], at_most: int, seed: int) -> list[str]:
 
 
 def _reader(texts: list[str], features: int, seed: int) -> Callable[[Sequence[str]], Floats]:
-    """Learn what turns texts into vectors, float64 [texts, 64]: rotated, of length 1; zeros for a text of no letters."""
-    width = CODES * _WIDTH
+    """Learn what turns texts into vectors of length 1, float64 [texts, at most 64]; zeros for one of unknown letters."""
     if not texts:
-        return lambda some: np.zeros((len(some), width))
+        return lambda some: np.zeros((len(some), 0))
     # Imported where texts get their codes: a second and a half, which a log without texts does not need.
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-    from sklearn.pipeline import make_pipeline
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
 
-    letters = HashingVectorizer(
-        analyzer="char_wb", ngram_range=_NGRAMS, n_features=features, alternate_sign=False, norm=None
-    )
-    weights = TfidfTransformer(sublinear_tf=True)
-    directions = min(width, features - 1)
-    pipeline = make_pipeline(letters, weights, TruncatedSVD(directions, random_state=seed)).fit(texts)
-    rotation = _rotation(width, seed)[:directions]
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=_NGRAMS, max_features=features, sublinear_tf=True)
+    sparse = letters.fit_transform(texts)
+    with threadpool_limits(limits=1):  # one order of sums, so that the same log gives the same codes
+        directions = randomized_svd(sparse, min(_WIDTH, *sparse.shape), n_iter=5, random_state=seed)[2].T
 
     def read(some: Sequence[str]) -> Floats:
-        vectors: Floats = pipeline.transform(some)
+        vectors: Floats = letters.transform(some) @ directions
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
-        return unit @ rotation[: vectors.shape[1]]
+        return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
 
     return read
 
 
-def _rotation(width: int, seed: int) -> Floats:
-    """A random orthogonal matrix: float64 [width, width]."""
-    square = np.random.default_rng(seed + _SEED_STEP).standard_normal((width, width))
-    rotation: Floats = np.linalg.qr(square)[0]
-    return rotation
-
-
 def _parts(vectors: Floats) -> Iterator[Floats]:
-    """The subspaces of vectors, each float64 [texts, 4]."""
+    """The subspaces of vectors, each float64 [texts, at most 4]."""
     for place in range(CODES):
-        yield np.ascontiguousarray(vectors[:, place * _WIDTH : (place + 1) * _WIDTH])
+        yield np.ascontiguousarray(vectors[:, place::CODES])
 
 
 def _book(part: Floats, count: int, seed: int) -> Floats:
-    """Centres of a subspace by mini-batch k-means (Sculley, WWW 2010): float64 [at most ``count``, 4]."""
+    """Centres of a subspace by mini-batch k-means (Sculley, WWW 2010): float64 [at most ``count``, as wide]."""
     distinct = np.unique(part.round(9), axis=0)
-    if len(distinct) <= 1:
-        return np.zeros((1, _WIDTH)) if not len(distinct) else distinct
+    if len(distinct) <= 1 or not part.shape[1]:
+        return np.zeros((1, part.shape[1]))
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
