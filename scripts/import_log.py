@@ -27,6 +27,7 @@ from rich.table import Table
 from ubp.cli.command import command
 from ubp.cli.config import Common, config_names, parse, resolved
 from ubp.cli.output import closing_line, say, show
+from ubp.data.item_attributes import MIDDLE, NO_CATEGORY
 from ubp.data.log_schema import SUBJECT_KEYS, LogSchema, schema_of
 from ubp.data.own_log import Files, ImportSettings, OwnLog, SourceFigures, all_files, import_log, outputs
 from ubp.data.paths import CONFIGS, DataPaths
@@ -114,28 +115,28 @@ def _row(each: SourceFigures) -> list[str]:
     rows = f"{each.rows:,}" + (f"\n{each.dropped:,} left out" if each.dropped else "")
     words = [str(value) for value in each.example if value is not None]
     times = [f"{time:%Y-%m-%d}\n{time:%H:%M:%S}" if time else "–" for time in (each.first, each.last)]
-    about = f"{each.subjects:,} {key}s"
+    about = f"{each.subjects:,} {key}{'s' if each.subjects != 1 else ''}"
     return [source.name, source.kind, origin, rows, f"{each.clients:,}", about, *times, "\n".join(words)]
 
 
 def _items_row(log: LogSchema, found: OwnLog) -> list[str]:
     items, total = found.items, len(found.items.table)
-    words = {
-        CATEGORY: f"category ({len(items.categories):,} different)",
-        PRICE: "price" + (" by the middle of the amounts paid" if items.by_amounts else ""),
-        NAME: "name",
+    given = {
+        CATEGORY: (f"{len(items.categories):,} different", f"given {NO_CATEGORY}"),
+        PRICE: ("middle of what was paid" if items.by_amounts else "from the list", f"given bucket {MIDDLE}"),
+        NAME: ("as codes", "left empty"),
     }
-    lacking = {CATEGORY: "category 0", PRICE: "the middle price bucket", NAME: "the codes of an empty name"}
-    lines = []
-    for column, word in words.items():
+    lines = [log.items.file if log.items else "the events"]
+    for column, (what, instead) in given.items():
         without = items.without[column]
-        lines.append(f"{word}: all" if not without else f"{word}: {without:,} without, given {lacking[column]}")
+        parts = [what] if without < total else []
+        parts += [f"{without:,} without, {instead}"] if without else []
+        lines.append(f"{column}: {'; '.join(parts)}")
     example = ""
     if total:
         first = items.table.row(0, named=True)
         example = "\n".join([str(found.example), f"category {first[CATEGORY]}, bucket {first[PRICE]}", first[NAME]])
-    origin = log.items.file if log.items else "the events"
-    return ["items", "product_properties", "\n".join([origin, *lines]), f"{total:,}", "", "", "", "", example]
+    return ["items", "product_properties", "\n".join(lines), f"{total:,}", "", "", "", "", example]
 
 
 def remarks(found: OwnLog, paths: DataPaths, targets_before: bool) -> Iterator[str]:

@@ -45,18 +45,18 @@ _WEEKDAYS: Final = (13, 13, 13, 14, 18, 19, 10)
 
 # Merchant code, its name, payments a week of a mean client, euros in the middle, spread of their logarithm.
 _TRADES: Final = (
-    (5411, "Supermarket", 2.2, 24.0, 0.7),
-    (5814, "Cafe", 1.3, 6.5, 0.4),
-    (5812, "Restaurant", 0.6, 32.0, 0.5),
-    (5541, "Petrol Station", 0.5, 58.0, 0.3),
-    (5912, "Pharmacy", 0.3, 14.0, 0.6),
-    (5651, "Clothing", 0.25, 45.0, 0.7),
-    (5732, "Electronics", 0.1, 120.0, 1.0),
-    (5942, "Bookshop", 0.15, 17.0, 0.5),
-    (7832, "Cinema", 0.12, 22.0, 0.3),
-    (4111, "Railways", 0.4, 19.0, 0.8),
-    (6011, "Cash Machine", 0.35, 80.0, 0.5),
-    (5311, "Department Store", 0.2, 38.0, 0.8),
+    (5411, "Supermarket", 1.1, 24.0, 0.7),
+    (5814, "Cafe", 0.65, 6.5, 0.4),
+    (5812, "Restaurant", 0.3, 32.0, 0.5),
+    (5541, "Petrol Station", 0.25, 58.0, 0.3),
+    (5912, "Pharmacy", 0.15, 14.0, 0.6),
+    (5651, "Clothing", 0.125, 45.0, 0.7),
+    (5732, "Electronics", 0.05, 120.0, 1.0),
+    (5942, "Bookshop", 0.075, 17.0, 0.5),
+    (7832, "Cinema", 0.06, 22.0, 0.3),
+    (4111, "Railways", 0.2, 19.0, 0.8),
+    (6011, "Cash Machine", 0.175, 80.0, 0.5),
+    (5311, "Department Store", 0.1, 38.0, 0.8),
 )
 _DEBITS: Final = ("Electricity", "Mobile Phone", "Insurance", "Gym", "Streaming", "Rent")
 _TOWNS: Final = ("Berlin", "Hamburg", "Bremen", "Leipzig", "Kassel", "Mainz", "Ulm", "Kiel")

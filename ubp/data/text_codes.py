@@ -2,10 +2,9 @@
 
 A product quantiser (Jégou, Douze and Schmid, PAMI 2011) of vectors that are close where texts share runs of letters, so
 that a plural, a package's size or a misspelling changes little. Texts become TF-IDF of their n-grams of letters, these
-64 numbers by a truncated SVD, of length 1. A subspace has every 16th of the 64: one of the 16 main directions, and finer
-ones beside it, so that each position says something also of a few texts. A k-means of each subspace is its code book.
-Few texts have smaller books: with 256 codes each of 300 texts would have codes that no other has. Subspaces of four
-neighbouring directions, rotated ones, and books of 256 codes for a few texts shared fewer codes among close texts.
+64 numbers by a truncated SVD, of length 1. A subspace has every 16th of the 64: one of the 16 main directions, and
+finer ones beside it, so that each position says something also of a few texts. A k-means of each subspace is its code
+book. Few texts have smaller books: with 256 codes each of 300 texts would have codes that no other has.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +108,7 @@ def _sample(texts: list[str], at_most: int, seed: int) -> list[str]:
 
 
 def _reader(texts: list[str], features: int, seed: int) -> Callable[[Sequence[str]], Floats]:
-    """Learn what turns texts into vectors of length 1, float64 [texts, at most 64]; zeros for one of unknown letters."""
+    """Learn what makes vectors of texts, float64 [texts, at most 64], of length 1; zeros for one of unknown letters."""
     if not texts:
         return lambda some: np.zeros((len(some), 0))
     # Imported where texts get their codes: a second and a half, which a log without texts does not need.
@@ -125,7 +124,8 @@ def _reader(texts: list[str], features: int, seed: int) -> Callable[[Sequence[st
     def read(some: Sequence[str]) -> Floats:
         vectors: Floats = letters.transform(some) @ directions
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
+        unit: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
+        return unit
 
     return read
 
