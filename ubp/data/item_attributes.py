@@ -48,12 +48,12 @@ def attributes(skus: pl.DataFrame, listed: pl.LazyFrame | None, paid: pl.LazyFra
     """
     rows = pl.LazyFrame(schema=_LISTED) if listed is None else listed
     categories = own_ids.numbered([rows.select(schema.CATEGORY)])
-    rows = with_ids(with_ids(rows, SUBJECT, skus), schema.CATEGORY, categories)
-    amounts = with_ids(paid, SUBJECT, skus).rename({VALUE: schema.PRICE}) if by_amounts else rows
+    amounts = paid.rename({VALUE: schema.PRICE}) if by_amounts else rows
     middle = amounts.drop_nulls(schema.PRICE).group_by(SUBJECT).agg(pl.col(schema.PRICE).median())
+    category = with_ids(_most_frequent(rows, schema.CATEGORY), schema.CATEGORY, categories)
     table = skus.lazy().select(pl.col(own_ids.ID).alias(SUBJECT))
-    for known in (_most_frequent(rows, schema.CATEGORY), middle, _most_frequent(rows, schema.NAME)):
-        table = table.join(known, on=SUBJECT, how="left")
+    for known in (category, middle, _most_frequent(rows, schema.NAME)):
+        table = table.join(with_ids(known, SUBJECT, skus), on=SUBJECT, how="left")
     found = collect(table).sort(SUBJECT)
     filled = found.select(
         pl.col(SUBJECT).alias(schema.SKU),

@@ -14,7 +14,7 @@ from ubp.data.schema import EventType
 from ubp.io.errors import name_some
 
 CROWDED: Final = 100_000  # events of one client: more than a person makes
-_ROWS_AT_ONCE: Final = 20_000_000  # that are compared with one another; more are compared in parts of the clients
+_ROWS_AT_ONCE: Final = 10_000_000  # that are compared with one another; more are compared in parts of the clients
 _DAY: Final = timedelta(days=1)
 _GAPS: Final = 3  # that a line names
 _COUNT: Final = "#count"

@@ -15,7 +15,7 @@ SUBJECT_KEYS: Final = {schema.SKU: _ITEM, schema.URL: _URL, schema.QUERY: _TEXT}
 EPOCHS: Final = {"epoch": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}  # formats: microseconds in one of their units
 
 _ALL: Final = ("zone", "events", "items")
-_FILE: Final = ("file", "separator", "where")
+_FILE: Final = ("file", "table", "separator", "where")
 _EVENT: Final = (*_FILE, "as", "client", "time", "format", "zone", _ITEM, _URL, _TEXT, "value")
 _ITEMS: Final = (*_FILE, _ITEM, "category", "price", _TEXT)
 
@@ -26,13 +26,15 @@ class FileSource:
 
     Attributes:
         name: the user's own, for the table and for messages.
-        file: a path or a pattern; ``.parquet``, ``.csv`` or ``.csv.gz``.
+        file: a path or a pattern, see `ubp.data.log_sources.READABLE`.
+        table: of a database; None for other files.
         separator: of a CSV's columns.
         where: by column the values, as text, of the rows that are meant; empty: all.
     """
 
     name: str
     file: str
+    table: str | None
     separator: str
     where: Mapping[str, tuple[str, ...]]
 
@@ -170,7 +172,8 @@ def _file_fields(at: str, name: str, values: Mapping[str, Any]) -> dict[str, Any
     where = {str(column): _several(accepted) for column, accepted in chosen.items()}
     if empty := [column for column, accepted in where.items() if not accepted]:
         raise UserError(f"{at}.where.{empty[0]}: no value; name those of the rows that are meant, or leave it out")
-    return {"name": name, "file": _text(at, values, "file"), "separator": separator, "where": where}
+    table = None if values.get("table") is None else str(values["table"])
+    return {"name": name, "file": _text(at, values, "file"), "table": table, "separator": separator, "where": where}
 
 
 def _require_known(at: str, values: Mapping[str, Any], known: Collection[str]) -> None:

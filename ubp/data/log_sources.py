@@ -6,13 +6,15 @@ is no number is NaN. Columns of a CSV are read as text, so that no digit is lost
 """
 
 import glob
+import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from ubp.data import schema
 from ubp.data.log_schema import EPOCHS, SUBJECT_KEYS, EventSource, FileSource, ItemSource
@@ -25,9 +27,11 @@ SUBJECT: Final = "subject"
 VALUE: Final = "value"
 DROP: Final = "bad_rows=drop"
 
-_READABLE: Final = (".parquet", ".csv", ".csv.gz")
+DATABASES: Final = (".sqlite", ".db")
+READABLE: Final = (".parquet", ".csv", ".csv.gz", *DATABASES)
 _ROW: Final = "#row"
 _RAW: Final = "#raw"
+_ROWS_AT_ONCE: Final = 200_000  # of a database
 _EXACT: Final = 2.0**53  # below it every whole number is a float of its own
 _JOINED: Final = " "  # between the columns that make up a name
 _LEVELS: Final = " / "  # between those that make up a category
@@ -54,8 +58,8 @@ def files_of(source: FileSource, folder: Path) -> list[Path]:
             f"{path}: no such file; put it there, or say where it lies: source=FOLDER, or file: of {source.name} in "
             "the schema"
         )
-    if other := [each for each in found if not each.name.endswith(_READABLE)]:
-        raise UserError(f"{other[0]}: must end with {', '.join(_READABLE)}; export it so")
+    if other := [each for each in found if not each.name.endswith(READABLE)]:
+        raise UserError(f"{other[0]}: must end with {', '.join(READABLE)}; export it so")
     return found
 
 
@@ -68,6 +72,8 @@ def opened(source: FileSource, file: Path, columns: Collection[str]) -> pl.LazyF
     with readable(file):
         if file.name.endswith(".parquet"):
             frame = pl.scan_parquet(file, glob=False)
+        elif file.name.endswith(DATABASES):
+            frame = _table_of(file, source)
         else:
             frame = pl.scan_csv(file, separator=source.separator, infer_schema=False, glob=False)
         found = frame.collect_schema().names()
@@ -80,6 +86,49 @@ def opened(source: FileSource, file: Path, columns: Collection[str]) -> pl.LazyF
     return frame
 
 
+def _table_of(file: Path, source: FileSource) -> pl.LazyFrame:
+    """A table of an SQLite database, all columns as text: its columns hold values of any type.
+
+    Raises:
+        UserError: none is named, or there is no such table.
+    """
+
+    def connected() -> sqlite3.Connection:
+        # Polars asks for one chunk after the other, but not always from the same thread.
+        return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+
+    table = source.table or ""
+    with closing(connected()) as connection:
+        tables = [
+            row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        ]
+        if table not in tables:
+            asked = f"no table {table}" if table else "a database: say which table"
+            raise UserError(
+                f"{file}: {asked} (it has {', '.join(sorted(tables))}); table: of {source.name} in the schema"
+            )
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({_quoted(table)})")]
+    texts = ", ".join(f"CAST({_quoted(column)} AS TEXT) AS {_quoted(column)}" for column in columns)
+    query, types = f"SELECT {texts} FROM {_quoted(table)}", dict.fromkeys(columns, pl.String)  # noqa: S608
+
+    def chunks(
+        wanted: list[str] | None, predicate: pl.Expr | None, at_most: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        with closing(connected()) as connection:
+            for chunk in pl.read_database(
+                query, connection, iter_batches=True, batch_size=_ROWS_AT_ONCE, schema_overrides=types
+            ):
+                some = chunk if predicate is None else chunk.filter(predicate)
+                yield (some if at_most is None else some.head(at_most)).select(wanted or pl.all())
+
+    return register_io_source(chunks, schema=types)
+
+
+def _quoted(name: str) -> str:
+    """As SQL writes a name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
     """While a file is read: Polars' errors become one line."""
@@ -87,9 +136,9 @@ def readable(file: Path) -> Iterator[None]:
         yield
     except pl.exceptions.NoDataError as error:
         raise UserError(f"{file}: empty, without even names of columns; export it again") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, sqlite3.Error, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{file}: not readable ({reason}); export it again as UTF-8 CSV or parquet") from error
+        raise UserError(f"{file}: not readable ({reason}); export it again, a CSV in UTF-8") from error
 
 
 def chosen(source: FileSource, frame: pl.LazyFrame) -> pl.LazyFrame:

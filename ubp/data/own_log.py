@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
+from rich.progress import Progress
 
 from ubp.data import log_checks, own_ids, schema
 from ubp.data.item_attributes import ItemAttributes, attributes
@@ -157,10 +158,12 @@ def import_log(
         staged, listed = _staged(log, files, folder, settings.drop, advance)
         bar.update(task, description="ids")
         ids = _Ids.of(staged, listed)
+        counts = (f"{len(table):,} {name}" for name, table in vars(ids).items())
+        logger.info("%s", ", ".join(counts))
         advance("items")
         items = attributes(ids.items, listed, _amounts(staged), by_amounts=not (log.items and log.items.price))
         advance("texts")
-        codes = _text_codes(items.table[schema.NAME], _searches(staged), settings)
+        codes = _text_codes(items.table[schema.NAME], _searches(staged), settings, bar)
         advance("writing")
         with ExitStack() as stack:
             asides = {path: stack.enter_context(atomic_write(path)) for path in outputs(paths)}
@@ -256,12 +259,13 @@ def _searches(staged: Sequence[StagedEvents]) -> pl.Series:
     return collect(pl.concat([frame.select(SUBJECT) for frame in frames]).unique()).to_series().sort()
 
 
-def _text_codes(names: pl.Series, searches: pl.Series, settings: ImportSettings) -> pl.DataFrame:
+def _text_codes(names: pl.Series, searches: pl.Series, settings: ImportSettings, bar: Progress) -> pl.DataFrame:
     """``subject``, a distinct text, and its codes as the challenge writes them; names and searches by one quantiser."""
     texts = pl.concat([names.rename(SUBJECT), searches]).unique().sort()
     every = texts.to_list()
     logger.info("quantising %s texts", f"{len(every):,}")
-    codes = TextCodes.fit(every, settings.text, settings.seed).of(every)
+    task = bar.add_task("texts", total=len(every))
+    codes = TextCodes.fit(every, settings.text, settings.seed).of(every, lambda done: bar.advance(task, done))
     return pl.DataFrame({SUBJECT: texts, _CODES: codes_text(codes)})
 
 

@@ -1,7 +1,9 @@
 """Files of somebody's log, parsed: times of every form, ids of every type, and what cannot be used."""
 
 import gzip
+import sqlite3
 import uuid
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -230,7 +232,7 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path):
     with pytest.raises(UserError, match=r"nothing.csv: no such file; put it there, or say where it lies"):
         files_of(source_of(file="nothing.csv"), tmp_path)
     (tmp_path / "log.xlsx").touch()
-    with pytest.raises(UserError, match=r"must end with .parquet, .csv, .csv.gz; export it so"):
+    with pytest.raises(UserError, match=r"must end with .parquet, .csv, .csv.gz, .sqlite, .db; export it so"):
         files_of(source_of(file="log.*"), tmp_path)
 
 
@@ -246,7 +248,7 @@ def test_an_absolute_path_stays(tmp_path):
         (b"", "empty, without even names of columns"),
         (b"who,when\n1,2\n", "column what missing (it has who, when); correct sales in the schema"),
         (b"who;when;what\n1;2;3\n", "or its separator, which is ','"),
-        (b"who,when,what\n1,\xe9,3\n", "not readable (invalid utf-8 sequence); export it again as UTF-8 CSV"),
+        (b"who,when,what\n1,\xe9,3\n", "not readable (invalid utf-8 sequence); export it again, a CSV in UTF-8"),
     ],
 )
 def test_a_csv_that_cannot_be_read_is_one_line(tmp_path, content, line):
@@ -269,6 +271,41 @@ def test_a_parquet_that_is_none(tmp_path):
 def test_a_file_without_rows(tmp_path):
     (tmp_path / "f.csv").write_text("who,when,what\n")
     assert parsed(tmp_path, [tmp_path / "f.csv"], source_of()).is_empty()
+
+
+@pytest.fixture
+def database(tmp_path):
+    """With a table whose name and columns need quoting, and with values of several types in one column."""
+    file = tmp_path / "shop.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute('CREATE TABLE "the sales" (who, "when" TEXT, what INTEGER, "paid in €" REAL)')
+        rows = [(7, "2025-01-01 00:00:00", 2**63 - 1, 2.5), ("a7", "2025-01-02 00:00:00", 3, None), (7, None, 4, 1)]
+        connection.executemany('INSERT INTO "the sales" VALUES (?, ?, ?, ?)', rows)
+        connection.commit()
+    return file
+
+
+def test_a_table_of_a_database(tmp_path, database):
+    source = source_of(table="the sales", value="paid in €", where={"what": [2**63 - 1, 3]})
+    found = parsed(tmp_path, [database], source)
+    assert found.rows() == [
+        ("7", datetime(2025, 1, 1), str(2**63 - 1), 2.5),
+        ("a7", datetime(2025, 1, 2), "3", None),
+    ]
+    with pytest.raises(UserError, match=r"column when: 1 of 3 rows have no time .* \(the first: row 2, None\)"):
+        parsed(tmp_path, [database], source_of(table="the sales"))
+
+
+def test_a_table_that_is_not_there(tmp_path, database):
+    with pytest.raises(
+        UserError, match=r"shop.sqlite: no table sale \(it has the sales\); table: of sales in the schema"
+    ):
+        parsed(tmp_path, [database], source_of(table="sale"))
+    with pytest.raises(UserError, match="a database: say which table"):
+        parsed(tmp_path, [database], source_of())
+    (tmp_path / "other.db").write_text("no database, but long enough to be looked at as one" * 40)
+    with pytest.raises(UserError, match=r"other.db: not readable \(file is not a database\)"):
+        parsed(tmp_path, [tmp_path / "other.db"], source_of(table="x"))
 
 
 # --- items -----------------------------------------------------------------------------------------------------------
