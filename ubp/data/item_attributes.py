@@ -1,5 +1,6 @@
 """What is known of items, as the challenge's properties: category, price bucket, and the codes of a name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,7 +8,7 @@ import polars as pl
 
 from ubp.data import own_ids, schema
 from ubp.data.log_sources import SUBJECT, VALUE
-from ubp.data.own_ids import with_ids
+from ubp.data.own_ids import together, with_ids
 from ubp.data.reading import collect
 
 NO_CATEGORY: Final = 0
@@ -35,25 +36,28 @@ class ItemAttributes:
     by_amounts: bool
 
 
-def attributes(skus: pl.DataFrame, listed: pl.LazyFrame | None, paid: pl.LazyFrame, by_amounts: bool) -> ItemAttributes:
+def attributes(
+    skus: pl.DataFrame, listed: Sequence[pl.LazyFrame], paid: pl.LazyFrame, by_amounts: bool
+) -> ItemAttributes:
     """Bring together what the list of items says and what was paid.
 
     An item without a category has `NO_CATEGORY`, without a price the middle bucket, without a name an empty one.
 
     Args:
         skus: the items' ids, see `ubp.data.own_ids`.
-        listed: as `ubp.data.log_sources.stage_items` writes it, an item may have several rows; None: there is none.
+        listed: as `ubp.data.log_sources.stage_items` gives it, an item may have several rows; empty: there is none.
         paid: ``subject`` as in ``listed``, ``value`` Float64.
         by_amounts: prices are the middle of the amounts paid, not of those in the list.
     """
-    rows = pl.LazyFrame(schema=_LISTED) if listed is None else listed
-    categories = own_ids.numbered([rows.select(schema.CATEGORY)])
+    rows = together(listed or [pl.LazyFrame(schema=_LISTED)], (SUBJECT, schema.CATEGORY))
+    categories = own_ids.numbered([piece.select(schema.CATEGORY) for piece in listed])
     amounts = paid.rename({VALUE: schema.PRICE}) if by_amounts else rows
     middle = amounts.drop_nulls(schema.PRICE).group_by(SUBJECT).agg(pl.col(schema.PRICE).median())
     category = with_ids(_most_frequent(rows, schema.CATEGORY), schema.CATEGORY, categories)
     table = skus.lazy().select(pl.col(own_ids.ID).alias(SUBJECT))
     for known in (category, middle, _most_frequent(rows, schema.NAME)):
-        table = table.join(with_ids(known, SUBJECT, skus), on=SUBJECT, how="left")
+        # One after the other: each may hold a value of every row.
+        table = table.join(collect(with_ids(known, SUBJECT, skus)).lazy(), on=SUBJECT, how="left")
     found = collect(table).sort(SUBJECT)
     filled = found.select(
         pl.col(SUBJECT).alias(schema.SKU),

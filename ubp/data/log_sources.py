@@ -32,6 +32,7 @@ READABLE: Final = (".parquet", ".csv", ".csv.gz", *DATABASES)
 _ROW: Final = "#row"
 _RAW: Final = "#raw"
 _ROWS_AT_ONCE: Final = 200_000  # of a database
+_PIECE: Final = 5_000_000  # rows of a staged file that are looked through at a time
 _EXACT: Final = 2.0**53  # below it every whole number is a float of its own
 _JOINED: Final = " "  # between the columns that make up a name
 _LEVELS: Final = " / "  # between those that make up a category
@@ -248,20 +249,25 @@ class StagedEvents:
     Attributes:
         source: of which.
         files: of the user's.
-        parts: a parquet for each.
+        parts: a parquet for each, and its rows.
         rows: that can be used.
         dropped: that cannot.
     """
 
     source: EventSource
     files: tuple[Path, ...]
-    parts: tuple[Path, ...]
+    parts: tuple[tuple[Path, int], ...]
     rows: int
     dropped: int
 
     def frames(self) -> list[pl.LazyFrame]:
-        """The rows that can be used, of each file; ids Int64 or String."""
-        return [pl.scan_parquet(part, glob=False).filter(~_unusable()) for part in self.parts]
+        """The rows that can be used, in `pieces`; ids Int64 or String."""
+        return [piece.filter(~_unusable()) for part, rows in self.parts for piece in pieces(part, rows)]
+
+
+def pieces(part: Path, rows: int) -> list[pl.LazyFrame]:
+    """A staged file in pieces of a bounded size, at least one."""
+    return [pl.scan_parquet(part, glob=False).slice(start, _PIECE) for start in range(0, max(rows, 1), _PIECE)]
 
 
 def stage_events(
@@ -281,7 +287,7 @@ def stage_events(
         UserError: one line for each fault of a column; without ``drop`` also for rows that cannot be used.
     """
     folder.mkdir(parents=True)
-    parts, faults, rows, dropped = list[Path](), list[str](), 0, 0
+    parts, faults, rows, dropped = list[tuple[Path, int]](), list[str](), 0, 0
     for number, file in enumerate(files):
         frame = opened(source, file, _own_columns(source).values())
         columns = _event_columns(source, file, frame, zone)
@@ -294,7 +300,7 @@ def stage_events(
         rows, dropped = rows + seen["rows"] - seen["bad"], dropped + seen["bad"]
         if not drop:
             faults += _faults(source, file, frame, columns, seen)
-        parts.append(part)
+        parts.append((part, seen["rows"]))
         advance()
     if faults:
         raise UserError(faults)
@@ -368,11 +374,13 @@ def _faults(
 # --- items ----------------------------------------------------------------------------------------------------------
 
 
-def stage_items(source: ItemSource, files: Sequence[Path], folder: Path, advance: Callable[[], None]) -> list[Path]:
+def stage_items(
+    source: ItemSource, files: Sequence[Path], folder: Path, advance: Callable[[], None]
+) -> list[pl.LazyFrame]:
     """Parse the files of the items' attributes, rows without an item left out.
 
-    A parquet for each with the columns ``subject`` Int64 or String, ``category`` Int64 or String, ``price`` Float64,
-    ``name`` String; null is what is missing, and what is no number.
+    Columns: ``subject`` Int64 or String, ``category`` Int64 or String, ``price`` Float64, ``name`` String; null is what
+    is missing, and what is no number. In `pieces`.
 
     Args:
         source: its columns.
@@ -384,7 +392,7 @@ def stage_items(source: ItemSource, files: Sequence[Path], folder: Path, advance
         UserError: a file cannot be read, lacks a column, or has one of a wrong type.
     """
     folder.mkdir(parents=True)
-    parts = []
+    staged = list[pl.LazyFrame]()
     for number, file in enumerate(files):
         own = [source.item, *source.category, *source.text, *([source.price] if source.price else [])]
         frame = opened(source, file, own)
@@ -407,9 +415,9 @@ def stage_items(source: ItemSource, files: Sequence[Path], folder: Path, advance
         }
         with readable(file):
             chosen(source, frame).select(**columns).drop_nulls(SUBJECT).sink_parquet(part)
-        parts.append(part)
+        staged += pieces(part, collect(pl.scan_parquet(part, glob=False).select(pl.len())).item())
         advance()
-    return parts
+    return staged
 
 
 def _joined(columns: Sequence[str], between: str) -> pl.Expr:

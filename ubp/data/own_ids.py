@@ -5,7 +5,7 @@ be another id's 17). All others of a log are numbered from 1 on in the order of 
 A table has both: ``id`` Int64 and ``original`` Int64 or String, by ascending id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import polars as pl
@@ -15,6 +15,7 @@ from ubp.data.reading import collect
 ID: Final = "id"
 ORIGINAL: Final = "original"
 
+_AT_ONCE: Final = 5_000_000  # values put together before repetitions are taken out again
 _INTEGER: Final = r"^(0|-?[1-9][0-9]{0,18})$"
 _ROW: Final = "#id"
 
@@ -27,14 +28,34 @@ def numbered(ids: Sequence[pl.LazyFrame]) -> pl.DataFrame:
     """
     if not ids:
         return pl.DataFrame(schema={ID: pl.Int64, ORIGINAL: pl.Int64})
-    every = together([frame.select(pl.first().alias(ORIGINAL)) for frame in ids], (ORIGINAL,))
-    found = collect(every.drop_nulls().unique())
+    found = distinct(ids).rename(ORIGINAL).to_frame()
     if found[ORIGINAL].dtype == pl.String and _are_integers(found):
         found = found.cast(pl.Int64)
     found = found.sort(ORIGINAL)
     if found[ORIGINAL].dtype == pl.String:
         return found.with_row_index(ID, offset=1).cast({ID: pl.Int64})
     return found.select(pl.col(ORIGINAL).alias(ID), ORIGINAL)
+
+
+def distinct(frames: Iterable[pl.LazyFrame]) -> pl.Series:
+    """The values that occur, in any order; String where one frame has texts.
+
+    Memory goes with the distinct values, not with the rows: Polars' own `unique` over many frames keeps both.
+
+    Args:
+        frames: of one column, Int64 or String, with repetitions; nulls do not count. At least one.
+    """
+    found, waiting = pl.DataFrame(), list[pl.DataFrame]()
+    for frame in frames:
+        waiting.append(collect(frame.select(pl.first().alias(ORIGINAL)).drop_nulls().unique()))
+        if sum(map(len, waiting)) > max(len(found), _AT_ONCE):
+            found, waiting = _merged([found, *waiting]), []
+    return _merged([found, *waiting]).to_series()
+
+
+def _merged(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    frames = [table.lazy() for table in tables if table.width]
+    return together(frames, (ORIGINAL,)).unique().collect()
 
 
 def together(frames: Sequence[pl.LazyFrame], ids: Sequence[str]) -> pl.LazyFrame:

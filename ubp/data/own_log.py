@@ -157,25 +157,44 @@ def import_log(
 
         staged, listed = _staged(log, files, folder, settings.drop, advance)
         bar.update(task, description="ids")
-        ids = _Ids.of(staged, listed)
-        counts = (f"{len(table):,} {name}" for name, table in vars(ids).items())
-        logger.info("%s", ", ".join(counts))
+        met = [_Met.of(each) for each in staged]
+        ids = _Ids.of(met, listed)
         advance("items")
         items = attributes(ids.items, listed, _amounts(staged), by_amounts=not (log.items and log.items.price))
         advance("texts")
-        codes = _text_codes(items.table[schema.NAME], _searches(staged), settings, bar)
+        codes = _text_codes(items.table[schema.NAME], _searches(met), settings, bar)
         advance("writing")
-        with ExitStack() as stack:
-            asides = {path: stack.enter_context(atomic_write(path)) for path in outputs(paths)}
-            tables = _tables(staged, ids, items, codes)
-            for path, table in zip(outputs(paths), tables, strict=True):
-                table.sink_parquet(asides[path], row_group_size=_ROW_GROUP)
-            events = {kind: asides[paths.raw / kind.file_name] for kind in EventType}
-            warnings = list(log_checks.warnings(events, ids.clients, settings.now))
-            begin()
+        figures = [_figures(*each) for each in zip(staged, met, strict=True)]
+        warnings = _write(
+            dict(zip(outputs(paths), _tables(staged, ids, items, codes), strict=True)), ids.clients, settings.now, begin
+        )
         advance()
-        example = ids.items[own_ids.ORIGINAL].first() if len(ids.items) else None
-        return OwnLog([_figures(each) for each in staged], items, example, warnings)
+    example = ids.items[own_ids.ORIGINAL].first() if len(ids.items) else None
+    return OwnLog(figures, items, example, warnings)
+
+
+def _write(
+    tables: Mapping[Path, pl.LazyFrame], clients: pl.DataFrame, now: datetime, begin: Callable[[], None]
+) -> list[str]:
+    """Write all files, or none, and look at the events before they take their place.
+
+    Args:
+        tables: by the `outputs`.
+        clients: their ids.
+        now: in the log's zone.
+        begin: called before the first file is replaced.
+
+    Returns:
+        A line for each thing that should be looked at.
+    """
+    with ExitStack() as stack:
+        asides = {path: stack.enter_context(atomic_write(path)) for path in tables}
+        for path, table in tables.items():
+            table.sink_parquet(asides[path], row_group_size=_ROW_GROUP)
+        by_name = {path.name: aside for path, aside in asides.items()}
+        warnings = list(log_checks.warnings({kind: by_name[kind.file_name] for kind in EventType}, clients, now))
+        begin()
+        return warnings
 
 
 @contextmanager
@@ -191,13 +210,13 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _staged(
     log: LogSchema, files: Files, folder: Path, drop: bool, advance: Callable[[], None]
-) -> tuple[list[StagedEvents], pl.LazyFrame | None]:
+) -> tuple[list[StagedEvents], list[pl.LazyFrame]]:
     """All events and the list of items, parsed.
 
     Raises:
         UserError: the faults of all files, or no purchases.
     """
-    staged, faults, listed = list[StagedEvents](), list[str](), None
+    staged, faults, listed = list[StagedEvents](), list[str](), list[pl.LazyFrame]()
     for number, source in enumerate(log.events):
         try:
             part = folder / f"{number:06}"
@@ -207,9 +226,7 @@ def _staged(
             faults += error.messages
     if log.items:
         try:
-            parts = stage_items(log.items, files[_ITEMS], folder / _ITEMS, advance)
-            frames = [pl.scan_parquet(part, glob=False) for part in parts]
-            listed = together(frames, (SUBJECT, schema.CATEGORY))
+            listed = stage_items(log.items, files[_ITEMS], folder / _ITEMS, advance)
         except UserError as error:
             faults += error.messages
     bought = [each for each in staged if each.source.kind == EventType.PRODUCT_BUY]
@@ -224,21 +241,38 @@ def _staged(
 
 
 @dataclass(frozen=True)
+class _Met:
+    """The distinct values of a source, Int64 or String."""
+
+    source: EventSource
+    clients: pl.Series
+    subjects: pl.Series
+
+    @classmethod
+    def of(cls, staged: StagedEvents) -> "_Met":
+        frames = staged.frames()
+        values = (own_ids.distinct(frame.select(column) for frame in frames) for column in (CLIENT, SUBJECT))
+        return cls(staged.source, *values)
+
+
+@dataclass(frozen=True)
 class _Ids:
+    """The tables of `ubp.data.own_ids`."""
+
     clients: pl.DataFrame
     items: pl.DataFrame
     urls: pl.DataFrame
 
     @classmethod
-    def of(cls, staged: Sequence[StagedEvents], listed: pl.LazyFrame | None) -> "_Ids":
-        def subjects(column: str) -> list[pl.LazyFrame]:
-            found = [each for each in staged if each.source.kind.subject == column]
-            return [frame.select(SUBJECT) for each in found for frame in each.frames()]
+    def of(cls, met: Sequence[_Met], listed: Sequence[pl.LazyFrame]) -> "_Ids":
+        def of_subject(column: str) -> list[pl.LazyFrame]:
+            return [each.subjects.to_frame().lazy() for each in met if each.source.kind.subject == column]
 
-        clients = own_ids.numbered([frame.select(CLIENT) for each in staged for frame in each.frames()])
-        in_list = [] if listed is None else [listed.select(SUBJECT)]
-        items = own_ids.numbered([*subjects(schema.SKU), *in_list])
-        return cls(clients, items, own_ids.numbered(subjects(schema.URL)))
+        in_list = [piece.select(SUBJECT) for piece in listed]
+        clients = own_ids.numbered([each.clients.to_frame().lazy() for each in met])
+        items, urls = own_ids.numbered([*of_subject(schema.SKU), *in_list]), own_ids.numbered(of_subject(schema.URL))
+        logger.info("%s clients, %s items, %s urls", *(f"{len(table):,}" for table in (clients, items, urls)))
+        return cls(clients, items, urls)
 
 
 def _of_kind(staged: Sequence[StagedEvents], kind: EventType) -> list[pl.LazyFrame]:
@@ -251,17 +285,16 @@ def _amounts(staged: Sequence[StagedEvents]) -> pl.LazyFrame:
     return together(frames, (SUBJECT,)).drop_nulls(VALUE)
 
 
-def _searches(staged: Sequence[StagedEvents]) -> pl.Series:
-    """The distinct texts searched for, in order."""
-    frames = _of_kind(staged, EventType.SEARCH_QUERY)
-    if not frames:
-        return pl.Series(SUBJECT, dtype=pl.String)
-    return collect(pl.concat([frame.select(SUBJECT) for frame in frames]).unique()).to_series().sort()
+def _searches(met: Sequence[_Met]) -> list[pl.Series]:
+    """The distinct texts that each source has searches for."""
+    return [each.subjects for each in met if each.source.kind == EventType.SEARCH_QUERY]
 
 
-def _text_codes(names: pl.Series, searches: pl.Series, settings: ImportSettings, bar: Progress) -> pl.DataFrame:
+def _text_codes(
+    names: pl.Series, searches: Sequence[pl.Series], settings: ImportSettings, bar: Progress
+) -> pl.DataFrame:
     """``subject``, a distinct text, and its codes as the challenge writes them; names and searches by one quantiser."""
-    texts = pl.concat([names.rename(SUBJECT), searches]).unique().sort()
+    texts = pl.concat([each.rename(SUBJECT) for each in (names, *searches)]).unique().sort()
     every = texts.to_list()
     logger.info("quantising %s texts", f"{len(every):,}")
     task = bar.add_task("texts", total=len(every))
@@ -301,20 +334,19 @@ def _coded(frame: pl.LazyFrame, codes: pl.DataFrame) -> pl.LazyFrame:
     return joined.with_columns(pl.col(_CODES).alias(SUBJECT)).drop(_CODES)
 
 
-def _figures(staged: StagedEvents) -> SourceFigures:
-    events, time = together(staged.frames(), (CLIENT, SUBJECT)), pl.col(schema.TIMESTAMP)
-    look = events.select(pl.col(CLIENT, SUBJECT).n_unique(), first=time.min(), last=time.max())
-    seen = collect(look).row(0, named=True)
-    example = events.head(1).collect().rows()
-    count, some = len(staged.files), staged.rows > 0
+def _figures(staged: StagedEvents, met: _Met) -> SourceFigures:
+    time, pieces = pl.col(schema.TIMESTAMP), staged.frames()
+    events = pl.concat([piece.select(schema.TIMESTAMP) for piece in pieces])
+    first, last = collect(events.select(first=time.min(), last=time.max())).row(0)
+    examples = (row for piece in pieces for row in piece.head(1).collect().iter_rows())
     return SourceFigures(
         source=staged.source,
-        files=count,
+        files=len(staged.files),
         rows=staged.rows,
         dropped=staged.dropped,
-        clients=seen[CLIENT] if some else 0,
-        subjects=seen[SUBJECT] if some else 0,
-        first=seen["first"],
-        last=seen["last"],
-        example=example[0] if example else (),
+        clients=len(met.clients),
+        subjects=len(met.subjects),
+        first=first,
+        last=last,
+        example=next(examples, ()),
     )

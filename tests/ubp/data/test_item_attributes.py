@@ -15,9 +15,9 @@ LISTED = {"subject": pl.String, "category": pl.String, "price": pl.Float64, "nam
 
 
 def made(listed, paid=(), by_amounts=True):
-    rows = None if listed is None else pl.LazyFrame(listed, schema=LISTED, orient="row")
+    rows = [] if listed is None else [pl.LazyFrame([row], schema=LISTED, orient="row") for row in listed]
     amounts = pl.LazyFrame(list(paid), schema={"subject": pl.String, "value": pl.Float64}, orient="row")
-    ids = [amounts.select("subject"), *([] if rows is None else [rows.select("subject")])]
+    ids = [amounts.select("subject"), *(row.select("subject") for row in rows)]
     return attributes(numbered(ids), rows, amounts, by_amounts)
 
 

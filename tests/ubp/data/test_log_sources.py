@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ubp.data import log_sources
 from ubp.data.log_schema import schema_of
 from ubp.data.log_sources import files_of, stage_events, stage_items
 from ubp.io.errors import UserError
@@ -268,6 +269,12 @@ def test_a_parquet_that_is_none(tmp_path):
         parsed(tmp_path, [file], source_of())
 
 
+def test_pieces_are_all_rows_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_sources, "_PIECE", 3)
+    found = staged(tmp_path, table([WHEN[0]] * 10, whos=[*range(9), None]), drop=True)
+    assert found["client"].to_list() == list(range(9))
+
+
 def test_a_file_without_rows(tmp_path):
     (tmp_path / "f.csv").write_text("who,when,what\n")
     assert parsed(tmp_path, [tmp_path / "f.csv"], source_of()).is_empty()
@@ -316,8 +323,8 @@ def listed(tmp_path, rows, **fields) -> pl.DataFrame:
     rows.write_csv(file)
     values = {"events": {"sales": {"as": "product_buy", "file": "f", "client": "c", "time": "t", "item": "i"}}}
     log = schema_of(values | {"items": {"file": "items.csv", "item": "item", **fields}})
-    parts = stage_items(log.items, [file], tmp_path / uuid.uuid4().hex, lambda: None)
-    return pl.concat([pl.read_parquet(part) for part in parts])
+    pieces = stage_items(log.items, [file], tmp_path / uuid.uuid4().hex, lambda: None)
+    return pl.concat([piece.collect() for piece in pieces])
 
 
 def test_items_with_several_columns_for_category_and_name(tmp_path):

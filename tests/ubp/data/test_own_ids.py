@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ubp.data import own_ids
 from ubp.data.own_ids import ID, ORIGINAL, numbered, together, with_ids
 
 LIMITS = [-(2**63), 0, 2**63 - 1]
@@ -42,6 +43,19 @@ def test_every_id_finds_its_way_back_whatever_the_order(texts):
     back = dict(table.rows())
     assert [None if each is None else str(back[each]) for each in found.to_list()] == texts
     assert found.dtype == pl.Int64
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), st.integers(-5, 5))), min_size=1, max_size=8), st.booleans())
+def test_values_are_those_of_all_frames_put_together_in_parts(columns, text):
+    frames = [pl.LazyFrame({"x": pl.Series(column, dtype=pl.Int64)}) for column in columns]
+    if text:
+        frames[-1] = frames[-1].cast(pl.String)
+    wanted = {value for column in columns for value in column} - {None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_ids, "_AT_ONCE", 4)
+        found = own_ids.distinct(frames)
+    assert sorted(found.to_list()) == sorted(map(str, wanted) if text else wanted)
+    assert found.dtype == (pl.String if text else pl.Int64)
 
 
 def test_frames_of_both_types_below_one_another():
