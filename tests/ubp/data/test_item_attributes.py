@@ -5,7 +5,7 @@ import statistics
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubp.data.item_attributes import MIDDLE, attributes, buckets
@@ -71,6 +71,7 @@ def test_a_heavy_tail_fills_all_buckets_alike():
     assert counts["count"].unique().to_list() == [10]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60))
 def test_buckets_are_those_of_the_mean_rank(prices):
     found = pl.DataFrame({"price": pl.Series(prices, dtype=pl.Float64)}).select(buckets("price"))["price"].to_list()

@@ -4,7 +4,7 @@ from datetime import date, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubp.data import log_checks
@@ -32,6 +32,7 @@ def test_repeated_rows(tmp_path):
     assert line.startswith("product_buy: 2 rows repeat another one (the same client, time and sku); they stay;")
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), max_size=40))
 def test_repeated_rows_are_all_but_one_of_each_also_in_parts(tmp_path_factory, rows):
     file = tmp_path_factory.mktemp("parts") / "buy.parquet"

@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubp.data import own_ids
@@ -35,6 +35,7 @@ def test_no_ids():
     assert numbered(frames_of(pl.Series([None], dtype=pl.String))).is_empty()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(max_size=3), st.integers(-9, 9).map(str)), max_size=40))
 def test_every_id_finds_its_way_back_whatever_the_order(texts):
     table = numbered(frames_of(pl.Series(texts, dtype=pl.String)))
@@ -45,6 +46,7 @@ def test_every_id_finds_its_way_back_whatever_the_order(texts):
     assert found.dtype == pl.Int64
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.one_of(st.none(), st.integers(-5, 5))), min_size=1, max_size=8), st.booleans())
 def test_values_are_those_of_all_frames_put_together_in_parts(columns, text):
     frames = [pl.LazyFrame({"x": pl.Series(column, dtype=pl.Int64)}) for column in columns]
