@@ -46,6 +46,7 @@ from ubp.cli.output import closing_line
 from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
+from ubp.data.text_codes import codes_text
 from ubp.io.errors import UserError, require, require_positive
 from ubp.io.files import atomic_write, digest_of
 from ubp.io.stage import Stage
@@ -517,14 +518,6 @@ class SyntheticShop:
             keys[client] = np.log(self.random(_CLIENTS, begin).exponential(size=len(client)) / likely)
         drawn = np.argpartition(keys, self.shop.relevant_clients - 1)[: self.shop.relevant_clients]
         return np.sort(scattered(drawn, self.shop.clients, self.salt(_IDS)))
-
-
-def codes_text(codes: npt.NDArray[np.uint8]) -> pl.Series:
-    """Codes as the challenge writes them, ``[11  2 201 ...]``: String [texts]."""
-    words = pl.Series([f"{code:3d}" for code in range(schema.CODE_BOOK)])
-    columns = [words.gather(codes[:, place]) for place in range(schema.CODES)]
-    spaced = pl.select(pl.concat_str(columns, separator=" ")).to_series()
-    return pl.select(pl.concat_str(pl.lit("["), spaced, pl.lit("]"))).to_series()
 
 
 # Writing -----------------------------------------------------------------------------------------------------

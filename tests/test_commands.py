@@ -41,6 +41,8 @@ EVALUATE = ["scripts/evaluate.py", "embeddings=[basics,stat_features]", *TINY_PR
 ALL = {
     "make_demo_data": ["scripts/make_demo_data.py"],
     "make_synthetic_data": ["scripts/make_synthetic_data.py"],
+    "make_example_log": ["scripts/make_example_log.py"],
+    "import_log": ["scripts/import_log.py"],
     "split": SPLIT,
     "make_targets": ["scripts/make_targets.py"],
     "merge": MERGE,

@@ -20,7 +20,6 @@ from scripts.make_synthetic_data import (
     Signals,
     SyntheticShop,
     Tails,
-    codes_text,
     hashed,
     long_tailed,
     outputs,
@@ -222,11 +221,6 @@ def test_shares_sum_up_and_ids_are_each_ones_own():
         assert len(np.unique(ids)) == count
         assert ids.min() >= 1
     assert not np.all(np.diff(scattered(np.arange(997), 997, 5)) > 0)
-
-
-def test_codes_are_written_as_published():
-    codes = np.array([[11, 2, 201] + [0] * 13], np.uint8)
-    assert codes_text(codes).to_list() == ["[ 11   2 201" + "   0" * 13 + "]"]
 
 
 def run(paths: DataPaths, *words: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from ubp.io.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-_YEARS = (1970, 2199)  # a time outside is a sentinel, not a time
+YEARS = (1970, 2199)  # a time outside is a sentinel, not a time
 
 _CODES_PATTERN = rf"^\s*\[\s*[0-9]{{1,3}}(\s+[0-9]{{1,3}}){{{schema.CODES - 1}}}\s*\]\s*$"
 
@@ -139,7 +139,7 @@ def _faulty(column: str) -> pl.Expr:
     """True where a raw value cannot be used; for columns whose dtype passed `_expected`."""
     if column == schema.TIMESTAMP:
         year = pl.col(column).dt.year()
-        return pl.col(column).is_null() | ~year.is_between(*_YEARS)
+        return pl.col(column).is_null() | ~year.is_between(*YEARS)
     if column in schema.CODE_COLUMNS:
         in_book = (numbers_in(column).cast(pl.List(pl.Int64)).list.max() < schema.CODE_BOOK).fill_null(False)
         return ~(pl.col(column).cast(pl.String).str.contains(_CODES_PATTERN).fill_null(False) & in_book)
@@ -147,7 +147,7 @@ def _faulty(column: str) -> pl.Expr:
 
 
 _FAULTS = {
-    schema.TIMESTAMP: f"are no time of the form YYYY-MM-DD HH:mm:ss in the years {_YEARS[0]} to {_YEARS[1]}",
+    schema.TIMESTAMP: f"are no time of the form YYYY-MM-DD HH:mm:ss in the years {YEARS[0]} to {YEARS[1]}",
     schema.NAME: f"are not {schema.CODES} numbers in 0..{schema.CODE_BOOK - 1}",
     schema.QUERY: f"are not {schema.CODES} numbers in 0..{schema.CODE_BOOK - 1}",
 }

@@ -1,0 +1,156 @@
+"""Texts as the challenge writes them: 16 codes, each from a code book of its own, close texts with many in common.
+
+A product quantiser (Jégou, Douze and Schmid, PAMI 2011) of vectors that are close where texts share runs of letters, so
+that a plural, a package's size or a misspelling changes little. Texts become TF-IDF of their n-grams of letters, these
+64 numbers by a truncated SVD, of length 1. A subspace has every 16th of the 64: one of the 16 main directions, and
+finer ones beside it, so that each position says something also of a few texts. A k-means of each subspace is its code
+book. Few texts have smaller books: with 256 codes each of 300 texts would have codes that no other has.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ubp.data.schema import CODE_BOOK, CODES
+from ubp.io.errors import require_positive
+
+Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.uint8]
+
+_WIDTH: Final = 64  # of the vectors: four numbers for each code
+_NGRAMS: Final = (2, 4)  # letters
+_TEXTS: Final = 20_000  # that are read at a time
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a quantiser is learned.
+
+    Attributes:
+        sample: distinct texts that it is learned from, at most; the others are read by it afterwards.
+        features: runs of letters that count, at most: the most frequent ones.
+        texts_a_code: distinct texts for one code of a book, at least, so that a few texts share codes too.
+    """
+
+    sample: int = 100_000
+    features: int = 65_536
+    texts_a_code: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            UserError: a number is below 1.
+        """
+        require_positive(self, "text", "sample", "features", "texts_a_code")
+
+
+@dataclass(frozen=True)
+class TextCodes:
+    """A fitted quantiser; any text has codes, whether it was in the fit or not.
+
+    Attributes:
+        read: texts to their vectors, float64 [texts, at most 64].
+        books: for each position the centres, float64 [codes, at most 4].
+    """
+
+    read: Callable[[Sequence[str]], Floats]
+    books: tuple[Floats, ...]
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], settings: TextSettings, seed: int) -> Self:
+        """Learn from texts; the same texts, settings and seed give the same codes.
+
+        Args:
+            texts: in any order, repeated or not; empty ones say nothing and are left out.
+            settings: see there.
+            seed: of the sample, the SVD and the first centres.
+        """
+        distinct = _sample(sorted({text for text in texts if text.strip()}), settings.sample, seed)
+        read = _reader(distinct, settings.features, seed)
+        vectors = read(distinct)
+        count = min(CODE_BOOK, max(2, len(distinct) // settings.texts_a_code))
+        return cls(read, tuple(_book(part, count, seed + place) for place, part in enumerate(_parts(vectors))))
+
+    def of(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Codes:
+        """The codes of texts: uint8 [texts, 16].
+
+        Args:
+            texts: any.
+            advance: told how many more are done.
+        """
+        codes = np.zeros((len(texts), CODES), np.uint8)
+        for start in range(0, len(texts), _TEXTS):
+            some = texts[start : start + _TEXTS]
+            for place, part in enumerate(_parts(self.read(some))):
+                codes[start : start + len(some), place] = _nearest(self.books[place], part)
+            advance(len(some))
+        return codes
+
+
+def codes_text(codes: Codes) -> pl.Series:
+    """Codes as the challenge writes them, ``[11  2 201 ...]``: uint8 [texts, 16] to String [texts]."""
+    words = pl.Series([f"{code:3d}" for code in range(CODE_BOOK)])
+    columns = [words.gather(codes[:, place]) for place in range(CODES)]
+    spaced = pl.select(pl.concat_str(columns, separator=" ")).to_series()
+    return pl.select(pl.concat_str(pl.lit("["), spaced, pl.lit("]"))).to_series()
+
+
+def _sample(texts: list[str], at_most: int, seed: int) -> list[str]:
+    if len(texts) <= at_most:
+        return texts
+    drawn = np.random.default_rng(seed).choice(len(texts), at_most, replace=False)
+    return [texts[place] for place in np.sort(drawn)]
+
+
+def _reader(texts: list[str], features: int, seed: int) -> Callable[[Sequence[str]], Floats]:
+    """Learn what makes vectors of texts, float64 [texts, at most 64], of length 1; zeros for one of unknown letters."""
+    if not texts:
+        return lambda some: np.zeros((len(some), 0))
+    # Imported where texts get their codes: a second and a half, which a log without texts does not need.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
+
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=_NGRAMS, max_features=features, sublinear_tf=True)
+    sparse = letters.fit_transform(texts)
+    with threadpool_limits(limits=1):  # one order of sums, so that the same log gives the same codes
+        directions = randomized_svd(sparse, min(_WIDTH, *sparse.shape), n_iter=5, random_state=seed)[2].T
+
+    def read(some: Sequence[str]) -> Floats:
+        vectors: Floats = letters.transform(some) @ directions
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
+        return unit
+
+    return read
+
+
+def _parts(vectors: Floats) -> Iterator[Floats]:
+    """The subspaces of vectors, each float64 [texts, at most 4]."""
+    for place in range(CODES):
+        yield np.ascontiguousarray(vectors[:, place::CODES])
+
+
+def _book(part: Floats, count: int, seed: int) -> Floats:
+    """Centres of a subspace by mini-batch k-means (Sculley, WWW 2010): float64 [at most ``count``, as wide]."""
+    distinct = np.unique(part.round(9), axis=0)
+    if len(distinct) <= 1 or not part.shape[1]:
+        return np.zeros((1, part.shape[1]))
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):  # one order of sums, so that the same log gives the same codes
+        means: Any = MiniBatchKMeans(min(count, len(distinct)), random_state=seed, n_init=1, batch_size=4096)
+        means.fit(distinct)
+    return np.ascontiguousarray(means.cluster_centers_, dtype=np.float64)
+
+
+def _nearest(book: Floats, part: Floats) -> npt.NDArray[np.int64]:
+    """The nearest centre of each row, of equally near ones the first: int64 [texts]."""
+    found: npt.NDArray[np.int64] = (part @ book.T - np.square(book).sum(axis=1) / 2).argmax(axis=1)
+    return found
