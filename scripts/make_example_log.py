@@ -239,7 +239,7 @@ def clickstream(wanted: Wanted, seed: int) -> dict[str, pl.DataFrame]:
     product = (department[session] * len(_SHELVES) + shelf_rank) * _PRODUCTS_A_SHELF + rank
     drawn, buying = rng.random(len(session)), np.minimum(reads[session], 1.0)
     kinds = [drawn < 0.15 * buying + 0.01, drawn < 0.35 * buying + 0.03, drawn < 0.45]
-    action = np.select([kinds[0], kinds[1], kinds[2]], ["purchase", "cart", "search"], "view")
+    action = np.select(kinds, ["purchase", "cart", "search"], "view")
     action = np.where(place == 0, "view", action)
     visitors = [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in range(wanted.clients)]
     seconds = begins[session] + place * 40 + rng.integers(0, 30, len(session))

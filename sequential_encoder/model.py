@@ -551,10 +551,9 @@ class SequentialEncoder(SequenceModel):
 
         Where no labels are asked for, one of each row: as of its last day, as the profile.
         """
-        states = self.states(batch, self.contents(batch))
-        if DAY_AT in batch:
-            return self.answers_from(states, batch)
-        return self._read(self.profiles(states, batch)[:, -1])
+        if DAY_AT not in batch:
+            return self._read(self.encode(batch))
+        return self.answers_from(self.states(batch, self.contents(batch)), batch)
 
     def answers_from(self, states: "States", batch: Batch) -> dict[str, Tensor]:
         """See `answers`."""
