@@ -183,6 +183,11 @@ class ChallengeData:
         """Every column and row of the properties, codes as text."""
         return scan(self.paths.properties)
 
+    @property
+    def event_types(self) -> tuple[EventType, ...]:
+        """The types of event that the log has a file for, in the order of their codes."""
+        return schema.EVENT_ORDER
+
     def file(self, event_type: EventType) -> Path:
         return self.folder / event_type.file_name
 
