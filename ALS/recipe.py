@@ -7,6 +7,7 @@ and vectors of different days can be compared. Items that the fit did not know a
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.blocks.widths import cut_line
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
+from ubp.data.event_types import chosen
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.lacking import no_events
 from ubp.data.reading import collect
@@ -53,16 +55,25 @@ class Interactions:
         """Refuse what does not exist.
 
         Raises:
-            UserError: an unknown event type or transform, no event type, or one that does not have the column.
+            UserError: an unknown transform, or no event type.
         """
-        known = [event_type.value for event_type in EventType]
-        if unknown := [name for name in self.weights if name not in known]:
-            raise UserError(f"interactions.weights.{unknown[0]}: no such event type; known: {', '.join(known)}")
         require(bool(self.weights), "interactions.weights", "{}", "the weight of one event type at least")
         require(self.transform in ("none", "log1p"), "interactions.transform", self.transform, "none or log1p")
-        for event_type in map(EventType, self.weights):
+
+    def event_types(self, known: Sequence[EventType]) -> tuple[EventType, ...]:
+        """Those that have a weight.
+
+        Args:
+            known: the log's.
+
+        Raises:
+            UserError: the log has no such type, or its events do not have the column.
+        """
+        found = chosen("interactions.weights", self.weights, known)
+        for event_type in found:
             if self.column != event_type.subject and not (self.in_properties and event_type.has_sku):
                 raise UserError(f"interactions.column={self.column}: events of {event_type} have no such column")
+        return found
 
     @property
     def in_properties(self) -> bool:
@@ -79,8 +90,8 @@ def summed_weights(data: ChallengeData, settings: Interactions, clients: Clients
         clients: int64; None for all.
     """
     frames = [
-        _items(data, EventType(name), settings).with_columns(pl.lit(weight, pl.Float64).alias(_WEIGHT))
-        for name, weight in settings.weights.items()
+        _items(data, event_type, settings).with_columns(pl.lit(settings.weights[event_type], pl.Float64).alias(_WEIGHT))
+        for event_type in settings.event_types(data.event_types)
     ]
     events = pl.concat(frames)
     if clients is not None:

@@ -34,6 +34,7 @@ from ubp.blocks.embeddings import read_lineage
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
 from ubp.data import schema
+from ubp.data.event_types import chosen as chosen_types
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
 from ubp.data.paths import DataPaths
@@ -71,7 +72,7 @@ class TextSettings:
     """Which events a text is made of, and which of their fields a line holds.
 
     Attributes:
-        event_types: None for all five.
+        event_types: None for all.
         newest: events per client at most, the latest ones.
         distinct: of events of one type about the same subject only the newest is kept.
         fields: of a line, in this order.
@@ -92,10 +93,9 @@ class TextSettings:
         """
         require_positive(self, "text", "newest")
         require(len(self.fields) >= 1, "text.fields", self.fields, "at least one field")
-        types = [event_type.value for event_type in EventType]
-        for setting, names, known in (("event_types", self.event_types, types), ("fields", self.fields, FIELDS)):
-            if unknown := [name for name in names or [] if name not in known]:
-                raise UserError(f"text.{setting}: no {unknown[0]}; known: {', '.join(known)}")
+        if unknown := [name for name in self.fields if name not in FIELDS]:
+            raise UserError(f"text.fields: no {unknown[0]}; known: {', '.join(FIELDS)}")
+        for setting, names in (("event_types", self.event_types), ("fields", self.fields)):
             if names is not None and len(set(names)) < len(names):
                 raise UserError(f"text.{setting}: {', '.join(names)} repeats one; name each once")
 
@@ -136,7 +136,7 @@ def write_texts(data: ChallengeData, settings: TextSettings, path: Path, lineage
     """
     clients = save_texts(data, settings, data.relevant_clients, path, lineage)
     if not clients:
-        raise no_events(data, settings.event_types or EventType)
+        raise no_events(data, settings.event_types or ())
     return clients
 
 
@@ -171,14 +171,15 @@ def save_texts(
 
 
 def _chunks(history: ChallengeData, settings: TextSettings, clients: Int64) -> Iterator[pl.DataFrame]:
+    event_types = chosen_types("text.event_types", settings.event_types or (), history.event_types)
     known = events_of(history, clients=clients)
     chunks = np.cumsum(known.lengths) // _EVENTS_PER_CHUNK
     for chunk in np.split(known.clients, np.flatnonzero(np.diff(chunks)) + 1):
         chosen = known.of_clients(chunk)
-        if settings.event_types is not None:
-            chosen = chosen.of_types([EventType(name) for name in settings.event_types])
+        if event_types:
+            chosen = chosen.of_types(event_types)
         if settings.distinct:
-            kinds = chosen.subject.astype(np.int64) * len(EventType) + chosen.event
+            kinds = chosen.subject.astype(np.int64) * len(history.event_types) + chosen.event
             chosen = chosen.distinct(kinds, keep="last")
         yield texts_of(chosen.newest(settings.newest).at_least(1), settings, history.as_of)
 
@@ -205,7 +206,7 @@ def texts_of(chosen: Selection, settings: TextSettings, as_of: datetime) -> pl.D
 def _field(chosen: Selection, name: str, label: bool, as_of: datetime) -> pl.Expr:
     """One field of all lines: String, null where the event has none."""
     if name == EVENT:
-        words = pl.Series([WORDS[event_type] for event_type in schema.EVENT_ORDER])
+        words = pl.Series([WORDS.get(event_type, event_type.value) for event_type in chosen.sequences.event_types])
         return pl.lit(words.gather(pl.Series(chosen.event)))
     if name == AGE:
         return pl.lit(pl.Series(chosen.ages(as_of)).cast(pl.String))

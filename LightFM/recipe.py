@@ -36,10 +36,10 @@ from LightFM.model import ModelSettings, Prepared, learn
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
+from ubp.data.event_types import chosen
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.lacking import no_events
 from ubp.data.reading import collect
-from ubp.data.schema import EventType
 from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
@@ -69,11 +69,8 @@ class Interactions:
         """Refuse what does not exist.
 
         Raises:
-            UserError: no item event type, an unknown choice.
+            UserError: no weight above 0, an unknown choice.
         """
-        known = [event_type.value for event_type in schema.ITEM_EVENTS]
-        for name in self.weights:
-            require(name in known, "interactions.weights", name, f"of {', '.join(known)}")
         liked = any(weight > 0 for weight in self.weights.values())
         require(liked, "interactions.weights", self.weights, "one weight above 0 at least: of what a client likes")
         require(self.transform in _TRANSFORMS, "interactions.transform", self.transform, " or ".join(_TRANSFORMS))
@@ -114,10 +111,15 @@ def positive_pairs(data: ChallengeData, settings: Interactions, clients: Clients
         data: the history.
         settings: which events count, and how much.
         clients: int64; None for all.
+
+    Raises:
+        UserError: a weight of what is no event type of the log, or of one that is not about items.
     """
     frames = [
-        data.events(EventType(name)).select(schema.CLIENT_ID, schema.SKU, weight=pl.lit(weight, pl.Float64))
-        for name, weight in settings.weights.items()
+        data.events(event_type).select(
+            schema.CLIENT_ID, schema.SKU, weight=pl.lit(settings.weights[event_type], pl.Float64)
+        )
+        for event_type in chosen("interactions.weights", settings.weights, data.item_types)
     ]
     events = pl.concat(frames)
     if clients is not None:
@@ -136,7 +138,8 @@ def positive_pairs(data: ChallengeData, settings: Interactions, clients: Clients
 
 def searches_of(data: ChallengeData) -> pl.LazyFrame:
     """``client_id`` and the codes of each search."""
-    return data.events(EventType.SEARCH_QUERY).select(schema.CLIENT_ID, codes=schema.QUERY)
+    searches = [data.events(event_type) for event_type in data.about(schema.QUERY)]
+    return pl.concat(searches).select(schema.CLIENT_ID, codes=schema.QUERY)
 
 
 def names_of(data: ChallengeData) -> pl.LazyFrame:

@@ -26,7 +26,7 @@ def sequences(paths: DataPaths) -> Frame:
     pd = pandas()
     skus = np.sort(pd.read_parquet(paths.properties, columns=[schema.SKU])[schema.SKU].to_numpy())
     parts = []
-    for event_type in EventType:
+    for event_type in schema.EVENT_TYPES:
         events = read(paths, event_type)
         subject = events[event_type.subject]
         if event_type.has_sku:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig
 
-from stat_features.recipe import COLUMNS, POPULARITIES, TIMING, absent_value
+from stat_features.recipe import TIMING, absent_value, columns, popular_values
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.cli.command import command
 from ubp.cli.config import Common
@@ -91,7 +91,7 @@ def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     """Client ids int64 [clients], ascending, and float32 [clients, 43] in the order of stat_features."""
     pd = pandas()
     properties = pd.read_parquet(paths.properties, columns=[schema.SKU, schema.CATEGORY, schema.PRICE])
-    events = {event_type: read(paths, event_type) for event_type in EventType}
+    events = {event_type: read(paths, event_type) for event_type in schema.EVENT_TYPES}
     for event_type in schema.ITEM_EVENTS:
         events[event_type] = events[event_type].merge(properties, on=schema.SKU)
     relevant = pd.Index(np.load(paths.relevant_clients))
@@ -107,9 +107,9 @@ def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
             "active_months": (time.dt.year * 12 + time.dt.month).groupby(client).nunique(),
         }
     )
-    for event_type in EventType:
+    for event_type in schema.EVENT_TYPES:
         table = table.join(timing(own[event_type], start, end).add_prefix(f"{event_type}_"))
-    for event_type, column in POPULARITIES:
+    for event_type, column in popular_values(schema.EVENT_TYPES):
         table[f"{event_type}_{column}_popularity"] = popularity(events[event_type], relevant, column)
     bought, added = own[EventType.PRODUCT_BUY], own[EventType.ADD_TO_CART]
     table["spend"] = bought.groupby(schema.CLIENT_ID)[schema.PRICE].sum()
@@ -117,7 +117,7 @@ def statistics(paths: DataPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     table["added_skus_bought"] = share_bought(bought, added, schema.SKU)
     table["added_categories_bought"] = share_bought(bought, added, schema.CATEGORY)
     days = (end - start) / pd.Timedelta(days=1)
-    table = table[list(COLUMNS)].fillna({name: absent_value(name, days) for name in COLUMNS}).sort_index()
+    table = table[list(columns())].fillna({name: absent_value(name, days) for name in columns()}).sort_index()
     return table.index.to_numpy(np.int64), np.ascontiguousarray(table.to_numpy(np.float32))
 
 

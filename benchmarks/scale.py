@@ -120,7 +120,7 @@ class Measurement:
     rows: int
 
 
-ALL_COLUMNS: Columns = {event_type: schema.event_columns(event_type) for event_type in EventType}
+ALL_COLUMNS: Columns = {event_type: schema.event_columns(event_type) for event_type in schema.EVENT_TYPES}
 STAT_COLUMNS: Columns = ALL_COLUMNS | {
     EventType.REMOVE_FROM_CART: _TIMES,
     EventType.SEARCH_QUERY: _TIMES,

@@ -12,6 +12,8 @@ import polars as pl
 
 from gru_autoencoder.model import EVENT
 from ubp.data import schema
+from ubp.data.event_types import by_code, kept, require_same, restored
+from ubp.data.event_types import chosen as chosen_types
 from ubp.data.history import ChallengeData
 from ubp.data.schema import FIRST_TOKEN, EventType, Token
 from ubp.io.errors import UserError, require, require_positive
@@ -19,7 +21,7 @@ from ubp.sequences.batches import gather
 from ubp.sequences.build import events_of
 from ubp.sequences.layout import DAY, DAYS_A_WEEK
 from ubp.sequences.selection import Selection
-from ubp.sequences.vocabulary import EVENT_TOKENS, Vocabulary
+from ubp.sequences.vocabulary import Vocabulary, event_tokens
 from ubp.training.fitted import table_of, vocabulary_of
 from ubp.training.model import LENGTHS, Batch, Rows
 from ubp.training.nn import Feature
@@ -38,7 +40,7 @@ class AutoencoderSequences:
     """Which events a sequence is made of.
 
     Attributes:
-        event_types: None for all five.
+        event_types: None for all.
         clients: who trains: ``relevant`` or ``all``.
         distinct: ``sku`` keeps each client's distinct skus, at their first event; None all events.
         newest: events that are encoded, at the most: the latest ones.
@@ -61,9 +63,6 @@ class AutoencoderSequences:
         Raises:
             UserError: an unknown choice, or no events.
         """
-        known = [event_type.value for event_type in EventType]
-        if unknown := [name for name in self.event_types or [] if name not in known]:
-            raise UserError(f"sequences.event_types: no event type {unknown[0]}; known: {', '.join(known)}")
         require(self.clients in ("relevant", "all"), "sequences.clients", self.clients, "relevant or all")
         require(self.distinct in (None, schema.SKU), "sequences.distinct", self.distinct, "sku or null")
         require_positive(self, "sequences", "newest")
@@ -122,8 +121,13 @@ class TokenSource:
 def select_events(
     history: ChallengeData, settings: AutoencoderSequences, clients: npt.NDArray[np.int64] | None
 ) -> Selection:
-    """The events that the sequences of some clients are made of, None for all; clients without any are left out."""
-    event_types = None if settings.event_types is None else [EventType(name) for name in settings.event_types]
+    """The events that the sequences of some clients are made of, None for all; clients without any are left out.
+
+    Raises:
+        UserError: the log has no event type that the settings name.
+    """
+    names = settings.event_types
+    event_types = None if names is None else chosen_types("sequences.event_types", names, history.event_types)
     chosen = events_of(history, event_types, clients)
     if settings.distinct:
         chosen = chosen.distinct(chosen.subject)
@@ -219,11 +223,13 @@ class Tokeniser:
         settings: of the features, by name.
         calendar: days.
         vocabularies: of the features that have one.
+        event_types: of the fit's log, in the order of their codes.
     """
 
     settings: Mapping[str, FeatureSettings]
     calendar: Calendar
     vocabularies: Mapping[str, Vocabulary]
+    event_types: tuple[EventType, ...]
 
     @classmethod
     def learn(
@@ -247,7 +253,7 @@ class Tokeniser:
         vocabularies = {
             name: chosen.vocabulary(name, top=settings[name].top) for name in settings if name in _WITH_VOCABULARY
         }
-        return cls(settings, Calendar.learn(chosen, history, counted), vocabularies)
+        return cls(settings, Calendar.learn(chosen, history, counted), vocabularies, chosen.sequences.event_types)
 
     @property
     def tokens_per_event(self) -> int:
@@ -261,18 +267,23 @@ class Tokeniser:
     def _features(self, name: str) -> list[Feature]:
         width = self.settings[name].width
         if name == EVENT:
-            return [Feature(name, EVENT_TOKENS, width)]
+            return [Feature(name, event_tokens(self.event_types), width)]
         if name in (DAY_FEATURE, WEEK_FEATURE):
             count = self.calendar.days if name == DAY_FEATURE else self.calendar.weeks
             return [Feature(name, FIRST_TOKEN + count, width)]
         if name == CODE:
             return [Feature(name, FIRST_TOKEN + schema.CODE_BOOK, width)]
         # Where the event type is predicted, the other features follow from it.
-        events = _having(schema.URL if name == schema.URL else schema.SKU) if EVENT in self.settings else None
+        events = self._having(schema.URL if name == schema.URL else schema.SKU) if EVENT in self.settings else None
         if name == CODES:
             ids = FIRST_TOKEN + schema.CODE_BOOK
             return [Feature(f"code_{place}", ids, width, events) for place in range(schema.CODES)]
         return [Feature(name, self.vocabularies[name].size, width, events)]
+
+    def _having(self, subject: str) -> tuple[int, ...]:
+        """The tokens of the events that are about such a subject."""
+        about = (event_type for event_type in self.event_types if event_type.subject == subject)
+        return tuple(sorted(FIRST_TOKEN + event_type.code for event_type in about))
 
     @cached_property
     def labels(self) -> dict[str, TokenLabel]:
@@ -280,7 +291,7 @@ class Tokeniser:
         values = {name: vocabulary.values for name, vocabulary in self.vocabularies.items()}
         labels = {name: TokenLabel(name, values.get(name)) for name in self.settings}
         codes = {feature.name: TokenLabel("") for feature in self.features if feature.name not in labels}
-        return {**labels, **codes, EVENT: TokenLabel("", schema.EVENT_ORDER)}
+        return {**labels, **codes, EVENT: TokenLabel("", self.event_types)}
 
     def source(self, chosen: Selection, as_of: datetime, longest: int, name: str) -> TokenSource:
         """The events' tokens, one sequence per client.
@@ -292,8 +303,9 @@ class Tokeniser:
             name: of the block, for messages.
 
         Raises:
-            UserError: see `Calendar.require_known`.
+            UserError: see `Calendar.require_known`; or the log's event types are not those of the fit.
         """
+        require_same(name, self.event_types, chosen.sequences.event_types)
         columns: Columns = {}
         for feature in self.settings:
             if feature in (DAY_FEATURE, WEEK_FEATURE):
@@ -320,7 +332,8 @@ class Tokeniser:
         """What `restored` needs beside `tables`; whatever JSON holds."""
         calendar = asdict(self.calendar)
         calendar |= {name: calendar[name].isoformat() for name in ("first_day", "as_of")}
-        return {"features": {name: asdict(feature) for name, feature in self.settings.items()}, "calendar": calendar}
+        features = {name: asdict(feature) for name, feature in self.settings.items()}
+        return {"features": features, "calendar": calendar, **kept(self.event_types)}
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """The vocabularies, by feature."""
@@ -333,9 +346,4 @@ class Tokeniser:
         calendar = dict(settings["calendar"])
         calendar |= {name: datetime.fromisoformat(calendar[name]) for name in ("first_day", "as_of")}
         vocabularies = {name: vocabulary_of(table) for name, table in tables.items()}
-        return cls(features, Calendar(**calendar), vocabularies)
-
-
-def _having(subject: str) -> tuple[int, ...]:
-    """The tokens of the events that are about such a subject."""
-    return tuple(FIRST_TOKEN + event_type.code for event_type in EventType if event_type.subject == subject)
+        return cls(features, Calendar(**calendar), vocabularies, tuple(by_code(restored(settings))))

@@ -17,11 +17,13 @@ from ubp.blocks.fitted import Clients
 from ubp.cli.neural import NeuralRecipe, Prepared
 from ubp.cli.output import show
 from ubp.data import schema
+from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData
+from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
 from ubp.sequences.build import events_of
 from ubp.sequences.selection import Selection
-from ubp.sequences.vocabulary import EVENT_TOKENS, Vocabulary
+from ubp.sequences.vocabulary import Vocabulary, event_tokens
 from ubp.training.encode import Runtime
 from ubp.training.fit import Trained
 from ubp.training.fitted import FittedSequenceModel, Settings, Tables, table_of, vocabulary_of
@@ -80,7 +82,7 @@ class NextSkuNetwork(TransformerSettings):
 
 def select_events(history: ChallengeData, clients: npt.NDArray[np.int64] | None) -> Selection:
     """The item events of some clients, None for all; clients without any are left out."""
-    return events_of(history, schema.ITEM_EVENTS, clients)
+    return events_of(history, history.item_types, clients)
 
 
 def tokenise(chosen: Selection, categories: Vocabulary, as_of: datetime, settings: WindowSettings) -> Windows:
@@ -94,20 +96,22 @@ def tokenise(chosen: Selection, categories: Vocabulary, as_of: datetime, setting
     return Windows.of(chosen, columns, as_of, settings)
 
 
-def usual_events(source: Windows, categories: int) -> Usual:
-    """How often each category and event type occurs, the median price and how far prices are from it."""
+def usual_events(source: Windows, categories: int, events: int) -> Usual:
+    """How often each category and event type occurs, the median price and how far prices are from it.
+
+    Args:
+        source: of the events.
+        categories: tokens of categories.
+        events: tokens of event types.
+    """
     category, event = (
-        torch.from_numpy(np.bincount(source.columns[name], minlength=ids)) for name, ids in _ids(categories).items()
+        torch.from_numpy(np.bincount(source.columns[name], minlength=tokens))
+        for name, tokens in ((CATEGORY, categories), (EVENT, events))
     )
     prices = source.columns[PRICE]
     median = float(np.median(prices))
     # 1 where all prices are the same: there is nothing to learn from them, but they must not be divided by 0.
     return Usual(category, event, price=median, deviation=float(np.abs(prices - median).mean()) or 1.0)
-
-
-def _ids(categories: int) -> dict[str, int]:
-    """How many tokens the columns have."""
-    return {CATEGORY: categories, EVENT: EVENT_TOKENS}
 
 
 def build_model(usual: Usual, sequences: WindowSettings, network: NextSkuNetwork) -> NextSku:
@@ -157,13 +161,20 @@ def _together(batches: Sequence[Batch]) -> Batch:
     return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
 
-def report(trained: Trained[NextSku], source: Windows, categories: int) -> RankingScores:
-    """Print how well held-out clients' events are predicted, beside baselines; return the scores."""
+def report(trained: Trained[NextSku], source: Windows, categories: int, events: int) -> RankingScores:
+    """Print how well held-out clients' events are predicted, beside baselines; return the scores.
+
+    Args:
+        trained: the model.
+        source: of the events.
+        categories: tokens of categories.
+        events: tokens of event types.
+    """
     predicted = predict(trained, source)
     known = source.events_of(trained.parts.train)
     scores: RankingScores = {}
-    for name, ids in _ids(categories).items():
-        counts = torch.from_numpy(np.bincount(source.columns[name][known], minlength=ids))
+    for name, tokens in ((CATEGORY, categories), (EVENT, events)):
+        counts = torch.from_numpy(np.bincount(source.columns[name][known], minlength=tokens))
         ranks = {MODEL: predicted.by_model[name], POPULAR: popularity_ranks(counts, predicted.targets[name])}
         ranks[REPEATED] = predicted.repeated[name]
         scores |= {
@@ -201,21 +212,24 @@ _COUNT = "count"  # its column
 
 @dataclass(frozen=True)
 class FittedNextSku(FittedSequenceModel[NextSku]):
-    """A trained `NextSku`, the categories that have a token of their own, and what was usual in the fit."""
+    """A trained `NextSku`, the categories that have a token of their own, what was usual, the log's event types."""
 
     sequences: NextSkuSequences
     network: NextSkuNetwork
     categories: Vocabulary
     usual: Usual
+    event_types: tuple[EventType, ...]
 
     def source(self, history: ChallengeData, clients: Clients) -> Windows:
         """See `ubp.training.fitted.FittedSequenceModel.source`."""
+        require_same("next_sku", self.event_types, history.event_types)
         return tokenise(select_events(history, clients), self.categories, history.as_of, self.sequences)
 
     def settings(self) -> dict[str, Any]:
         """See `ubp.training.fitted.FittedSequenceModel.settings`."""
         usual = {"price": self.usual.price, "deviation": self.usual.deviation}
-        return {"sequences": asdict(self.sequences), "network": asdict(self.network), "usual": usual}
+        own = {"sequences": asdict(self.sequences), "network": asdict(self.network), "usual": usual}
+        return own | kept(self.event_types)
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """See `ubp.training.fitted.FittedSequenceModel.tables`."""
@@ -234,7 +248,7 @@ class FittedNextSku(FittedSequenceModel[NextSku]):
         )
         usual = Usual(categories, events, **settings["usual"])
         model = build_model(usual, sequences, network)
-        return cls(model, runtime, sequences, network, vocabulary_of(tables[CATEGORY]), usual)
+        return cls(model, runtime, sequences, network, vocabulary_of(tables[CATEGORY]), usual, restored(settings))
 
 
 @dataclass(frozen=True)
@@ -251,9 +265,11 @@ class NextSkuRecipe(NeuralRecipe[NextSku]):
         categories = chosen.vocabulary(schema.CATEGORY, min_count=self.sequences.min_count)
         source = tokenise(chosen, categories, history.as_of, self.sequences)
         logger.info("%s clients, %s events", f"{len(source.events):,}", f"{source.events.sum():,}")
-        usual = usual_events(source, categories.size)
+        tokens = categories.size, event_tokens(history.event_types)
+        usual = usual_events(source, *tokens)
         with random_numbers(seed):
             model = build_model(usual, self.sequences, self.model)
-        block = FittedNextSku(model, self.runtime, self.sequences, self.model, categories, usual)
+        block = FittedNextSku(model, self.runtime, self.sequences, self.model, categories, usual, history.event_types)
         train_source = source.at_least(2)  # a client with one event has no next one
-        return Prepared(block, train_source, partial(report, source=train_source, categories=categories.size))
+        found = partial(report, source=train_source, categories=tokens[0], events=tokens[1])
+        return Prepared(block, train_source, found)

@@ -17,7 +17,7 @@ from ubp.cli.output import show
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
-from ubp.data.schema import FIRST_TOKEN, EventType
+from ubp.data.schema import FIRST_TOKEN
 from ubp.io.errors import LEAVE_OUT, NoUsableEvents, UserError, require, require_positive
 from ubp.sequences.build import events_of
 from ubp.sequences.selection import Selection
@@ -74,8 +74,8 @@ class NextUrlNetwork(TransformerSettings):
 
 
 def select_visits(history: ChallengeData, clients: npt.NDArray[np.int64]) -> Selection:
-    """The page visits of some clients; clients without any are left out."""
-    return events_of(history, [EventType.PAGE_VISIT], clients)
+    """The events about urls of some clients; clients without any are left out."""
+    return events_of(history, history.about(schema.URL), clients)
 
 
 def known_urls(visits: Selection, min_count: int) -> Vocabulary:
@@ -89,7 +89,7 @@ def known_urls(visits: Selection, min_count: int) -> Vocabulary:
         most = visits.vocabulary(schema.URL, top=1).counts.max(initial=0)
         raise NoUsableEvents(
             f"sequences.min_count={min_count}: no url has so many visits by relevant clients: {len(visits):,} events "
-            f"of page_visit by them, {most:,} at most to one url; choose {max(most, 1)} or less, or {LEAVE_OUT}"
+            f"about urls by them, {most:,} at most to one url; choose {max(most, 1)} or less, or {LEAVE_OUT}"
         )
     return vocabulary
 
@@ -177,7 +177,7 @@ class NextUrlRecipe(NeuralRecipe[NextUrl]):
         """See `ubp.cli.neural.NeuralRecipe`."""
         visits = select_visits(history, history.relevant_clients)
         if not len(visits):
-            raise no_events(history, [EventType.PAGE_VISIT])
+            raise no_events(history, history.about(schema.URL))
         urls = known_urls(visits, self.sequences.min_count)
         source = tokenise(visits, urls, history, self.sequences)
         size = (f"{len(source.events):,}", f"{urls.counts.sum():,}", f"{len(urls.values):,}")

@@ -5,9 +5,10 @@ before ``as_of``, 0 for the last 24 hours. An aggregate is an expression over th
 window. So each event is read once, whatever the number of windows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import cache
 from typing import Final
 
 import polars as pl
@@ -29,6 +30,14 @@ class Source(StrEnum):
     SUBJECTS = "subjects"  # a row per client and subject: the day of its last such event
     CATEGORIES = "categories"  # likewise per client and category
     ANY = "any"  # a row per client and day with events of any type: events, weekend, evening, bought, added
+
+
+class Over(Enum):
+    """Which events an aggregate is taken over, each with columns of its own."""
+
+    EACH = "each event type"
+    ITEMS = "each item event type"
+    ALL = "all types together"
 
 
 class Absent(Enum):
@@ -53,7 +62,7 @@ class Aggregate:
         value: an expression over a client's rows; it gets the columns inside the window.
         absent: what stands for null.
         logarithm: of 1 + the number, for those with a heavy tail.
-        event_types: each has its columns; empty for an aggregate over all of them at once.
+        over: which event types have its columns.
     """
 
     name: str
@@ -62,7 +71,13 @@ class Aggregate:
     value: Callable[[Inside], pl.Expr]
     absent: Absent = Absent.ZERO
     logarithm: bool = True
-    event_types: tuple[EventType, ...] = tuple(EventType)
+    over: Over = Over.EACH
+
+    def has(self, event_type: EventType | None) -> bool:
+        """Whether it has columns of an event type; None stands for all of them at once."""
+        if event_type is None or self.over is Over.ALL:
+            return event_type is None and self.over is Over.ALL
+        return self.over is Over.EACH or event_type.has_sku
 
     def of(self, window: int | None) -> pl.Expr:
         """The expression for one window."""
@@ -145,65 +160,70 @@ _TYPES: Final = (
 _ITEMS: Final = (
     Aggregate(
         "categories", "different categories of {events} events", Source.CATEGORIES,
-        lambda inside: inside("day").count(), event_types=schema.ITEM_EVENTS,
+        lambda inside: inside("day").count(), over=Over.ITEMS,
     ),
     Aggregate(
         "mean_price", "mean price bucket of {events} events", Source.DAYS,
-        lambda inside: _ratio(inside("spent").sum(), inside("events").sum()), Absent.MEAN, False, schema.ITEM_EVENTS,
+        lambda inside: _ratio(inside("spent").sum(), inside("events").sum()), Absent.MEAN, False, Over.ITEMS,
     ),
     Aggregate(
         "price_spread", "standard deviation of the price buckets of {events} events", Source.DAYS, _spread,
-        Absent.MEAN, False, schema.ITEM_EVENTS,
+        Absent.MEAN, False, Over.ITEMS,
     ),
     Aggregate(
         "spend", "sum of the price buckets of {events} events", Source.DAYS,
-        lambda inside: inside("spent").sum(), event_types=schema.ITEM_EVENTS,
+        lambda inside: inside("spent").sum(), over=Over.ITEMS,
     ),
 )  # fmt: skip
 _ALL: Final = (
     Aggregate(
         "active_days", "days (24 hours, back from as_of) with events of {events}", Source.ANY,
-        lambda inside: inside("day").count(), event_types=(),
+        lambda inside: inside("day").count(), over=Over.ALL,
     ),
     Aggregate(
         "weekend_share", "share of events of {events} on Saturdays and Sundays", Source.ANY,
-        lambda inside: _ratio(inside("weekend").sum(), inside("events").sum()), Absent.MEAN, False, (),
+        lambda inside: _ratio(inside("weekend").sum(), inside("events").sum()), Absent.MEAN, False, Over.ALL,
     ),
     Aggregate(
         "evening_share", "share of events of {events} from 18 to 24 o'clock", Source.ANY,
-        lambda inside: _ratio(inside("evening").sum(), inside("events").sum()), Absent.MEAN, False, (),
+        lambda inside: _ratio(inside("evening").sum(), inside("events").sum()), Absent.MEAN, False, Over.ALL,
     ),
     Aggregate(
         "bought_share", "share of purchases among purchases and cart additions", Source.ANY,
         lambda inside: _ratio(inside("bought").sum(), inside("bought").sum() + inside("added").sum()),
-        Absent.MEAN, False, (),
+        Absent.MEAN, False, Over.ALL,
     ),
 )  # fmt: skip
 AGGREGATES: Final = (*_TYPES, *_ITEMS, *_ALL)
 
 
-def _declared() -> Iterator[Column]:
-    for event_type in (*EventType, None):
+def _declared(event_types: Iterable[EventType]) -> Iterator[Column]:
+    for event_type in (*event_types, None):
         for aggregate in AGGREGATES:
-            if event_type in (aggregate.event_types or (None,)):
+            if aggregate.has(event_type):
                 for window in WINDOWS:
                     yield Column(aggregate, event_type, window)
 
 
-COLUMNS: Final = tuple(_declared())
-"""Of the windows, in the order in which they stand in a vector."""
+@cache
+def window_columns(event_types: tuple[EventType, ...] = schema.EVENT_TYPES) -> tuple[Column, ...]:
+    """The columns of the windows, in the order in which they stand in a vector, for a log with these event types."""
+    return tuple(_declared(event_types))
 
 
-def group_columns(clusters: int, price_groups: int, decay: float) -> dict[str, str]:
+def group_columns(
+    clusters: int, price_groups: int, decay: float, item_types: Iterable[EventType] = schema.ITEM_EVENTS
+) -> dict[str, str]:
     """Names and descriptions of the columns after the windows': each item event type's clusters, then its groups.
 
     Args:
         clusters: of names.
         price_groups: of price buckets.
         decay: days in which an event comes to weigh 1/e.
+        item_types: of the log, those about items.
     """
     found = {}
-    for event_type in schema.ITEM_EVENTS:
+    for event_type in item_types:
         weighed = f"each weighing exp(-days ago / {decay:g}); log(1 + x); none: 0"
         for kind, whose, number in (
             ("name_cluster", "of skus whose name is in cluster", clusters),

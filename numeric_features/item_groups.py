@@ -41,7 +41,7 @@ class ItemGroups:
             most_skus: that the clusters are fitted to; those with the most events.
             seed: of k-means.
         """
-        met = pl.concat([history.events(event_type).select(schema.SKU) for event_type in schema.ITEM_EVENTS])
+        met = pl.concat([history.events(event_type).select(schema.SKU) for event_type in history.item_types])
         counted = met.group_by(schema.SKU).agg(pl.len().alias(_EVENTS))
         items = collect(counted.join(history.properties(), on=schema.SKU))
         prices = items.group_by(schema.PRICE).agg(pl.col(_EVENTS).sum()).sort(schema.PRICE)

@@ -5,12 +5,12 @@
 A test compares the two.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from numeric_features.aggregates import AGGREGATES, COLUMNS, Column, group_columns
+from numeric_features.aggregates import AGGREGATES, Column, Over, group_columns, window_columns
 from ubp.data import schema
-from ubp.data.schema import EventType
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "numeric_features.md"
 
@@ -53,9 +53,10 @@ for name, says in read_lineage(Path("data/embeddings_local/numeric_features.parq
 def page(clusters: int, price_groups: int, decay: float, limit: float) -> str:
     """The page's text, for the numbers of the config."""
     names = list(group_columns(clusters, price_groups, decay))
-    example = COLUMNS[0]
+    columns = window_columns()
+    example = columns[0]
     return _PAGE.format(
-        total=len(COLUMNS) + len(names), windowed=len(COLUMNS), grouped=len(names), example=example.name,
+        total=len(columns) + len(names), windowed=len(columns), grouped=len(names), example=example.name,
         example_says=example.says, rows="\n".join(_rows()), items=" and ".join(_quoted(schema.ITEM_EVENTS)),
         clusters=clusters, groups=price_groups, first=names[0], last=names[-1], decay=decay, limit=limit,
     )  # fmt: skip
@@ -64,14 +65,13 @@ def page(clusters: int, price_groups: int, decay: float, limit: float) -> str:
 def _rows() -> list[str]:
     rows = []
     for aggregate in AGGREGATES:
-        own: list[Column] = [column for column in COLUMNS if column.aggregate is aggregate]
-        words = {"events": "such" if aggregate.event_types else "any type", "subjects": "skus, urls or queries"}
-        event_types = _of(aggregate.event_types)
+        own: list[Column] = [column for column in window_columns() if column.aggregate is aggregate]
+        words = {"events": "any type" if aggregate.over is Over.ALL else "such", "subjects": "skus, urls or queries"}
         logarithm = "yes" if aggregate.logarithm else "no"
         cells = (
             f"`{aggregate.name}`",
             aggregate.says.format(**words),
-            event_types,
+            aggregate.over.value,
             str(len(own)),
             logarithm,
             aggregate.absent.value,
@@ -80,13 +80,7 @@ def _rows() -> list[str]:
     return rows
 
 
-def _of(event_types: tuple[EventType, ...]) -> str:
-    if not event_types:
-        return "all types together"
-    return "each event type" if len(event_types) == len(EventType) else "each item event type"
-
-
-def _quoted(event_types: tuple[EventType, ...]) -> list[str]:
+def _quoted(event_types: Iterable[str]) -> list[str]:
     return [f"`{event_type}`" for event_type in event_types]
 
 

@@ -7,6 +7,7 @@ of them is not published in the talk: which 41 stand here is declared in `numeri
 Clusters, price groups, means and deviations belong to the fit; a later day's events are measured by them.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from numeric_features.aggregates import COLUMNS, DAY, EVENING, SATURDAY, Source, group_columns
+from numeric_features.aggregates import DAY, EVENING, SATURDAY, Column, Source, group_columns, window_columns
 from numeric_features.item_groups import CLUSTER, PRICE_GROUP, ItemGroups
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, portions
 from ubp.blocks.wide_features import of_rows
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
+from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
 from ubp.data.reading import collect
@@ -139,41 +141,50 @@ def windows(
         clients: int64 [clients], ascending.
         items: as `ItemGroups.of` gives them.
         start: of the whole history; its length stands where an event is absent from all of it.
-        matrix: float32 [clients, columns], written to, in the order of `COLUMNS`; NaN for `Absent.MEAN`.
+        matrix: float32 [clients, columns], written to, in the order of `window_columns`; NaN for `Absent.MEAN`.
 
     Returns:
         bool [clients].
     """
     length = max((history.as_of - start) / timedelta(days=1), 0.0)
-    absent = np.array([column.absent(length) for column in COLUMNS], np.float32)
+    columns = window_columns(history.event_types)
+    absent = np.array([column.absent(length) for column in columns], np.float32)
     matrix[:] = absent
     by_type = {
-        event_type: collect(daily(history, clients, event_type, items)) for event_type in EventType
+        event_type: collect(daily(history, clients, event_type, items)) for event_type in history.event_types
     }  # fmt: skip
     active = np.zeros(len(clients), bool)
     for event_type, table in by_type.items():
         active[table[_ROW].to_numpy()] = True
-        _fill(matrix, absent, Source.DAYS, event_type, table.lazy())
-    _fill(matrix, absent, Source.ANY, None, any_type(by_type))
+        _fill(matrix, absent, columns, Source.DAYS, event_type, table.lazy())
+    _fill(matrix, absent, columns, Source.ANY, None, any_type(by_type))
     del by_type
-    for event_type in EventType:
+    for event_type in history.event_types:
         sources = (Source.SUBJECTS, Source.CATEGORIES) if event_type.has_sku else (Source.SUBJECTS,)
         for source in sources:
-            _fill(matrix, absent, source, event_type, last_days(history, clients, event_type, source, items))
-    for place, column in enumerate(COLUMNS):
+            met = last_days(history, clients, event_type, source, items)
+            _fill(matrix, absent, columns, source, event_type, met)
+    for place, column in enumerate(columns):
         if column.aggregate.logarithm:
             matrix[:, place] = np.log1p(matrix[:, place])
     return active
 
 
-def _fill(matrix: Vectors, absent: Vectors, source: Source, event_type: EventType | None, table: pl.LazyFrame) -> None:
+def _fill(
+    matrix: Vectors,
+    absent: Vectors,
+    columns: Sequence[Column],
+    source: Source,
+    event_type: EventType | None,
+    table: pl.LazyFrame,
+) -> None:
     """Write the columns that are taken over a table, for the clients it has."""
     places = [
         place
-        for place, column in enumerate(COLUMNS)
+        for place, column in enumerate(columns)
         if column.event_type == event_type and column.aggregate.source is source
     ]
-    values = {str(place): COLUMNS[place].aggregate.of(COLUMNS[place].window) for place in places}
+    values = {str(place): columns[place].aggregate.of(columns[place].window) for place in places}
     found = collect(table.group_by(_ROW).agg(**values))
     rows = found[_ROW].to_numpy()
     for place in places:
@@ -185,7 +196,7 @@ def grouped(
 ) -> None:
     """Write the columns of clusters and price groups before they are standardised: float32 [clients, columns]."""
     end = 0
-    for event_type in schema.ITEM_EVENTS:
+    for event_type in history.item_types:
         table = weighted(history, clients, event_type, items, settings.decay)
         rows, weights = table[_ROW].to_numpy().astype(np.int64), table["weight"].to_numpy()
         for kind, number in ((CLUSTER, settings.clusters), (PRICE_GROUP, settings.price_groups)):
@@ -217,8 +228,9 @@ def raw_features(
     Returns:
         int64: the clients with an event.
     """
-    active = windows(history, clients, items.lazy(), start, matrix[:, : len(COLUMNS)])
-    grouped(history, clients, items.lazy(), settings, matrix[:, len(COLUMNS) :])
+    in_windows = len(window_columns(history.event_types))
+    active = windows(history, clients, items.lazy(), start, matrix[:, :in_windows])
+    grouped(history, clients, items.lazy(), settings, matrix[:, in_windows:])
     if not active.all():
         matrix[: active.sum()] = matrix[active]
     return clients[active]
@@ -265,16 +277,18 @@ class NumericFeatures(FittedBlock):
         standard: of the columns.
         start: the day that the whole history is counted from.
         settings: of the fit.
+        event_types: of the fit's log.
     """
 
     groups: ItemGroups
     standard: Standard
     start: datetime
     settings: FeatureSettings
+    event_types: tuple[EventType, ...]
 
     def descriptions(self) -> dict[str, str]:
         """See `ubp.blocks.fitted.FittedBlock.descriptions`."""
-        return column_descriptions(self.settings)
+        return column_descriptions(self.settings, self.event_types)
 
     @property
     def at_a_time(self) -> int:
@@ -283,6 +297,7 @@ class NumericFeatures(FittedBlock):
 
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`."""
+        require_same("numeric_features", self.event_types, history.event_types)
         items = self.groups.of(history)
         ids, matrix = np.empty(len(clients), np.int64), np.empty((len(clients), len(self.standard.mean)), np.float32)
         end = 0
@@ -297,7 +312,7 @@ class NumericFeatures(FittedBlock):
 
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
-        settings = {"start": self.start.isoformat(), "features": asdict(self.settings)}
+        settings = {"start": self.start.isoformat(), "features": asdict(self.settings), **kept(self.event_types)}
         arrays: dict[str, npt.NDArray[Any]] = {
             "centres": self.groups.centres,
             "limits": self.groups.limits,
@@ -312,13 +327,16 @@ class NumericFeatures(FittedBlock):
         arrays, start = state.arrays, datetime.fromisoformat(state.settings["start"])
         groups = ItemGroups(arrays["centres"], arrays["limits"])
         settings = FeatureSettings(**state.settings["features"])
-        return cls(groups, Standard(arrays["mean"], arrays["scale"]), start, settings)
+        return cls(groups, Standard(arrays["mean"], arrays["scale"]), start, settings, restored(state.settings))
 
 
-def column_descriptions(settings: FeatureSettings) -> dict[str, str]:
-    """Each column's name, and one line that says what it is."""
-    in_windows = {column.name: column.says for column in COLUMNS}
-    return in_windows | group_columns(settings.clusters, settings.price_groups, settings.decay)
+def column_descriptions(
+    settings: FeatureSettings, event_types: tuple[EventType, ...] = schema.EVENT_TYPES
+) -> dict[str, str]:
+    """Each column's name, and one line that says what it is, for a log with these event types."""
+    in_windows = {column.name: column.says for column in window_columns(event_types)}
+    items = [event_type for event_type in event_types if event_type.has_sku]
+    return in_windows | group_columns(settings.clusters, settings.price_groups, settings.decay, items)
 
 
 @dataclass(frozen=True)
@@ -331,11 +349,11 @@ class NumericFeaturesRecipe(Recipe):
         """See `ubp.cli.recipe.Recipe.fit`."""
         settings, clients = self.features, history.clients
         if not len(clients):
-            raise no_events(history, EventType, "numeric_features: no relevant client has an event")
+            raise no_events(history, (), "numeric_features: no relevant client has an event")
         if len(clients) > settings.most_clients:
             clients = np.sort(np.random.default_rng(seed).choice(clients, settings.most_clients, replace=False))
         counts = settings.clusters, settings.price_groups, settings.most_skus
         groups = ItemGroups.fit(history, *counts, seed)
-        matrix = np.empty((len(clients), len(column_descriptions(settings))), np.float32)
+        matrix = np.empty((len(clients), len(column_descriptions(settings, history.event_types))), np.float32)
         raw_features(history, clients, groups.of(history), history.start, settings, matrix)
-        return Fit(NumericFeatures(groups, Standard.fit(matrix), history.start, settings))
+        return Fit(NumericFeatures(groups, Standard.fit(matrix), history.start, settings, history.event_types))

@@ -20,7 +20,6 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.lacking import no_events
-from ubp.data.schema import EventType
 from ubp.data.targets import OPEN_COLUMNS, open_targets
 from ubp.io.errors import require
 
@@ -175,7 +174,7 @@ class NumericFeaturesWideRecipe(Recipe):
         """See `ubp.cli.recipe.Recipe.fit`."""
         clients = history.clients
         if not len(clients):
-            raise no_events(history, EventType)
+            raise no_events(history, ())
         listed = listed_values(history, self.groups.values)
         features = WideFeatures.fit(history, clients, seed, self.features, listed)
         parts = (features.each_group(history, clients[part]) for part in portions(len(clients), _CLIENTS))

@@ -28,10 +28,11 @@ from ubp.cli.command import command
 from ubp.cli.config import Common, config_names, parse, resolved
 from ubp.cli.output import closing_line, say, show
 from ubp.data.item_attributes import MIDDLE, NO_CATEGORY
+from ubp.data.event_types import own_types
 from ubp.data.log_schema import SUBJECT_KEYS, LogSchema, schema_of
 from ubp.data.own_log import Files, ImportSettings, OwnLog, SourceFigures, all_files, import_log, outputs
 from ubp.data.paths import CONFIGS, DataPaths
-from ubp.data.schema import CATEGORY, NAME, PRICE, EventType
+from ubp.data.schema import CATEGORY, EVENT_TYPES, NAME, PRICE
 from ubp.data.text_codes import TextSettings
 from ubp.io.errors import UserError, require
 from ubp.io.files import fingerprint
@@ -70,13 +71,13 @@ def schema_in(config: DictConfig) -> LogSchema:
     return schema_of(resolved(config)["schema"])
 
 
-def _refuse_to_replace(stage: Stage, paths: DataPaths) -> None:
+def _refuse_to_replace(stage: Stage, paths: DataPaths, log: LogSchema) -> None:
     """Leave events alone that this command did not write.
 
     Raises:
         UserError: there are some.
     """
-    if not stage.is_begun() and any(path.exists() for path in outputs(paths)):
+    if not stage.is_begun() and any(path.exists() for path in outputs(paths, log.event_types)):
         raise UserError(
             f"{paths.raw}: holds data that this command did not make; set CHALLENGE_DATA_PATH to another folder, or "
             "delete the parquets there"
@@ -141,9 +142,13 @@ def _items_row(log: LogSchema, found: OwnLog) -> list[str]:
 
 def remarks(found: OwnLog, paths: DataPaths, targets_before: bool) -> Iterator[str]:
     """Lines below the table."""
-    lacking = [kind for kind in EventType if all(each.source.kind != kind for each in found.sources)]
+    lacking = [kind for kind in EVENT_TYPES if all(each.source.kind != kind for each in found.sources)]
     if lacking:
         yield f"no source of {', '.join(lacking)}: blocks that need such events are left out"
+    own = own_types(each.source.kind for each in found.sources)
+    if own:
+        words = (f"{name} (about {SUBJECT_KEYS[subject]}s)" for name, subject in own.items())
+        yield f"event types of the log's own: {', '.join(words)}"
     for each in found.sources:
         if not each.rows:
             yield f"warning: {each.source.name}: no rows; is where: right?"
@@ -168,10 +173,10 @@ def main(config: DictConfig) -> OwnLog:
     def sources() -> dict[str, Any]:
         return {**made_from, "files": content(files)}
 
-    stage = Stage("imported log", tuple(outputs(paths)), sources)
+    stage = Stage("imported log", tuple(outputs(paths, log.event_types)), sources)
     targets_before = paths.relevant_clients.exists() or paths.active_clients.exists()
     with stage.once(common.overwrite):
-        _refuse_to_replace(stage, paths)
+        _refuse_to_replace(stage, paths, log)
         found = import_log(log, files, paths, settings, stage.begin)
     show(understood(log, found))
     for line in remarks(found, paths, targets_before):

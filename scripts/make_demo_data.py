@@ -209,6 +209,7 @@ def properties_of(
 
 def write_raw(paths: DataPaths, events: dict[EventType, pl.DataFrame], properties: pl.DataFrame) -> None:
     """Write the raw layout, timestamps as text as published."""
+    paths.event_types.unlink(missing_ok=True)  # of a log that was there before
     tables = {event_type.file_name: table for event_type, table in events.items()}
     for name, table in tables.items():
         text = table.with_columns(pl.col(schema.TIMESTAMP).dt.strftime(schema.TIMESTAMP_FORMAT))
@@ -221,7 +222,7 @@ def write_raw(paths: DataPaths, events: dict[EventType, pl.DataFrame], propertie
 
 def outputs(paths: DataPaths) -> list[Path]:
     """The files that the demo's log is made of."""
-    return [*(paths.raw / event_type.file_name for event_type in EventType), paths.properties]
+    return [*(paths.raw / event_type.file_name for event_type in schema.EVENT_TYPES), paths.properties]
 
 
 def _refuse_to_replace(stage: Stage, paths: DataPaths) -> None:

@@ -139,7 +139,7 @@ class Shop:
         Raises:
             UserError: rows of other than the five event types, no day to start on, sessions of nothing.
         """
-        known = [event_type.value for event_type in EventType]
+        known = [event_type.value for event_type in schema.EVENT_TYPES]
         require(sorted(self.rows) == sorted(known), "shop.rows", list(self.rows), f"of {', '.join(known)}")
         for name, count in self.rows.items():
             require(count >= 0, f"shop.rows.{name}", count, "at least 0")
@@ -538,14 +538,19 @@ def streamed(shop: SyntheticShop, event_type: EventType, timestamps: str) -> pl.
 
 def outputs(paths: DataPaths) -> list[Path]:
     """The files that the shop is made of."""
-    return [*(paths.raw / event_type.file_name for event_type in EventType), paths.properties, paths.relevant_clients]
+    return [
+        *(paths.raw / event_type.file_name for event_type in schema.EVENT_TYPES),
+        paths.properties,
+        paths.relevant_clients,
+    ]
 
 
 def write(shop: SyntheticShop, paths: DataPaths, timestamps: str) -> None:
     """Write the raw layout; what was split from an earlier shop goes."""
     for stale in (paths.input, paths.target):
         shutil.rmtree(stale, ignore_errors=True)
-    for event_type in EventType:
+    paths.event_types.unlink(missing_ok=True)
+    for event_type in schema.EVENT_TYPES:
         with atomic_write(paths.raw / event_type.file_name) as aside:
             streamed(shop, event_type, timestamps).sink_parquet(aside, row_group_size=_ROW_GROUP)
         logger.info("%s: %s events", event_type.file_name, f"{shop.shop.rows[event_type]:,}")

@@ -239,7 +239,7 @@ def steps_of(rule: Rule, log: LogFigures, left_out: Mapping[str, str], measured:
     steps = []
     for entry in with_what_they_read([name for name in names if name not in left_out]):
         cost = measured.cost(entry.name, rule.preset)
-        need = cost.of(log, needs_of(entry.name)) if cost else None
+        need = cost.of(log, needs_of(entry.name) or tuple(log.counts)) if cost else None
         steps.append(Step(entry.name, entry.line, need, cost.source if cost else "", entry.makes))
     merge, judge, quick = (measured.costs[name][ANY] for name in (MERGE, JUDGE, QUICK))
     steps.append(
@@ -298,7 +298,7 @@ def about(log: LogFigures) -> Table:
     """What was found in a log."""
     table = Table(title="the log", title_justify="left", show_header=False)
     who = "relevant clients with an event" if log.are_relevant else "clients (no file says which are relevant)"
-    kinds = ", ".join(f"{log.counts[kind]:,} {kind}" for kind in EventType if log.counts[kind])
+    kinds = ", ".join(f"{log.counts[kind]:,} {kind}" for kind in log.counts if log.counts[kind])
     a_client = log.events() / max(1, log.clients)
     table.add_row(
         "time", f"{log.start:%Y-%m-%d} to {log.end:%Y-%m-%d}: {log.days:,.0f} days, {WINDOWS} of them targets"

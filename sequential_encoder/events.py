@@ -5,7 +5,7 @@ seconds a single event. Nothing is kept of an event between two batches: they ar
 merged and put side by side by array operations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -42,12 +42,9 @@ LOG_SHARE: Final = "log_share"
 POPULARITY: Final = "popularity"  # of each event, [rows, events], and of each negative
 
 HOUR_SECONDS: Final = 3600
-TYPES: Final = len(EventType)
 KIND_BITS: Final = 40  # a subject's code: its kind above so many bits of its row in the table of the kind
 KINDS: Final = (schema.SKU, schema.URL, schema.QUERY)
-_KIND_OF: Final = np.array([KINDS.index(event_type.subject) for event_type in schema.EVENT_ORDER], np.int64)
 _BLOCK: Final = 1 << 22  # events whose times are read at a time
-_WANTED: Final = (EventType.ADD_TO_CART.code, EventType.PRODUCT_BUY.code)  # events whose items are predicted
 
 
 @dataclass
@@ -191,6 +188,31 @@ class Sampler:
 
 
 @dataclass(frozen=True)
+class Types:
+    """What the events of each type are, by its code.
+
+    Attributes:
+        kind: int64 [types], the place of what they are about among `KINDS`.
+        items: bool [types], whether their items are predicted: all about items but removals from the cart.
+        urls: bool [types], the same of urls.
+    """
+
+    kind: Int64
+    items: Mask
+    urls: Mask
+
+    @classmethod
+    def of(cls, event_types: Sequence[EventType]) -> Self:
+        """Of event types in the order of their codes."""
+        kind = np.array([KINDS.index(event_type.subject) for event_type in event_types], np.int64)
+        removed = np.array([event_type == EventType.REMOVE_FROM_CART for event_type in event_types])
+        return cls(kind, (kind == KINDS.index(schema.SKU)) & ~removed, kind == KINDS.index(schema.URL))
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(frozen=True)
 class EventSource:
     """A `ubp.training.model.ClientSource` of tokens: a row for each client of each span.
 
@@ -248,6 +270,11 @@ class EventSource:
         counts: Rows = np.concatenate([tokens_of(span, self.settings.merge) for span in self.spans])
         return np.minimum(counts, self.settings.tokens)
 
+    @cached_property
+    def types(self) -> Types:
+        """Of the store's events."""
+        return Types.of(self.spans[0].chosen.sequences.event_types)
+
     def rows_of(self, span: int) -> Rows:
         """The rows of a span: int64."""
         return np.arange(self.starts[span], self.starts[span + 1])
@@ -273,7 +300,7 @@ class EventSource:
         return {name: torch.from_numpy(values) for name, values in found.items()}
 
     def _contents(self, moments: "Moments") -> dict[str, Array]:
-        kinds = _KIND_OF[moments.event]
+        kinds = self.types.kind[moments.event]
         contents = self.catalogue.take(kinds, moments.subject)
         return {
             EVENT: moments.padded(moments.event.astype(np.int64)),
@@ -306,7 +333,7 @@ class EventSource:
 
     def _popularity(self, moments: "Moments") -> npt.NDArray[np.float32]:
         """Of what each event is about, 0 where there is no sampler of its kind."""
-        kinds, found = _KIND_OF[moments.event], np.zeros(len(moments.event), np.float32)
+        kinds, found = self.types.kind[moments.event], np.zeros(len(moments.event), np.float32)
         for kind, name in enumerate((ITEM, URL)):
             if self.samplers is not None and name in self.samplers:
                 own = kinds == kind
@@ -336,6 +363,7 @@ class Moments:
     """The events of some rows and the tokens that they are merged into, flat: one row after the other.
 
     Attributes:
+        types: of the store's events.
         end: of the span, seconds since the store's start.
         weekday: of the store's first day, 0 for Monday.
         row: int64 [events], which row an event belongs to, ascending.
@@ -347,6 +375,7 @@ class Moments:
         until: int64 [rows], up to when all is known of a row: its next event that is not read, or the span's end.
     """
 
+    types: Types
     end: int
     weekday: int
     row: Int64
@@ -374,6 +403,7 @@ class Moments:
         time = store.time[events].astype(np.int64)
         token, counts = merged(row, time, span.end, settings.merge, len(inside))
         read = cls(
+            Types.of(store.event_types),
             span.end,
             store.start.weekday(),
             row,
@@ -422,7 +452,7 @@ class Moments:
         row = self.row[inside]
         token = self.place[inside] - first[row] + offsets_of(kept)[row]
         columns = (row, self.time[inside], self.event[inside], self.subject[inside], token)
-        return Moments(self.end, self.weekday, *columns, kept, until)
+        return Moments(self.types, self.end, self.weekday, *columns, kept, until)
 
     def padded(self, values: Array, empty: int = 0) -> Array:
         """What stands for events, [events, ...], as [rows, events of the longest, ...]."""
@@ -454,7 +484,8 @@ class Moments:
         wait = np.append(between, 0)
         ends = self.starts[1:] - 1
         wait[ends] = self.until - last[ends]
-        counts = np.bincount(self.token * TYPES + self.event, minlength=len(begin) * TYPES).reshape(-1, TYPES)
+        types = len(self.types)
+        counts = np.bincount(self.token * types + self.event, minlength=len(begin) * types).reshape(-1, types)
         columns: dict[str, Array] = {
             AGE: ((self.end - last) / DAY).astype(np.float32),
             GAP: (np.append(0, between) / HOUR_SECONDS).astype(np.float32),
@@ -475,8 +506,7 @@ class Moments:
         """What is to be predicted at each token: see `EventSource`."""
         row, begin = self.row[self.firsts], self.time[self.firsts]
         is_target = np.append((row[1:] == row[:-1]) & (begin[1:] >= since), [False] * min(len(row), 1))
-        items = np.isin(self.event, _WANTED)
-        visits = self.event == EventType.PAGE_VISIT.code
+        items, visits = self.types.items[self.event], self.types.urls[self.event]
         return {
             IS_TARGET: self._side_by_side(is_target),
             ITEM_TARGETS: self._side_by_side(self._of_next_token(items, is_target, count, generator), empty=-1),

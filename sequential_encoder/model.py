@@ -27,7 +27,6 @@ from sequential_encoder.events import (
     KINDS,
     LOG_SHARE,
     POPULARITY,
-    TYPES,
     URL,
     WAIT,
     WEEKDAY,
@@ -393,6 +392,7 @@ class SequentialEncoder(SequenceModel):
         losses: what is learned.
         groups: by name, in the order of a batch's labels, the share of rows that each label is 1 for: float32 [labels].
         asked: of `ubp.training.answers.QUESTIONS`, those that are asked.
+        types: of events.
     """
 
     shares: Tensor
@@ -403,6 +403,7 @@ class SequentialEncoder(SequenceModel):
         losses: LossSettings,
         groups: Mapping[str, npt.NDArray[np.float32]],
         asked: Sequence[str],
+        types: int = len(schema.EVENT_TYPES),
     ) -> None:
         super().__init__()
         s = settings
@@ -412,12 +413,12 @@ class SequentialEncoder(SequenceModel):
         self.monitor = (WINDOW_LOSS if losses.weight(WINDOWS) else VALIDATION_LOSS, "min")
         content = s.content.width
         self.content = ContentEncoder(s.content)
-        self.gain = nn.Embedding(TYPES, content)
-        self.kind = nn.Embedding(TYPES, content)
+        self.gain = nn.Embedding(types, content)
+        self.kind = nn.Embedding(types, content)
         nn.init.ones_(self.gain.weight)
         nn.init.normal_(self.kind.weight, std=0.1)
         self.enter = nn.Linear(content, s.width, bias=False)
-        self.numbers = nn.Linear(1 + TYPES, s.width)
+        self.numbers = nn.Linear(1 + types, s.width)
         self.hour, self.weekday = nn.Embedding(24, s.width), nn.Embedding(7, s.width)
         for table in (self.hour, self.weekday):
             nn.init.normal_(table.weight, std=0.1)
@@ -425,7 +426,7 @@ class SequentialEncoder(SequenceModel):
         self.transformer = Transformer(s.width, s.layers, s.heads, s.dropout)
         self.reading = Reading(s) if s.pooling == LEARNED else None
         self.category = nn.Linear(HASHES * s.content.id_width, content) if CATEGORIES in s.amounts else None
-        outputs = {NEXT_EVENT: TYPES, NEXT_TIME: 2, NEXT_ITEM: content, NEXT_URL: content}
+        outputs = {NEXT_EVENT: types, NEXT_TIME: 2, NEXT_ITEM: content, NEXT_URL: content}
         on = {name: nn.Linear(s.width, count) for name, count in outputs.items() if losses.weight(name)}
         self.next = nn.ModuleDict(on)
         answers = self.groups | dict.fromkeys(self.asked, 1) if losses.weight(WINDOWS) else {}

@@ -17,8 +17,10 @@ from ubp.blocks.fitted import Clients, Vectors
 from ubp.cli.answer_report import report
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
+from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData
 from ubp.data.labels import GROUPS, LabelSettings, LabelSpace
+from ubp.data.schema import EventType
 from ubp.data.snapshots import Snapshot, SnapshotSettings, snapshots
 from ubp.data.targets import open_targets
 from ubp.io.errors import name_some, require, require_positive
@@ -85,10 +87,12 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder], AnsweringB
     Attributes:
         sequences: how much of a history is read.
         network: what `build_model` makes the same model of.
+        event_types: of the fit's log.
     """
 
     sequences: SequenceSettings
     network: dict[str, Any]
+    event_types: tuple[EventType, ...]
 
     @property
     def content(self) -> ContentEncoder:
@@ -106,6 +110,7 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder], AnsweringB
 
     def source(self, history: ChallengeData, clients: Clients) -> EventSource:
         """See `ubp.training.fitted.FittedSequenceModel.source`."""
+        require_same("sequential_encoder", self.event_types, history.event_types)
         span = Span.asked_at_its_end(history, clients)
         return EventSource((span,), Catalogue.of(span.chosen, self.content.settings.rows), self.sequences)
 
@@ -121,7 +126,7 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder], AnsweringB
 
     def settings(self) -> dict[str, Any]:
         """See `ubp.training.fitted.FittedSequenceModel.settings`."""
-        return {"sequences": asdict(self.sequences), "network": self.network}
+        return {"sequences": asdict(self.sequences), "network": self.network, **kept(self.event_types)}
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """See `ubp.training.fitted.FittedSequenceModel.tables`: none, there is no vocabulary."""
@@ -130,19 +135,22 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder], AnsweringB
     @classmethod
     def make(cls, settings: Settings, tables: Tables, runtime: Runtime) -> Self:  # noqa: ARG003 (there are none)
         """See `ubp.training.fitted.FittedSequenceModel.make`."""
+        event_types = restored(settings)
         model = build_model(settings["network"])
-        return cls(model, runtime, SequenceSettings(**settings["sequences"]), settings["network"])
+        sequences = SequenceSettings(**settings["sequences"])
+        return cls(model, runtime, sequences, settings["network"], event_types)
 
 
 def build_model(settings: Mapping[str, Any]) -> SequentialEncoder:
     """The model with its first weights, by torch's random numbers.
 
     Args:
-        settings: ``encoder``, ``losses``, ``groups`` (name to labels), ``asked``; JSON.
+        settings: ``encoder``, ``losses``, ``groups`` (name to labels), ``asked``, ``types`` (of events); JSON.
     """
     encoder = EncoderSettings(**{**settings["encoder"], "content": ContentSettings(**settings["encoder"]["content"])})
+    types = settings.get("types", len(schema.EVENT_TYPES))  # models that were kept before had no others
     groups = {name: np.zeros(count, np.float32) for name, count in settings["groups"].items()}
-    return SequentialEncoder(encoder, LossSettings(**settings["losses"]), groups, settings["asked"])
+    return SequentialEncoder(encoder, LossSettings(**settings["losses"]), groups, settings["asked"], types)
 
 
 def usual_answers(asked: SnapshotSource, rows: Rows, seed: int) -> dict[str, torch.Tensor]:
@@ -205,18 +213,19 @@ class SequentialEncoderRecipe(Recipe):
         asked = prepare(taken, space, {}, folder / "snapshots")
         learning = self._learning(history, taken, asked, seed)
         logger.info("%d snapshots, %s clients, %s labels", len(taken), f"{len(learning.whole):,}", f"{asked.width:,}")
-        model, network = self._first_model(asked, learning.before, space, seed)
+        types = len(history.event_types)
+        model, network = self._first_model(asked, learning.before, space, types, seed)
         loggers = make_loggers(self.logger)
         trained = fit(model, learning.source, self.trainer, folder / "validated", seed, loggers, learning.parts)
         found = self._report(trained, learning.source)
         if self.model.refit:
             every = np.arange(int(asked.starts[-1]))
-            model, network = self._first_model(asked, every, space, seed)
+            model, network = self._first_model(asked, every, space, types, seed)
             known = replace(self.trainer, max_epochs=trained.kept_epoch)
             logger.info("once more from all snapshots, %d epochs", trained.kept_epoch)
             parts = replace(learning.parts, train=learning.whole)
             trained = fit(model, learning.source, known, folder / "refitted", seed, loggers, parts, keep_last=True)
-        block = FittedSequentialEncoder(trained.model, trained.runtime, self.sequences, network)
+        block = FittedSequentialEncoder(trained.model, trained.runtime, self.sequences, network, history.event_types)
         return Fit(block, found, disposable=True)
 
     def _report(self, trained: Trained[SequentialEncoder], source: EventSource) -> dict[str, Any]:
@@ -257,7 +266,7 @@ class SequentialEncoderRecipe(Recipe):
         return Learning(source, parts, everyone, np.arange(int(asked.starts[-1])))
 
     def _first_model(
-        self, asked: SnapshotSource, rows: Rows, space: LabelSpace, seed: int
+        self, asked: SnapshotSource, rows: Rows, space: LabelSpace, types: int, seed: int
     ) -> tuple[SequentialEncoder, dict[str, Any]]:
         """The model with its first weights for what is learned from some rows, and what makes the same one again."""
         weight = self.model.losses.answer_weight
@@ -267,6 +276,7 @@ class SequentialEncoderRecipe(Recipe):
             "losses": asdict(self.model.losses),
             "groups": {group.name: len(group.values) for group in space.groups},
             "asked": questions,
+            "types": types,
         }
         with random_numbers(seed):
             model = build_model(network)

@@ -1,9 +1,9 @@
 """Statistics of a client's history: how much, how often, how lately, of what.
 
-43 columns, named by `COLUMNS`. Nothing here is learned, scaled or cut: that is merge's part. Times are in
-days, prices in price buckets, popularities in log(1 + events). Popularities are counted over all clients in the
-history that the block is fitted to and kept: a client's later events are measured by them, and a value that
-was not there then has a popularity of 0.
+43 columns, named by `columns`; a log with event types of its own has some more of each. Nothing here is learned,
+scaled or cut: that is merge's part. Times are in days, prices in price buckets, popularities in log(1 + events).
+Popularities are counted over all clients in the history that the block is fitted to and kept: a client's later events
+are measured by them, and a value that was not there then has a popularity of 0.
 
 The first and the last event are dated in days from ``as_of``, so below 0. Counted from the history's start, the
 last events of a later day would lie beyond all that a merge's quantiles were fitted to, and look alike.
@@ -12,7 +12,7 @@ month_change begins anew with each calendar month: on its first days a client's 
 before than on others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,29 +24,38 @@ import polars as pl
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data import schema
+from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.reading import collect, within
 from ubp.data.schema import EventType
 
 # Of each event type: see `timing`.
 TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
-# Of which event types' events the mean popularity is taken, by which value; it is counted among the same events.
-POPULARITIES: Final = (
-    *((event_type, column) for event_type in schema.ITEM_EVENTS for column in (schema.SKU, schema.CATEGORY)),
-    (EventType.PAGE_VISIT, schema.URL),
-)
 WHOLE: Final = ("active_weeks", "active_months", "spend", "mean_price", "added_skus_bought", "added_categories_bought")
-COLUMNS: Final = (
-    *(f"{event_type}_{name}" for event_type in EventType for name in TIMING),
-    *(f"{event_type}_{column}_popularity" for event_type, column in POPULARITIES),
-    *WHOLE,
-)
+_POPULAR: Final = {schema.SKU: (schema.SKU, schema.CATEGORY), schema.URL: (schema.URL,), schema.QUERY: ()}
 
 ABSENT_DAYS: Final = 1.0  # before the history's start: when a client without an event had its first and last one
 ABSENT_PRICE: Final = -1.0
 
+EventTypes = Sequence[EventType]
+
 _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
+
+
+def popular_values(event_types: EventTypes) -> tuple[tuple[EventType, str], ...]:
+    """Of which types' events the mean popularity is taken, by which value; it is counted among the same events."""
+    by_subject = [each for subject in _POPULAR for each in event_types if each.subject == subject]
+    return tuple((event_type, column) for event_type in by_subject for column in _POPULAR[event_type.subject])
+
+
+def columns(event_types: EventTypes = schema.EVENT_TYPES) -> tuple[str, ...]:
+    """The columns' names, in their order, for a log with these event types."""
+    return (
+        *(f"{event_type}_{name}" for event_type in event_types for name in TIMING),
+        *(popularity_name(event_type, column) for event_type, column in popular_values(event_types)),
+        *WHOLE,
+    )
 
 
 def timing(data: ChallengeData, clients: Clients, event_type: EventType, start: datetime) -> pl.LazyFrame:
@@ -104,7 +113,7 @@ def _values(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyF
 
 
 def popularities(data: ChallengeData) -> dict[str, pl.DataFrame]:
-    """For each of `POPULARITIES` by its column's name: ``value`` and ``popularity``, log(1 + events with the value).
+    """For each of `popular_values` by its column's name: ``value`` and ``popularity``, log(1 + events with the value).
 
     Only events of the type count: what is often put into carts may sell seldom.
     """
@@ -112,7 +121,7 @@ def popularities(data: ChallengeData) -> dict[str, pl.DataFrame]:
         popularity_name(event_type, column): collect(
             _values(data, event_type, column).group_by("value").agg(popularity=pl.len().log1p())
         ).sort("value")
-        for event_type, column in POPULARITIES
+        for event_type, column in popular_values(data.event_types)
     }
 
 
@@ -132,7 +141,7 @@ def activity(data: ChallengeData, clients: Clients, start: datetime) -> pl.LazyF
     days = pl.concat(
         [
             of_clients(data.events(event_type), clients).select(schema.CLIENT_ID, day).unique()
-            for event_type in EventType
+            for event_type in data.event_types
         ]
     )
     week = (pl.col("day") - start.date()).dt.total_days() // 7
@@ -181,19 +190,19 @@ def statistics(
         start: the day that days are counted from.
 
     Returns:
-        int64, ascending, those of the clients that have an event, and float32 [clients, 43] in the order of
-        `COLUMNS`.
+        int64, ascending, those of the clients that have an event, and float32 [clients, columns] in the order of
+        `columns`.
     """
     days = (data.as_of - start) / _DAY
     parts = [
         activity(data, clients, start),
         *(
             timing(data, clients, event_type, start).rename({name: f"{event_type}_{name}" for name in TIMING})
-            for event_type in EventType
+            for event_type in data.event_types
         ),
         *(
             popularity(data, clients, event_type, column, popular[popularity_name(event_type, column)])
-            for event_type, column in POPULARITIES
+            for event_type, column in popular_values(data.event_types)
         ),
         spending(data, clients),
         bought_of_added(data, clients),
@@ -204,7 +213,9 @@ def statistics(
     table = first.sort(schema.CLIENT_ID)
     for part in others:
         table = table.join(part, on=schema.CLIENT_ID, how="left", maintain_order="left")
-    filled = table.select(pl.col(name).fill_null(absent_value(name, days)).cast(pl.Float32) for name in COLUMNS)
+    filled = table.select(
+        pl.col(name).fill_null(absent_value(name, days)).cast(pl.Float32) for name in columns(data.event_types)
+    )
     return table[schema.CLIENT_ID].to_numpy(), np.ascontiguousarray(filled.to_numpy())
 
 
@@ -223,23 +234,31 @@ def _days(duration: pl.Expr) -> pl.Expr:
 
 @dataclass(frozen=True)
 class StatFeatures(FittedBlock):
-    """The popularities that clients' events are measured by, and the day that days are counted from."""
+    """What clients' events are measured by.
+
+    Attributes:
+        popular: see `popularities`.
+        start: the day that days are counted from.
+        event_types: of the fit's log.
+    """
 
     popular: dict[str, pl.DataFrame]
     start: datetime
+    event_types: EventTypes
 
     def vectors(self, history: ChallengeData, clients: Clients) -> tuple[Clients, Vectors]:
         """See `ubp.blocks.fitted.FittedBlock.vectors`."""
+        require_same("stat_features", self.event_types, history.event_types)
         return statistics(history, clients, self.popular, self.start)
 
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""
-        return State({"start": self.start.isoformat()}, tables=self.popular)
+        return State({"start": self.start.isoformat(), **kept(self.event_types)}, tables=self.popular)
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """See `ubp.blocks.fitted.FittedBlock.from_state`."""
-        return cls(state.tables, datetime.fromisoformat(state.settings["start"]))
+        return cls(state.tables, datetime.fromisoformat(state.settings["start"]), restored(state.settings))
 
 
 @dataclass(frozen=True)
@@ -248,4 +267,4 @@ class StatFeaturesRecipe(Recipe):
 
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:  # noqa: ARG002 (those that draw or train)
         """See `ubp.cli.recipe.Recipe.fit`."""
-        return Fit(StatFeatures(popularities(history), history.start))
+        return Fit(StatFeatures(popularities(history), history.start, history.event_types))

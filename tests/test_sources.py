@@ -15,7 +15,7 @@ from ubp.cli.config import composed
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 from ubp.training.model import in_micro_batches, losses_of
 
 # By the folder of a command, its recipe.
@@ -45,7 +45,9 @@ def prepared(name, history):
 def give_clients(history):
     """Every client is a relevant one."""
     history.relevant_clients.parent.mkdir()
-    clients = pl.concat(pl.read_parquet(history.raw / kind.file_name, columns=[schema.CLIENT_ID]) for kind in EventType)
+    clients = pl.concat(
+        pl.read_parquet(history.raw / kind.file_name, columns=[schema.CLIENT_ID]) for kind in EVENT_TYPES
+    )
     np.save(history.relevant_clients, clients[schema.CLIENT_ID].unique().sort().to_numpy())
 
 

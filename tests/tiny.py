@@ -7,7 +7,7 @@ from tests.conftest import History, synthetic
 from ubp.blocks import registry
 from ubp.cli.config import composed, parse
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 
 # Profiles of the synthetic shop, by the scale at which some dozens of clients have events of each type.
 _SCALES: Final = {"default": 4e-5, "dense": 6e-5, "sparse": 3e-4, "purchases_only": 2e-4}
@@ -61,5 +61,5 @@ def log(name: str) -> History:
         return synthetic()
     config = composed(CONFIGS / "scripts", "make_synthetic_data", [f"profile={name}"])
     shop = SyntheticShop(parse(Shop, config, at="shop").scaled(_SCALES[name]), config.seed, config.chunk)
-    events = {kind: streamed(shop, kind, timestamps="datetime").collect() for kind in EventType}
+    events = {kind: streamed(shop, kind, timestamps="datetime").collect() for kind in EVENT_TYPES}
     return History(events, shop.properties())

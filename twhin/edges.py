@@ -17,9 +17,9 @@ import torch
 
 from ubp.blocks.fitted import Clients
 from ubp.data import schema
+from ubp.data.event_types import chosen
 from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
-from ubp.data.schema import EventType
 from ubp.io.errors import require, require_positive
 from ubp.sequences.arrays import Int64, offsets_of, ranges
 from ubp.training.model import Batch, Rows
@@ -56,12 +56,9 @@ class EdgeSettings:
         """Refuse what makes no sense.
 
         Raises:
-            UserError: no item event type, one given twice, or a number out of its range.
+            UserError: no event type, one given twice, or a number out of its range.
         """
-        known = [event_type.value for event_type in schema.ITEM_EVENTS]
-        require(bool(self.types), "edges.types", self.types, f"some of {', '.join(known)}")
-        for name in self.types:
-            require(name in known, "edges.types", name, f"of {', '.join(known)}")
+        require(bool(self.types), "edges.types", self.types, "event types about items")
         require(len(set(self.types)) == len(self.types), "edges.types", self.types, "each once")
         require_positive(self, "edges", "clients")
         require(self.half_life is None or self.half_life > 0, "edges.half_life", self.half_life, "above 0, or null")
@@ -79,6 +76,9 @@ def edges_of(history: ChallengeData, settings: EdgeSettings, clients: Clients | 
     Returns:
         ``client_id``, ``sku`` Int64, ``relation`` UInt8 (the place of the edge's type among the settings') and
         ``weight`` Float32.
+
+    Raises:
+        UserError: an edge of what is no event type of the log, or of one that is not about items.
     """
     events = _events(history, settings, clients)
     age = (pl.lit(history.as_of) - pl.col(schema.TIMESTAMP).max()).dt.total_microseconds() / _DAY
@@ -98,8 +98,8 @@ def edges_of(history: ChallengeData, settings: EdgeSettings, clients: Clients | 
 
 def _events(history: ChallengeData, settings: EdgeSettings, clients: Clients | None) -> pl.LazyFrame:
     frames = [
-        history.events(EventType(name), clients).with_columns(pl.lit(place, pl.UInt8).alias(RELATION))
-        for place, name in enumerate(settings.types)
+        history.events(event_type, clients).with_columns(pl.lit(place, pl.UInt8).alias(RELATION))
+        for place, event_type in enumerate(chosen("edges.types", settings.types, history.item_types))
     ]
     return pl.concat(frames)
 

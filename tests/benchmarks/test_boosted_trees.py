@@ -22,7 +22,7 @@ from benchmarks.boosted_trees import (
 from scripts.split import split
 from ubp.blocks.wide_features import View, WideFeatures, WideSettings
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.split import SplitDates
 from ubp.data.targets import TargetRules
 from ubp.evaluation.tasks import GroundTruth
@@ -130,7 +130,7 @@ def test_nothing_is_read_after_the_train_window(make_history, paths, tmp_path):
     tables, dates = make_history(), SplitDates.of(ChallengeData(paths, submit=True))
     changed = make_history()
     time = pl.col("timestamp")
-    for kind in EventType:
+    for kind in EVENT_TYPES:
         border = dates.validation_start if kind is EventType.PRODUCT_BUY else dates.train_start
         last = tables.events[kind]["timestamp"].max()
         later = (time >= border) & (time < last)

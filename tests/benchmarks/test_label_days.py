@@ -9,7 +9,7 @@ from benchmarks.label_days import LabelDays, measure, open_log, table_of, withou
 from ubp.cli.config import Common, composed, parse
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 from ubp.io.errors import UserError
 from ubp.sequences import build as building
 
@@ -41,7 +41,7 @@ def test_one_build_and_a_selection_per_day(history, builds):
         assert len(builds) == 1
         assert len(costs.selections) == len(costs.columns) == 20
         known = data.before(SETTINGS.before(data.as_of)[0])
-        assert costs.events[0] == sum(known.rows(event_type) for event_type in EventType)
+        assert costs.events[0] == sum(known.rows(event_type) for event_type in EVENT_TYPES)
         assert costs.events == sorted(costs.events, reverse=True)
     assert not paths.root.exists()
     assert history.raw.exists()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from stat_features.recipe import COLUMNS, StatFeaturesRecipe
+from stat_features.recipe import StatFeaturesRecipe, columns
 from ubp.data import schema
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TargetRules, make_targets
 from ubp.sequences.build import build_or_open
@@ -30,7 +30,7 @@ def test_the_same_statistics(local):
     clients, ours = block.vectors(local, local.clients)
     others, theirs = by_pandas(local.paths)
     np.testing.assert_array_equal(clients, others)
-    for column, name in enumerate(COLUMNS):
+    for column, name in enumerate(columns()):
         np.testing.assert_allclose(ours[:, column], theirs[:, column], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -44,4 +44,4 @@ def test_the_same_sequences(local):
     np.testing.assert_array_equal(store.subject, events["subject"])
     seconds = (events[schema.TIMESTAMP] - np.datetime64(store.start)).dt.total_seconds()
     np.testing.assert_array_equal(store.time, seconds)
-    assert set(np.unique(store.event)) == {event_type.code for event_type in EventType}
+    assert set(np.unique(store.event)) == {event_type.code for event_type in EVENT_TYPES}

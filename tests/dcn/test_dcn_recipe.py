@@ -19,7 +19,7 @@ from ubp.cli.run import embedding_run
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 
 INPUT = "stat_features"  # the fastest block of the registry
@@ -181,7 +181,7 @@ def test_every_form_of_input_trains(history):
 
 
 def test_a_log_of_purchases_only(tmp_path):
-    others = [kind for kind in EventType if kind is not EventType.PRODUCT_BUY]
+    others = [kind for kind in EVENT_TYPES if kind is not EventType.PRODUCT_BUY]
     paths = written(synthetic(empty=others), tmp_path)
     history = with_input(ChallengeData(paths, submit=True))
     block = fitted(history, f"model.losses.weights.{CONTRASTIVE}=1")

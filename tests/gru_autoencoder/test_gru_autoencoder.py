@@ -18,7 +18,7 @@ from gru_autoencoder.tokens import (
     select_events,
 )
 from ubp.data.history import ChallengeData
-from ubp.data.schema import FIRST_TOKEN, EventType, Token
+from ubp.data.schema import EVENT_TYPES, FIRST_TOKEN, Token
 from ubp.io.errors import UserError
 from ubp.sequences.batches import gather
 from ubp.training.kernels import limited_threads
@@ -265,7 +265,7 @@ class TestRecipe:
     @pytest.fixture(autouse=True, scope="class")
     @staticmethod
     def relevant(data):
-        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EventType]))
+        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EVENT_TYPES]))
         data.paths.relevant_clients.parent.mkdir(parents=True, exist_ok=True)
         np.save(data.paths.relevant_clients, clients[::2])
 
@@ -280,7 +280,7 @@ class TestRecipe:
         chosen = select_events(data, settings(newest=3), data.relevant_clients)
         assert chosen.lengths.max() == 3
         times = {}
-        for event_type in EventType:
+        for event_type in EVENT_TYPES:
             for client, time in data.events(event_type).select("client_id", "timestamp").collect().iter_rows():
                 times.setdefault(client, []).append(int((time - data.start).total_seconds()))
         for client, start, length in zip(chosen.clients, chosen.starts, chosen.lengths, strict=True):

@@ -21,8 +21,9 @@ from ubp.cli.config import composed
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import FIRST_TOKEN, EventType
+from ubp.data.schema import EVENT_TYPES, FIRST_TOKEN, EventType
 from ubp.io.errors import UserError
+from ubp.sequences.vocabulary import event_tokens
 from ubp.training.encode import encode
 from ubp.training.fit import fit
 from ubp.training.model import LENGTHS
@@ -184,7 +185,7 @@ def test_a_cycle_is_learnt(tmp_path):
         max_epochs=15, patience=15, batch_size=8, learning_rate=0.01, accelerator="cpu", held_out=0.2
     )
     trained = fit(model, source, settings, tmp_path, seed=0)
-    scores = report(trained, source, CATEGORIES)
+    scores = report(trained, source, CATEGORIES, event_tokens(EVENT_TYPES))
     assert scores["category mrr@10"][MODEL] > 0.99
     assert scores["event hit_rate@1"][MODEL] > 0.99
     assert scores["price MAE, buckets"][MODEL] < 5
@@ -228,7 +229,7 @@ class TestRecipe:
     @staticmethod
     def data(make_history, tmp_path_factory):
         data = ChallengeData(make_history().write(tmp_path_factory.mktemp("sku")), submit=True, unknown_sku="drop")
-        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EventType]))
+        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EVENT_TYPES]))
         data.paths.relevant_clients.parent.mkdir(parents=True, exist_ok=True)
         np.save(data.paths.relevant_clients, clients[::2])
         return data
@@ -269,7 +270,7 @@ class TestRecipe:
 
     def test_what_is_usual(self, data):
         source, categories = self.tokenised(data, None)
-        usual = usual_events(source, categories)
+        usual = usual_events(source, categories, event_tokens(EVENT_TYPES))
         assert len(usual.categories) == categories
         assert usual.categories.sum() == usual.events.sum() == source.events.sum()
         bought = FIRST_TOKEN + EventType.PRODUCT_BUY.code
@@ -277,7 +278,7 @@ class TestRecipe:
         assert usual.price == np.median(source.columns[PRICE])
         assert usual.deviation == pytest.approx(np.abs(source.columns[PRICE] - usual.price).mean())
         source.columns[PRICE][:] = 7
-        assert usual_events(source, categories).deviation == 1
+        assert usual_events(source, categories, event_tokens(EVENT_TYPES)).deviation == 1
 
     def test_by_the_config_all_clients_with_two_events_train_and_the_relevant_ones_are_encoded(self, data):
         config = composed(CONFIGS / "next_sku", "next_sku", ["sequences.longest=32", "sequences.newest=32"])

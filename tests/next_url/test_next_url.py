@@ -20,7 +20,7 @@ from ubp.cli.config import composed
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import FIRST_TOKEN, EventType
+from ubp.data.schema import EVENT_TYPES, FIRST_TOKEN, EventType
 from ubp.io.errors import NoUsableEvents, UserError
 from ubp.training.encode import encode
 from ubp.training.fit import fit
@@ -243,7 +243,7 @@ class TestRecipe:
     @staticmethod
     def data(make_history, tmp_path_factory):
         data = ChallengeData(make_history().write(tmp_path_factory.mktemp("url")), submit=True, unknown_sku="drop")
-        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EventType]))
+        clients = np.unique(np.concatenate([data.events(e).collect()["client_id"].to_numpy() for e in EVENT_TYPES]))
         data.paths.relevant_clients.parent.mkdir(parents=True, exist_ok=True)
         np.save(data.paths.relevant_clients, clients[::2])
         return data

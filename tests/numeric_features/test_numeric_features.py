@@ -29,10 +29,10 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.name_clusters import nearest
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import NoUsableEvents, UserError
 
-BUY, ADD, REMOVE, VISIT, SEARCH = EventType
+BUY, ADD, REMOVE, VISIT, SEARCH = EVENT_TYPES
 ITEMS = (BUY, ADD, REMOVE)
 DAY = timedelta(days=1)
 SETTINGS = parse(FeatureSettings, composed(CONFIGS / "numeric_features", "numeric_features"), at="features")
@@ -286,7 +286,7 @@ def test_an_absent_event_is_longer_ago_and_rarer_than_any(make_history, tmp_path
     data = opened(history, tmp_path / "data")
     table = fitted(data, limit=1e6).encode(data, data.relevant_clients)
     column = columns_of(table)
-    for kind in EventType:
+    for kind in EVENT_TYPES:
         for window in ("7d", "28d", "all"):
             there = column[f"{kind}_count_{window}"] > column[f"{kind}_count_{window}"].min()
             assert there.any()

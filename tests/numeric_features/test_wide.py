@@ -11,10 +11,10 @@ from numeric_features.wide import GroupSettings, NumericFeaturesWideRecipe, fact
 from ubp.blocks.wide_features import COUNTS, LISTED, WideFeatures, WideSettings
 from ubp.data.history import ChallengeData
 from ubp.data.labels import most_bought, relevant_purchases
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 from ubp.io.errors import NoUsableEvents, UserError
 
-BUY, *OTHERS = EventType
+BUY, *OTHERS = EVENT_TYPES
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
 from ubp.data.own_log import outputs
 from ubp.data.paths import CONFIGS, DataPaths
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.split import SplitDates
 from ubp.data.targets import TargetRules
 from ubp.io.errors import UserError
@@ -78,7 +78,7 @@ def test_the_clickstream(tmp_path):
     example(tmp_path / "files", "clickstream")
     found = brought_in(tmp_path / "data", tmp_path / "files", "clickstream")
     history = split_of(tmp_path / "data")
-    assert {kind for kind in EventType if history.has(kind)} == set(EventType) - {EventType.REMOVE_FROM_CART}
+    assert {kind for kind in EVENT_TYPES if history.has(kind)} == set(EVENT_TYPES) - {EventType.REMOVE_FROM_CART}
     assert all(each.files > DAYS / 2 for each in found.sources)
     visitors = pl.read_parquet(tmp_path / "data/raw/ids_client.parquet")["original"]
     assert all(uuid.UUID(each).version == 4 for each in visitors)

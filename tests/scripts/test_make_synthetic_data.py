@@ -32,7 +32,7 @@ from ubp.cli.config import composed, parse
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, make_targets
 from ubp.evaluation.tasks import labels, load_targets, load_window
@@ -96,7 +96,7 @@ def test_every_file_has_its_rows(small):
 def test_every_client_occurs_and_some_are_relevant(small):
     visitors = table(small, EventType.PAGE_VISIT)[schema.CLIENT_ID]
     assert visitors.n_unique() == 18_700
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         assert table(small, event_type)[schema.CLIENT_ID].is_in(visitors.unique().implode()).all()
     relevant = small.relevant_clients
     assert len(relevant) == 1000
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(profile, tmp_pa
     assert prints["a"] == prints["b"]
     differ = [one != other for one, other in zip(prints["a"], prints["c"], strict=True)]
     # A file without rows stays so; all clients are relevant in shops other than the default one.
-    assert differ[:-1] == [*(shop.rows[event_type] > 0 for event_type in EventType), True]
+    assert differ[:-1] == [*(shop.rows[event_type] > 0 for event_type in EVENT_TYPES), True]
     assert differ[-1] or profile != "default"
 
 
@@ -126,7 +126,7 @@ def test_the_default_shop_is_the_one_it_always_was():
     """Of the values, not of the files: those change with the library that writes them."""
     shop = SyntheticShop(settings().scaled(2e-4), 0, CHUNK)
     digest = hashlib.sha256()
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         for begin in shop.chunks():
             digest.update(shop.events(event_type, begin).write_csv().encode())
     digest.update(shop.properties().write_csv().encode())
@@ -138,14 +138,14 @@ def test_timestamps_as_text_or_datetime_are_the_same_moments(tmp_path):
     shop = settings().scaled(1e-4)
     text = made(shop, DataPaths(tmp_path / "text"))
     moments = made(shop, DataPaths(tmp_path / "datetime"), timestamps="datetime")
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         read = [pl.read_parquet(paths.raw / event_type.file_name) for paths in (text, moments)]
         assert [frame.schema[schema.TIMESTAMP] for frame in read] == [pl.String, pl.Datetime("us")]
         assert read[0].with_columns(pl.col(schema.TIMESTAMP).str.to_datetime()).equals(read[1])
 
 
 def test_files_are_not_sorted_and_stay_within_the_period(small):
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         events = table(small, event_type)
         assert not events[schema.TIMESTAMP].is_sorted()
         assert not events[schema.CLIENT_ID].is_sorted()
@@ -293,7 +293,7 @@ def sparse(tmp_path_factory) -> dict[str, ChallengeData]:
 
 
 def of_all_types(data: ChallengeData) -> pl.DataFrame:
-    return pl.concat([table(data, kind).select(schema.CLIENT_ID, schema.TIMESTAMP) for kind in EventType])
+    return pl.concat([table(data, kind).select(schema.CLIENT_ID, schema.TIMESTAMP) for kind in EVENT_TYPES])
 
 
 @pytest.mark.parametrize("profile", SPARSE)
@@ -308,7 +308,7 @@ def test_a_sparse_shop_has_three_events_a_client_ten_categories_and_whole_days(p
 
 def test_of_purchases_only_there_is_nothing_else_and_most_clients_have_one(sparse):
     data = sparse["purchases_only"]
-    rows = {event_type: data.rows(event_type) for event_type in EventType if event_type != EventType.PRODUCT_BUY}
+    rows = {event_type: data.rows(event_type) for event_type in EVENT_TYPES if event_type != EventType.PRODUCT_BUY}
     assert set(rows.values()) == {0}
     count = table(data, EventType.PRODUCT_BUY)[schema.CLIENT_ID].value_counts()["count"]
     assert 0.5 < (count == 1).mean() < 0.6
@@ -316,7 +316,7 @@ def test_of_purchases_only_there_is_nothing_else_and_most_clients_have_one(spars
 
 def test_a_sparse_shop_has_few_carts_and_searches(sparse):
     data = sparse["sparse"]
-    rows = {event_type: data.rows(event_type) for event_type in EventType}
+    rows = {event_type: data.rows(event_type) for event_type in EVENT_TYPES}
     assert min(rows.values()) > 0
     some = (EventType.ADD_TO_CART, EventType.REMOVE_FROM_CART, EventType.SEARCH_QUERY)
     assert sum(rows[event_type] for event_type in some) < 0.2 * sum(rows.values())

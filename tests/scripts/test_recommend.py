@@ -16,7 +16,7 @@ from ubp.blocks.registry import with_what_they_read
 from ubp.cli.config import Common, composed, config_names, presets
 from ubp.data.log_figures import LogFigures
 from ubp.data.paths import CONFIGS, REPOSITORY
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 
 START = datetime(2022, 6, 1)
@@ -26,7 +26,7 @@ ALL = dict(zip(EventType, (2, 4, 1, 12, 1), strict=True))
 
 def log_of(clients, a_client, days=200.0):
     """Figures of a log in which all clients are alike."""
-    counts = {kind: a_client.get(kind, 0) for kind in EventType}
+    counts = {kind: a_client.get(kind, 0) for kind in EVENT_TYPES}
     columns = {kind: np.full(clients, count, np.uint32) for kind, count in counts.items()}
     table = pl.DataFrame({"client_id": np.arange(clients), **columns})
     totals = {kind: clients * count for kind, count in counts.items()}
@@ -52,7 +52,7 @@ def test_the_table_names_only_what_is_there():
     for each in measured.costs.values():
         for cost in each.values():
             assert cost.source in ("size", "demo")
-            assert cost.of(log_of(10, ALL), tuple(EventType)).hours >= 0
+            assert cost.of(log_of(10, ALL), tuple(EVENT_TYPES)).hours >= 0
 
 
 def test_a_cost_grows_with_what_is_read_and_no_further():

@@ -9,7 +9,7 @@ from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler
 from sequential_encoder.flat import CATEGORIES, SUBJECTS
 from sequential_encoder.model import EncoderSettings, LossSettings, SequentialEncoder
 from ubp.data import schema
-from ubp.data.schema import CODE_BOOK, CODES, EventType
+from ubp.data.schema import CODE_BOOK, CODES, EVENT_TYPES
 from ubp.sequences.arrays import offsets_of
 from ubp.sequences.layout import DAY
 from ubp.sequences.selection import select
@@ -25,12 +25,13 @@ def store(clients: int = 7, most: int = 60, seed: int = 0) -> Sequences:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, most, clients)
     time = [np.sort(rng.integers(0, DAYS * DAY // 600, length)) * 600 + rng.integers(0, 30) for length in lengths]
-    event = rng.integers(0, len(EventType), lengths.sum()).astype(np.uint8)
+    event = rng.integers(0, len(EVENT_TYPES), lengths.sum()).astype(np.uint8)
     tables = {schema.SKU: SKUS, schema.URL: URLS, schema.QUERY: QUERIES}
     sizes = np.array([tables[event_type.subject] for event_type in schema.EVENT_ORDER])
     return Sequences(
         start=datetime(2022, 6, 1),  # a Wednesday
         last=DAYS * DAY,
+        event_types=schema.EVENT_ORDER,
         clients=np.arange(clients, dtype=np.int64) * 3,
         offsets=offsets_of(lengths),
         time=np.concatenate(time).astype(np.int32),

@@ -26,7 +26,7 @@ from sequential_encoder.events import (
 )
 from tests.sequential_encoder.small_log import DAYS, SETTINGS, samplers, source, span, store
 from ubp.data import schema
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 from ubp.sequences.layout import DAY
 from ubp.training.model import LENGTHS
@@ -67,7 +67,7 @@ def test_tokens_are_those_of_plain_python(merge: int) -> None:
             assert int(batch[HOUR][row, number]) == last % DAY // 3600
             assert int(batch[WEEKDAY][row, number]) == (last // DAY + 2) % 7  # the log begins on a Wednesday
             kinds = [events[place] for place in places]
-            assert batch[COUNTS][row, number].tolist() == [kinds.count(kind) for kind in range(len(EventType))]
+            assert batch[COUNTS][row, number].tolist() == [kinds.count(kind) for kind in range(len(EVENT_TYPES))]
         assert batch[TOKEN][row, : len(times)].tolist() == [n for n, places in enumerate(tokens) for _ in places]
         assert (batch[SUBJECT][row, : len(times)] % 2**KIND_BITS).tolist() == sequences.subject[own].tolist()
         assert (batch[SUBJECT][row, len(times) :] == -1).all()

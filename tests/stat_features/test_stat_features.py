@@ -10,14 +10,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stat_features.recipe import COLUMNS, StatFeatures, StatFeaturesRecipe
+from stat_features.recipe import StatFeatures, StatFeaturesRecipe, columns
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import load, save
 from ubp.data import schema
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 
-BUY, ADD, REMOVE, VISIT, SEARCH = EventType
+COLUMNS = columns()
+
+BUY, ADD, REMOVE, VISIT, SEARCH = EVENT_TYPES
 DAY = timedelta(days=1)
 
 
@@ -160,7 +162,7 @@ def test_a_client_with_a_single_event(make_history, tmp_path):
     clients, values = statistics(ChallengeData(paths, True))
     assert sorted(clients.tolist()) == sorted(single)
     column = dict(zip(COLUMNS, values.T, strict=True))
-    assert (sum(column[f"{kind}_count"] for kind in EventType) == 1).all()
+    assert (sum(column[f"{kind}_count"] for kind in EVENT_TYPES) == 1).all()
     assert (column["product_buy_mean_interval"] == 70).all()  # the history's length in days
     assert (column["active_weeks"] == 1).all()
     assert (column["active_months"] == 1).all()
@@ -204,7 +206,7 @@ def test_a_day_later_without_new_events_everything_is_a_day_longer_ago(data):
     tomorrow = block.encode(data, as_of=data.as_of + DAY)
     assert today.client_ids.tolist() == tomorrow.client_ids.tolist()
     before, after = columns_of(today), columns_of(tomorrow)
-    for kind in EventType:
+    for kind in EVENT_TYPES:
         for name in ("first_day", "last_day"):
             grown = after[f"{kind}_{name}"] - before[f"{kind}_{name}"]
             np.testing.assert_allclose(grown, -1, atol=1e-4)
@@ -221,7 +223,7 @@ def test_a_day_later_without_new_events_everything_is_a_day_longer_ago(data):
 def test_absent_events_are_older_than_anything(data):
     for as_of in (data.as_of, data.as_of + 5 * DAY):
         column = columns_of(fitted(data).encode(data, as_of=as_of))
-        for kind in EventType:
+        for kind in EVENT_TYPES:
             there = column[f"{kind}_count"] > 0
             assert not there.all()
             for name in (f"{kind}_first_day", f"{kind}_last_day"):

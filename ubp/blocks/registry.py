@@ -125,9 +125,8 @@ def block(name: str) -> Entry:
 
 
 def needs_of(name: str) -> tuple[EventType, ...]:
-    """The event types of which a block needs some: all types for one that takes what there is, or is not here."""
-    known = {entry.name: entry.needs for entry in entries()}
-    return known.get(name) or tuple(EventType)
+    """The event types of which a block needs some; none for one that takes what there is, or is not here."""
+    return {entry.name: entry.needs for entry in entries()}.get(name, ())
 
 
 def reads_targets(recipe: str) -> bool:

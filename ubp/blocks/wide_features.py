@@ -9,7 +9,7 @@ of so many values at most. So memory grows with the clients, and with the pairs 
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -57,6 +57,7 @@ class WideSettings:
         bought: what a purchase counts in the matrices of skus, categories, prices and names.
         added: the same of a cart addition.
         removed: the same of a removal from the cart.
+        others: the same of events of a type that is the log's own, if they are about items.
         half_life: days in which an event comes to count half as much, in the matrices of what was met lately.
         components: of each SVD, at most.
         most_values: skus in their matrix, at most, those that most clients met; and urls, those with the most visits.
@@ -68,6 +69,7 @@ class WideSettings:
     bought: float = 1.0
     added: float = 0.5
     removed: float = 0.25
+    others: float = 0.5
     half_life: float = 30.0
     components: int = 32
     most_values: int = 20_000
@@ -83,16 +85,16 @@ class WideSettings:
         require(bool(self.windows) and min(self.windows) > 0, "windows", self.windows, "one or more days, at least 1")
         for name in ("bought", "half_life"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("added", "removed"):
+        for name in ("added", "removed", "others"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("components", "most_values"):
             require(getattr(self, name) > 0, name, getattr(self, name), "at least 1")
         require(all(days > 0 for days in self.half_lives), "half_lives", self.half_lives, "above 0 each")
 
-    @property
-    def weights(self) -> dict[EventType, float]:
-        """Of the item events, what each type counts."""
-        return dict(zip(schema.ITEM_EVENTS, (self.bought, self.added, self.removed), strict=True))
+    def weights(self, item_types: Iterable[EventType]) -> dict[EventType, float]:
+        """Of event types about items, what an event of each counts."""
+        own = dict(zip(schema.ITEM_EVENTS, (self.bought, self.added, self.removed), strict=True))
+        return {event_type: own.get(event_type, self.others) for event_type in item_types}
 
 
 # The fitted features
@@ -263,8 +265,8 @@ def _amounts(history: ChallengeData, clients: Ids, settings: WideSettings) -> It
 def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings, span: float) -> pl.DataFrame:
     """Float32, a row per client in their order, zeros for what it has not; types without events have no columns.
 
-    For each event type the columns of `event_counts`, for purchases and cart additions those of `prices`; for each
-    type those of `rhythm`, if it is asked for.
+    For each event type the columns of `event_counts`, for those about items, without removals, those of `prices`; for
+    each type those of `rhythm`, if it is asked for.
 
     Args:
         history: the events before its ``as_of``.
@@ -272,11 +274,13 @@ def client_counts(history: ChallengeData, clients: Ids, settings: WideSettings, 
         settings: which windows, and whether rhythm.
         span: days; an event as long ago counts as one that never was in ``nearness``.
     """
-    present = [event_type for event_type in EventType if history.has(event_type)]
+    every = history.event_types
+    present = [event_type for event_type in every if history.has(event_type)]
+    priced = tuple(event_type for event_type in history.item_types if event_type != EventType.REMOVE_FROM_CART)
     makers: list[tuple[Callable[[ChallengeData, Ids, EventType], pl.DataFrame], tuple[EventType, ...]]] = [
-        (partial(event_counts, windows=settings.windows, span=span), tuple(EventType)),
-        (partial(prices, windows=settings.windows), schema.ITEM_EVENTS[:2]),
-        (rhythm, tuple(EventType) if settings.rhythm else ()),
+        (partial(event_counts, windows=settings.windows, span=span), every),
+        (partial(prices, windows=settings.windows), priced),
+        (rhythm, every if settings.rhythm else ()),
     ]
     parts = [
         made(history, clients, event_type).select(pl.all().name.prefix(f"{event_type}_"))
@@ -420,7 +424,7 @@ class ClientItems:
             of_rows(history, event_type, clients).select(
                 _ROW, schema.SKU, schema.TIMESTAMP, pl.lit(weight, pl.Float64).alias(_AMOUNT)
             )
-            for event_type, weight in settings.weights.items()
+            for event_type, weight in settings.weights(history.item_types).items()
             if weight
         )
         sums = {f"{place}": faded(history.as_of, half_life).sum() for place, half_life in enumerate(half_lives)}
@@ -468,16 +472,21 @@ def places_among(ascending: Ids, asked: Ids) -> tuple[Ids, npt.NDArray[np.bool_]
     return places[known], known
 
 
+def _about(history: ChallengeData, clients: Ids, subject: str) -> pl.LazyFrame:
+    """The events about urls, or about queries: rows of `of_rows` of all such types."""
+    return pl.concat(of_rows(history, event_type, clients) for event_type in history.about(subject))
+
+
 def most_visited(history: ChallengeData, clients: Ids, most: int) -> Ids:
     """The urls with the most visits by these clients, at most so many: int64, ascending."""
-    visits = of_rows(history, EventType.PAGE_VISIT, clients)
+    visits = _about(history, clients, schema.URL)
     often = visits.group_by(schema.URL).agg(visits=pl.len()).sort("visits", schema.URL, descending=[True, False])
     return np.sort(collect(often.head(most).select(schema.URL))[schema.URL].to_numpy())
 
 
 def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
     """Visits of some urls: float32 [clients, urls]."""
-    visits = of_rows(history, EventType.PAGE_VISIT, clients)
+    visits = _about(history, clients, schema.URL)
     known = visits.join(pl.LazyFrame({schema.URL: urls}), on=schema.URL, how="semi")
     pairs = collect(known.group_by(_ROW, pl.col(schema.URL).alias(_VALUE)).agg(pl.len().alias(_AMOUNT)))
     return sparse(pairs, len(clients), urls)
@@ -485,7 +494,7 @@ def client_urls(history: ChallengeData, clients: Ids, urls: Ids) -> csr_matrix:
 
 def client_query_codes(history: ChallengeData, clients: Ids) -> csr_matrix:
     """Codes of a client's queries, by position: float32 [clients, 16 × 256]."""
-    searches = collect(of_rows(history, EventType.SEARCH_QUERY, clients).select(_ROW, schema.QUERY))
+    searches = collect(_about(history, clients, schema.QUERY).select(_ROW, schema.QUERY))
     rows, ones = searches[_ROW].to_numpy(), np.ones(len(searches), np.float32)
     # One position at a time: all of them would be a list of sixteen times the searches.
     positions = searches[schema.QUERY].to_numpy().reshape(len(searches), schema.CODES).T

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ubp.data import schema
+from ubp.data.event_types import named, read_event_types
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients, scan, times_parsed, typed
 from ubp.data.relevant_events import RelevantEvents
@@ -56,6 +57,9 @@ class Mask:
 class ChallengeData:
     """One history, checked: all events (``submit=True``) or those before the train-target start.
 
+    Attributes:
+        event_types: of the log: the challenge's in the published order, then its own. Each has a file.
+
     Args:
         paths: where the data lies.
         submit: True reads ``raw/``, False ``raw/input/``.
@@ -81,17 +85,19 @@ class ChallengeData:
         self._as_of = _whole_second(as_of)
         self._mask: Mask | None = None
         self.folder = paths.history(submit)
+        self.event_types = read_event_types(paths.event_types)
         self._summaries = self._checked()
         if as_of is not None and (self.start >= as_of or not self.has(EventType.PRODUCT_BUY)):
             raise UserError(f"as_of={as_of}: {self.folder} has no purchase before it; choose a later day")
 
     def _checked(self) -> dict[EventType, FileSummary]:
         """The summaries of the event files, from the cache where this very content was checked before."""
-        require_files(self.paths, self.submit)
+        require_files(self.paths, self.submit, self.event_types)
         note = self.paths.cache / "checked" / f"{self.files_fingerprint}-{self.unknown_sku}.json"
         if note.exists():
-            return {EventType(name): summary_of(**fields) for name, fields in json.loads(note.read_text()).items()}
-        summaries = check(self.folder, self.paths.properties, self.unknown_sku)
+            noted = json.loads(note.read_text())
+            return {event_type: summary_of(**noted[event_type]) for event_type in self.event_types}
+        summaries = check(self.folder, self.paths.properties, self.unknown_sku, self.event_types)
         with atomic_write(note) as aside:
             text = json.dumps({event_type: asdict(summary) for event_type, summary in summaries.items()}, default=str)
             aside.write_text(text)
@@ -184,9 +190,21 @@ class ChallengeData:
         return scan(self.paths.properties)
 
     @property
-    def event_types(self) -> tuple[EventType, ...]:
-        """The types of event that the log has a file for, in the order of their codes."""
-        return schema.EVENT_ORDER
+    def item_types(self) -> tuple[EventType, ...]:
+        """The event types whose events are about a sku."""
+        return self.about(schema.SKU)
+
+    def about(self, subject: str) -> tuple[EventType, ...]:
+        """The event types whose events are about ``sku``, ``url`` or ``query``."""
+        return tuple(event_type for event_type in self.event_types if event_type.subject == subject)
+
+    def event_type(self, name: str) -> EventType:
+        """The event type of that name.
+
+        Raises:
+            UserError: the log has none.
+        """
+        return named(name, self.event_types)
 
     def file(self, event_type: EventType) -> Path:
         return self.folder / event_type.file_name
@@ -250,7 +268,7 @@ class ChallengeData:
         Returns:
             int64, ascending, each once.
         """
-        frames = [self.events(event_type, clients).select(schema.CLIENT_ID) for event_type in EventType]
+        frames = [self.events(event_type, clients).select(schema.CLIENT_ID) for event_type in self.event_types]
         known: npt.NDArray[np.int64] = np.sort(collect(pl.concat(frames).unique())[schema.CLIENT_ID].to_numpy())
         return known
 
@@ -340,7 +358,7 @@ class ChallengeData:
             )
 
     def _fingerprint_now(self) -> str:
-        files = [*(self.file(event_type) for event_type in EventType), self.paths.properties]
+        files = [*(self.file(event_type) for event_type in self.event_types), self.paths.properties]
         return digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files))
 
 

@@ -17,11 +17,11 @@ def no_events(
 
     Args:
         history: that was read.
-        event_types: that would have served.
+        event_types: that would have served; none: any type.
         which: is wrong with them.
         advice: what to do.
     """
-    types = [EventType(name) for name in event_types]
+    types = [history.event_type(name) for name in event_types] or history.event_types
     events = sum(map(history.rows, types))
     relevant = sum(_rows_of_relevant(history, event_type) for event_type in types)
     return NoUsableEvents(

@@ -24,11 +24,11 @@ class LogFigures:
     Attributes:
         start: midnight of the day of the first event.
         end: the first moment after it.
-        counts: events of each type, by any client.
+        counts: events of each type of the log, by any client.
         by_client: a row per client that gets a profile: ``client_id``, and by the name of each event type its events,
             UInt32. These are the relevant clients; all of them where no file says which are relevant.
         are_relevant: whether there is such a file.
-        skus: different ones among the purchases, additions and removals of these clients.
+        skus: different ones among the item events of these clients.
         categories: different ones of these skus.
         pairs: of a client and a category that it met.
     """
@@ -51,7 +51,7 @@ class LogFigures:
         return cls(
             start=history.start,
             end=history.as_of,
-            counts={event_type: history.rows(event_type) for event_type in EventType},
+            counts={event_type: history.rows(event_type) for event_type in history.event_types},
             by_client=_by_client(history, relevant),
             are_relevant=are_relevant,
             skus=met[schema.SKU].n_unique(),
@@ -77,26 +77,26 @@ class LogFigures:
     @property
     def present(self) -> tuple[EventType, ...]:
         """The event types of which these clients have some."""
-        return tuple(event_type for event_type in EventType if self.by_client[event_type].sum())
+        return tuple(event_type for event_type in self.counts if self.by_client[event_type].sum())
 
     @property
     def density(self) -> float:
         """Which share of all pairs of a client and a category occurs."""
         return self.pairs / max(1, self.clients * self.categories)
 
-    def events(self, event_types: Iterable[EventType] = EventType, newest: int | None = None) -> int:
+    def events(self, event_types: Iterable[EventType] | None = None, newest: int | None = None) -> int:
         """Events by these clients.
 
         Args:
-            event_types: that count.
+            event_types: that count; None for all.
             newest: of each client so many at most; None: all.
         """
-        total = self._of_each(event_types)
+        total = self._of_each(self.counts if event_types is None else event_types)
         return int((total if newest is None else total.clip(upper_bound=newest)).sum())
 
     def median_events(self) -> float:
         """Events of any type by the client in the middle."""
-        return float(np.median(self._of_each(EventType).to_numpy())) if self.clients else 0.0
+        return float(np.median(self._of_each(self.counts).to_numpy())) if self.clients else 0.0
 
     def _of_each(self, event_types: Iterable[EventType]) -> pl.Series:
         """Events of some types by each client: Int64 [clients]."""
@@ -108,7 +108,7 @@ class LogFigures:
 
 def _by_client(history: ChallengeData, relevant: Clients | None) -> pl.DataFrame:
     tables = []
-    for event_type in EventType:
+    for event_type in history.event_types:
         ids = history.events(event_type).select(schema.CLIENT_ID)
         chosen = ids if relevant is None else of_clients(ids, relevant)
         tables.append(chosen.group_by(schema.CLIENT_ID).agg(pl.len().cast(pl.UInt32).alias(event_type)))
@@ -119,7 +119,7 @@ def _by_client(history: ChallengeData, relevant: Clients | None) -> pl.DataFrame
 def _met(history: ChallengeData, relevant: Clients | None) -> pl.DataFrame:
     """``client_id``, ``sku`` and ``category``, each pair of a client and a sku once."""
     pairs = pl.concat(
-        history.events(event_type).select(schema.CLIENT_ID, schema.SKU) for event_type in schema.ITEM_EVENTS
+        history.events(event_type).select(schema.CLIENT_ID, schema.SKU) for event_type in history.item_types
     )
     chosen = pairs if relevant is None else of_clients(pairs, relevant)
     properties = history.properties().select(schema.SKU, schema.CATEGORY)

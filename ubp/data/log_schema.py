@@ -1,11 +1,12 @@
 """A log's schema: which files hold which events, and which of their columns say what (``configs/schema/NAME.yaml``)."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from ubp.data import schema
+from ubp.data.event_types import named, with_own
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
@@ -84,11 +85,13 @@ class LogSchema:
     """A whole log.
 
     Attributes:
+        event_types: the challenge's, then the log's own in the order of the file (`ubp.data.event_types`).
         zone: in which the log's days begin and end; None: the times have no zone, and none is asked for.
         events: the sources, in the order of the file.
         items: None: nothing is known of them but what was paid.
     """
 
+    event_types: tuple[EventType, ...]
     zone: str | None
     events: tuple[EventSource, ...]
     items: ItemSource | None
@@ -105,10 +108,11 @@ def schema_of(values: Mapping[str, Any]) -> LogSchema:
     events = _mapping("schema.events", values.get("events"))
     if not events:
         raise UserError("schema.events: no event source; name one: which file, as which event type, which columns")
+    known = with_own(_own_types(events))
     faults, sources = [], list[EventSource]()
     for name, fields in events.items():
         try:
-            sources.append(_event_source(str(name), fields, zone))
+            sources.append(_event_source(str(name), fields, known, zone))
         except UserError as error:
             faults += error.messages
     items = None
@@ -122,18 +126,47 @@ def schema_of(values: Mapping[str, Any]) -> LogSchema:
         )
     if faults:
         raise UserError(faults)
-    return LogSchema(zone, tuple(sources), items)
+    return LogSchema(known, zone, tuple(sources), items)
 
 
-def _event_source(name: str, fields: Any, log_zone: str | None) -> EventSource:  # noqa: ANN401 (what YAML gives)
+def _own_types(events: Mapping[str, Any]) -> dict[str, str]:
+    """By its name, what the events of each type that is the log's own are about: whichever column a source names.
+
+    Raises:
+        UserError: a source of such a type names none or several, or two sources of one type name different ones.
+    """
+    own, faults = dict[str, str](), list[str]()
+    for source, fields in events.items():
+        kind = fields.get("as") if isinstance(fields, Mapping) else None
+        if kind is None or str(kind) in schema.EVENT_TYPES:
+            continue
+        given = [subject for subject, key in SUBJECT_KEYS.items() if fields.get(key) is not None]
+        keys = ", ".join(SUBJECT_KEYS[subject] for subject in given)
+        if len(given) != 1:
+            faults.append(
+                f"schema.events.{source}: {kind} is an event type of your own (known are "
+                f"{', '.join(schema.EVENT_TYPES)}); say what it is about by one of {', '.join(SUBJECT_KEYS.values())}"
+                + (f", not {keys}" if given else "")
+            )
+        elif own.setdefault(str(kind), given[0]) != given[0]:
+            before = SUBJECT_KEYS[own[str(kind)]]
+            faults.append(f"schema.events.{source}: {kind} is about {before} in another source, here about {keys}")
+    if faults:
+        raise UserError(faults)
+    return own
+
+
+def _event_source(
+    name: str,
+    fields: Any,  # noqa: ANN401 (what YAML gives)
+    known: Sequence[EventType],
+    log_zone: str | None,
+) -> EventSource:
     at = f"schema.events.{name}"
     values = _mapping(at, fields)
     _require_known(at, values, _EVENT)
-    kinds = [event_type.value for event_type in EventType]
-    kind = _text(at, values, "as")
-    if kind not in kinds:
-        raise UserError(f"{at}.as: {kind} is no event type; known: {', '.join(kinds)}")
-    subject = SUBJECT_KEYS[EventType(kind).subject]
+    kind = named(_text(at, values, "as"), known)
+    subject = SUBJECT_KEYS[kind.subject]
     if others := [key for key in SUBJECT_KEYS.values() if key != subject and values.get(key) is not None]:
         raise UserError(f"{at}.{others[0]}: {kind} takes no {others[0]}; name its column as {subject}")
     zone = _zone(at, values)
@@ -141,7 +174,7 @@ def _event_source(name: str, fields: Any, log_zone: str | None) -> EventSource: 
         raise UserError(f"{at}.zone={zone}: say too in which zone the log's days begin and end: schema.zone={zone}")
     return EventSource(
         **_file_fields(at, name, values),
-        kind=EventType(kind),
+        kind=kind,
         client=_text(at, values, "client"),
         time=_text(at, values, "time"),
         subject=_text(at, values, subject),

@@ -5,9 +5,10 @@ the event files are streamed to their place. Memory holds the distinct ids and t
 layout change, or none.
 """
 
+import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ import polars as pl
 from rich.progress import Progress
 
 from ubp.data import log_checks, own_ids, schema
+from ubp.data.event_types import own_types
 from ubp.data.item_attributes import ItemAttributes, attributes
 from ubp.data.log_schema import EventSource, LogSchema
 from ubp.data.log_sources import CLIENT, SUBJECT, VALUE, StagedEvents, files_of, stage_events, stage_items
@@ -128,10 +130,10 @@ def _key(name: str, is_items: bool) -> str:
     return _ITEMS if is_items else f"events/{name}"
 
 
-def outputs(paths: DataPaths) -> list[Path]:
-    """The files that an import writes."""
+def outputs(paths: DataPaths, event_types: Sequence[EventType]) -> list[Path]:
+    """The tables that an import writes; beside them ``event_types.json``, where a log has types of its own."""
     ids = [paths.raw / f"ids_{name}.parquet" for name in ("client", "item", "url", "category")]
-    return [*(paths.raw / event_type.file_name for event_type in EventType), paths.properties, *ids]
+    return [*(paths.raw / event_type.file_name for event_type in event_types), paths.properties, *ids]
 
 
 def import_log(
@@ -166,7 +168,12 @@ def import_log(
         advance("writing")
         figures = [_figures(*each) for each in zip(staged, met, strict=True)]
         warnings = _write(
-            dict(zip(outputs(paths), _tables(staged, ids, items, codes), strict=True)), ids.clients, settings.now, begin
+            paths,
+            log.event_types,
+            _tables(log.event_types, staged, ids, items, codes),
+            ids.clients,
+            settings.now,
+            begin,
         )
         advance()
     example = ids.items[own_ids.ORIGINAL].first() if len(ids.items) else None
@@ -174,12 +181,19 @@ def import_log(
 
 
 def _write(
-    tables: Mapping[Path, pl.LazyFrame], clients: pl.DataFrame, now: datetime, begin: Callable[[], None]
+    paths: DataPaths,
+    event_types: Sequence[EventType],
+    contents: Iterable[pl.LazyFrame],
+    clients: pl.DataFrame,
+    now: datetime,
+    begin: Callable[[], None],
 ) -> list[str]:
     """Write all files, or none, and look at the events before they take their place.
 
     Args:
-        tables: by the `outputs`.
+        paths: where to.
+        event_types: of the log.
+        contents: of the `outputs`.
         clients: their ids.
         now: in the log's zone.
         begin: called before the first file is replaced.
@@ -187,13 +201,18 @@ def _write(
     Returns:
         A line for each thing that should be looked at.
     """
+    tables, own = dict(zip(outputs(paths, event_types), contents, strict=True)), own_types(event_types)
     with ExitStack() as stack:
+        if own:
+            stack.enter_context(atomic_write(paths.event_types)).write_text(json.dumps(own))
         asides = {path: stack.enter_context(atomic_write(path)) for path in tables}
         for path, table in tables.items():
             table.sink_parquet(asides[path], row_group_size=_ROW_GROUP)
         by_name = {path.name: aside for path, aside in asides.items()}
-        warnings = list(log_checks.warnings({kind: by_name[kind.file_name] for kind in EventType}, clients, now))
+        warnings = list(log_checks.warnings({kind: by_name[kind.file_name] for kind in event_types}, clients, now))
         begin()
+        if not own:
+            paths.event_types.unlink(missing_ok=True)  # of a log that was there before
         return warnings
 
 
@@ -286,8 +305,8 @@ def _amounts(staged: Sequence[StagedEvents]) -> pl.LazyFrame:
 
 
 def _searches(met: Sequence[_Met]) -> list[pl.Series]:
-    """The distinct texts that each source has searches for."""
-    return [each.subjects for each in met if each.source.kind == EventType.SEARCH_QUERY]
+    """The distinct texts that each source has searches for, or other events about texts."""
+    return [each.subjects for each in met if each.source.kind.subject == schema.QUERY]
 
 
 def _text_codes(
@@ -303,10 +322,14 @@ def _text_codes(
 
 
 def _tables(
-    staged: Sequence[StagedEvents], ids: _Ids, items: ItemAttributes, codes: pl.DataFrame
+    event_types: Sequence[EventType],
+    staged: Sequence[StagedEvents],
+    ids: _Ids,
+    items: ItemAttributes,
+    codes: pl.DataFrame,
 ) -> Iterator[pl.LazyFrame]:
     """What goes into each of the `outputs`."""
-    for kind in EventType:
+    for kind in event_types:
         yield _events(_of_kind(staged, kind), kind, ids, codes)
     properties = items.table.lazy().rename({schema.NAME: SUBJECT})
     yield _coded(properties, codes).rename({SUBJECT: schema.NAME}).select(schema.PROPERTY_COLUMNS)

@@ -44,6 +44,11 @@ class DataPaths:
         return self.raw / schema.PRODUCT_PROPERTIES
 
     @property
+    def event_types(self) -> Path:
+        """What the log's own event types are about (`ubp.data.event_types`)."""
+        return self.raw / schema.OWN_EVENT_TYPES
+
+    @property
     def relevant_clients(self) -> Path:
         return self.input / schema.RELEVANT_CLIENTS
 

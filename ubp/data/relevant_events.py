@@ -86,7 +86,7 @@ class RelevantEvents:
         """Write all event types; needs some 30 bytes an event on disk besides until one is written."""
         logger.info("%s: picking the relevant clients' events (once for these files)", self.source)
         folder.mkdir()
-        for event_type in EventType:
+        for event_type in self.summaries:
             target, parts = folder / event_type, folder / "parts"
             target.mkdir()
             for number, part in enumerate(self._by_time(event_type, parts)):

@@ -1,7 +1,7 @@
 """Event types, columns, dtypes and file names: each written once, here."""
 
-from enum import IntEnum, StrEnum
-from typing import Final
+from enum import IntEnum
+from typing import ClassVar, Final
 
 import polars as pl
 
@@ -16,45 +16,79 @@ QUERY: Final = "query"
 EMBEDDING: Final = "embedding"
 
 
-class EventType(StrEnum):
-    """The five kinds of event; the value is the stem of the file that holds them."""
+class EventType(str):
+    """A kind of event, by its name: the stem of the file that holds its events.
 
-    PRODUCT_BUY = "product_buy"
-    ADD_TO_CART = "add_to_cart"
-    REMOVE_FROM_CART = "remove_from_cart"
-    PAGE_VISIT = "page_visit"
-    SEARCH_QUERY = "search_query"
+    Five are the challenge's, below; a log may have others of its own (`ubp.data.event_types`). Two are equal where
+    their names are.
+
+    Attributes:
+        subject: the column that says what an event is about: ``sku``, ``url`` or ``query``.
+        code: the event type as a number, also its place among events of one client in the same second.
+    """
+
+    subject: str
+    code: int
+
+    PRODUCT_BUY: ClassVar["EventType"]
+    ADD_TO_CART: ClassVar["EventType"]
+    REMOVE_FROM_CART: ClassVar["EventType"]
+    PAGE_VISIT: ClassVar["EventType"]
+    SEARCH_QUERY: ClassVar["EventType"]
+
+    def __new__(cls, name: str, subject: str | None = None, code: int | None = None) -> "EventType":
+        """One of the challenge's by its name alone, any other by all three.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if subject is None or code is None:
+            if name not in _BY_NAME:
+                raise ValueError(f"{name} is no event type; known: {', '.join(_BY_NAME)}")
+            return _BY_NAME[name]
+        made = super().__new__(cls, name)
+        made.subject, made.code = subject, code
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str, int]:  # type: ignore[override]  # what pickle and copy make it anew of
+        return str(self), self.subject, self.code
+
+    @property
+    def value(self) -> str:
+        """The name as plain text."""
+        return str(self)
 
     @property
     def file_name(self) -> str:
-        return f"{self.value}.parquet"
+        return f"{self}.parquet"
 
     @property
     def has_sku(self) -> bool:
-        """True for the three item events."""
-        return self in ITEM_EVENTS
+        """True for item events."""
+        return self.subject == SKU
 
-    @property
-    def code(self) -> int:
-        """The event type as a number: its place in `EVENT_ORDER`."""
-        return EVENT_ORDER.index(self)
 
-    @property
-    def subject(self) -> str:
-        """The column that says what the event is about: ``sku``, ``url`` or ``query``."""
-        return {EventType.PAGE_VISIT: URL, EventType.SEARCH_QUERY: QUERY}.get(self, SKU)
-
+_BY_NAME: Final[dict[str, EventType]] = {}
+# Events of one client in the same second are put in the order in which a visit to a shop goes.
+EVENT_ORDER: Final = tuple(
+    EventType(name, subject, code)
+    for code, (name, subject) in enumerate(
+        (
+            ("search_query", QUERY),
+            ("page_visit", URL),
+            ("add_to_cart", SKU),
+            ("remove_from_cart", SKU),
+            ("product_buy", SKU),
+        )
+    )
+)
+for _event_type in EVENT_ORDER:
+    _BY_NAME[str(_event_type)] = _event_type
+    setattr(EventType, _event_type.upper(), _event_type)
 
 ITEM_EVENTS: Final = (EventType.PRODUCT_BUY, EventType.ADD_TO_CART, EventType.REMOVE_FROM_CART)
-
-# Events of one client in the same second are put in the order in which a visit to a shop goes.
-EVENT_ORDER: Final = (
-    EventType.SEARCH_QUERY,
-    EventType.PAGE_VISIT,
-    EventType.ADD_TO_CART,
-    EventType.REMOVE_FROM_CART,
-    EventType.PRODUCT_BUY,
-)
+EVENT_TYPES: Final = (*ITEM_EVENTS, EventType.PAGE_VISIT, EventType.SEARCH_QUERY)
+"""The challenge's, in the published order."""
 
 
 class Token(IntEnum):
@@ -70,6 +104,7 @@ class Token(IntEnum):
 FIRST_TOKEN: Final = len(Token)
 
 PRODUCT_PROPERTIES: Final = "product_properties.parquet"
+OWN_EVENT_TYPES: Final = "event_types.json"
 RELEVANT_CLIENTS: Final = "relevant_clients.npy"
 ACTIVE_CLIENTS: Final = "active_clients.npy"
 TRAIN_TARGET: Final = "train_target.parquet"

@@ -86,7 +86,7 @@ class FirstEvents:
             .agg(event=time.min())
             .with_columns(purchase=pl.col(_EVENT) if event_type == EventType.PRODUCT_BUY else None)
             .cast({_PURCHASE: schema.TIMESTAMP_DTYPE})
-            for event_type in EventType
+            for event_type in self.history.event_types
         ]
         first_of_all = pl.concat(firsts).group_by(schema.CLIENT_ID).agg(pl.col(_EVENT, _PURCHASE).min())
         return collect(first_of_all.sort(schema.CLIENT_ID))

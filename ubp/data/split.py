@@ -67,7 +67,7 @@ class SplitDates:
 
 def split_files(data: ChallengeData) -> list[Path]:
     """The files that `write_split` writes."""
-    inputs = [data.paths.input / event_type.file_name for event_type in EventType]
+    inputs = [data.paths.input / event_type.file_name for event_type in data.event_types]
     return [*inputs, data.paths.target / schema.TRAIN_TARGET, data.paths.target / schema.VALIDATION_TARGET]
 
 
@@ -83,7 +83,7 @@ def write_split(data: ChallengeData, dates: SplitDates) -> dict[Path, int]:
     """
     *inputs, train, validation = split_files(data)
     frames: dict[Path, pl.LazyFrame] = {}
-    for path, event_type in zip(inputs, EventType, strict=True):
+    for path, event_type in zip(inputs, data.event_types, strict=True):
         frames[path] = data.as_filed(event_type).filter(dates.in_history())
     # A shop's own columns of the same names must not stand in for the properties.
     bought = data.as_filed(EventType.PRODUCT_BUY).select(schema.event_columns(EventType.PRODUCT_BUY))

@@ -180,7 +180,7 @@ _HISTORY, _TRAIN, _VALIDATION = 0, 1, 2
 
 
 def _relevant_clients(data: ChallengeData, rules: TargetRules) -> Ids:
-    seen = [data.events(event_type).select(schema.CLIENT_ID) for event_type in EventType]
+    seen = [data.events(event_type).select(schema.CLIENT_ID) for event_type in data.event_types]
     clients = collect(pl.concat(seen).unique())[schema.CLIENT_ID].sort().to_numpy()
     if rules.relevant_clients is not None and rules.relevant_clients < len(clients):
         drawn = np.random.default_rng(rules.seed).choice(clients, rules.relevant_clients, replace=False)

@@ -1,7 +1,7 @@
 """Every file of a history, checked in one streamed pass each, and summed up."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,13 +40,16 @@ class FileSummary:
     unknown_skus: int = 0
 
 
-def check(folder: Path, properties: Path, unknown_sku: str) -> dict[EventType, FileSummary]:
+def check(
+    folder: Path, properties: Path, unknown_sku: str, event_types: Sequence[EventType]
+) -> dict[EventType, FileSummary]:
     """Check every file of a history in one streamed pass each, and sum it up.
 
     Args:
         folder: of the event files.
         properties: the file of the skus' properties.
         unknown_sku: ``error`` or ``drop``: what to do with events whose sku has no properties.
+        event_types: each has a file.
 
     Raises:
         UserError: a line for each fault: a column missing or of a wrong type, unreadable timestamps, null
@@ -54,7 +57,7 @@ def check(folder: Path, properties: Path, unknown_sku: str) -> dict[EventType, F
             has no properties (unless they are to be dropped), no purchases at all.
     """
     wanted: dict[Path, tuple[str, ...]] = {
-        folder / event_type.file_name: schema.event_columns(event_type) for event_type in EventType
+        folder / event_type.file_name: schema.event_columns(event_type) for event_type in event_types
     }
     wanted[properties] = schema.PROPERTY_COLUMNS
     _raise_all(_type_faults(wanted))
@@ -64,11 +67,12 @@ def check(folder: Path, properties: Path, unknown_sku: str) -> dict[EventType, F
 
     summaries = {
         event_type: _summarise(event_type, folder, properties, seen[folder / event_type.file_name])
-        for event_type in EventType
+        for event_type in event_types
     }
     faults = [
         fault
-        for event_type in schema.ITEM_EVENTS
+        for event_type in event_types
+        if event_type.has_sku
         for fault in _unknown_skus(folder / event_type.file_name, properties, summaries[event_type], unknown_sku)
     ]
     purchases = summaries[EventType.PRODUCT_BUY]
@@ -86,8 +90,13 @@ def _raise_all(faults: Iterable[str]) -> None:
         raise UserError(messages)
 
 
-def require_files(paths: DataPaths, submit: bool) -> None:
+def require_files(paths: DataPaths, submit: bool, event_types: Sequence[EventType]) -> None:
     """Refuse a history that lacks a file.
+
+    Args:
+        paths: of the log.
+        submit: the history of all events, or that before the train window.
+        event_types: each has a file.
 
     Raises:
         UserError: a line for each file, with how to get it.
@@ -98,7 +107,7 @@ def require_files(paths: DataPaths, submit: bool) -> None:
             "above raw/ (`make demo` fetches data to try)"
         )
     folder = paths.history(submit)
-    files = [*(folder / event_type.file_name for event_type in EventType), paths.properties]
+    files = [*(folder / event_type.file_name for event_type in event_types), paths.properties]
     missing = [file for file in files if not file.is_file()]
     if not missing:
         return

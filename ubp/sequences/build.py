@@ -89,12 +89,12 @@ def _build(data: ChallengeData, folder: Path) -> None:
     folder.mkdir()
     parts = folder / "parts"
     limits = _part_limits(data)
-    _partition(data, schema.ITEM_EVENTS, _write_items(data, folder), limits, parts)
-    for event_type in (EventType.PAGE_VISIT, EventType.SEARCH_QUERY):
-        _partition(data, [event_type], _write_subjects(data, event_type, folder), limits, parts)
+    _partition(data, data.item_types, _write_items(data, folder), limits, parts)
+    for subject in (schema.URL, schema.QUERY):
+        _partition(data, data.about(subject), _write_subjects(data, subject, folder), limits, parts)
     last = _write_events(parts, len(limits) + 1, folder)
     shutil.rmtree(parts)
-    write_note(folder, data.start, last)
+    write_note(folder, data.start, last, data.event_types)
 
 
 def _part_limits(data: ChallengeData) -> Int64:
@@ -102,7 +102,7 @@ def _part_limits(data: ChallengeData) -> Int64:
 
     Drawn from a sample: another cut changes the time and memory that sorting takes, never the result.
     """
-    rows = {event_type: data.rows(event_type) for event_type in EventType}
+    rows = {event_type: data.rows(event_type) for event_type in data.event_types}
     parts = min(-(-sum(rows.values()) // _ROWS_PER_PART), _MOST_PARTS)
     ids, weights = [], []
     for event_type, count in rows.items():
@@ -143,10 +143,10 @@ def _write_items(data: ChallengeData, folder: Path) -> pl.DataFrame:
     return _referenced(items.select(schema.SKU))
 
 
-def _write_subjects(data: ChallengeData, event_type: EventType, folder: Path) -> pl.DataFrame:
+def _write_subjects(data: ChallengeData, subject: str, folder: Path) -> pl.DataFrame:
     """Write the table of urls or of queries; returns their keys and references."""
-    subject = event_type.subject
-    keys = collect(data.events(event_type).select(_keys(subject)).unique())
+    met = pl.concat(data.events(event_type).select(_keys(subject)) for event_type in data.about(subject))
+    keys = collect(met.unique())
     keys = keys.sort(keys.columns)
     values = np.ascontiguousarray(keys.to_numpy())
     # The bytes of a query's two numbers are its codes.

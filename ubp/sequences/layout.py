@@ -13,20 +13,23 @@ An event is about one thing only, so one reference says it; nine bytes per event
 tables are sorted, so that references compare as what they stand for does: skus and urls by id, queries by their
 codes. The table of skus has columns: ``skus``, ``categories``, ``prices``, ``names``.
 
-Order: by client id, then time, then `ubp.data.schema.EVENT_ORDER`, then subject. Events equal in all of these
+Order: by client id, then time, then the event type's code, then subject. Events equal in all of these
 cannot be told apart, so the store does not depend on the order of rows in the files. Times are compared in
 whole seconds, as they are published. Each client's times ascend, so a client's events before a moment are its
 first so many rows.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from ubp.data import schema
+from ubp.data.event_types import own_types
+from ubp.data.schema import EventType
 
 DAY = 86_400  # seconds
 DAYS_A_WEEK = 7
@@ -45,16 +48,19 @@ class Note:
         start: the midnight before the first event, ISO 8601.
         last: the last event's ``time``.
         version: of the layout.
+        event_types: the log's own, see `ubp.data.event_types.with_own`.
     """
 
     start: str
     last: int
     version: int
+    event_types: dict[str, str] = field(default_factory=dict)
 
 
-def write_note(folder: Path, start: datetime, last: int) -> None:
+def write_note(folder: Path, start: datetime, last: int, event_types: Iterable[EventType]) -> None:
     """Note that the store in ``folder`` is complete; written last."""
-    (folder / NOTE).write_text(json.dumps(asdict(Note(start.isoformat(), last, VERSION))))
+    note = Note(start.isoformat(), last, VERSION, own_types(event_types))
+    (folder / NOTE).write_text(json.dumps(asdict(note)))
 
 
 def read_note(folder: Path) -> Note:

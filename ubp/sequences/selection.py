@@ -118,7 +118,7 @@ class Selection:
 
     def of_types(self, event_types: Collection[EventType]) -> "Selection":
         """Only events of these types; clients stay, even without an event."""
-        wanted = np.zeros(len(EventType), dtype=bool)
+        wanted = np.zeros(len(self.sequences.event_types), dtype=bool)
         wanted[[event_type.code for event_type in event_types]] = True
         return self.where(wanted[self.event])
 
@@ -148,7 +148,7 @@ class Selection:
         time = np.datetime64(self.sequences.start, "us") + self.sequences.time[rows].astype("timedelta64[s]")
         frame = pl.DataFrame({schema.CLIENT_ID: self.clients[owners], schema.TIMESTAMP: time.astype("datetime64[us]")})
         kept = np.empty(len(event), bool)
-        for event_type in EventType:
+        for event_type in self.sequences.event_types:
             own = np.flatnonzero(event == event_type.code)
             part = frame[own]
             if event_type.subject != schema.QUERY:  # a query's codes are not drawn by
@@ -234,12 +234,12 @@ class Selection:
         Returns:
             int32 [events].
         """
-        return np.where(_about(subject)[self.event], self.subject, np.int32(-1))
+        return np.where(self.sequences.about(subject)[self.event], self.subject, np.int32(-1))
 
     # Tokens ---------------------------------------------------------------------------------------------------
 
     def event_tokens(self) -> npt.NDArray[np.uint8]:
-        """Event types as tokens: uint8 [events], below `ubp.sequences.vocabulary.EVENT_TOKENS`."""
+        """Event types as tokens: uint8 [events], below `ubp.sequences.vocabulary.event_tokens`."""
         return self.event + np.uint8(FIRST_TOKEN)
 
     def vocabulary(self, column: str, top: int | None = None, min_count: int = 1) -> Vocabulary:
@@ -251,7 +251,7 @@ class Selection:
             min_count: leave out what occurs less often.
         """
         subject, values = _values(self.sequences, column)
-        about = _about(subject)
+        about = self.sequences.about(subject)
         of_rows = np.zeros(len(values), dtype=np.int64)
         for rows in self._row_blocks():
             mask = about[self.sequences.event[rows]]
@@ -272,7 +272,7 @@ class Selection:
             uint16 [events] where the vocabulary's size allows it, else int32.
         """
         subject, values = _values(self.sequences, column)
-        about = _about(subject)
+        about = self.sequences.about(subject)
         token_of_row = vocabulary.encode(values)
         tokens = np.full(len(self), Token.NONE, dtype=token_of_row.dtype)
         for position, rows in enumerate(self._row_blocks()):
@@ -287,11 +287,6 @@ class Selection:
         for begin in range(0, len(self), _BLOCK):
             end = min(begin + _BLOCK, len(self))
             yield slice(rows.start + begin, rows.start + end) if isinstance(rows, slice) else rows[begin:end]
-
-
-def _about(subject: str) -> Mask:
-    """By the code of an event type, whether its events are about the subject."""
-    return np.array([event_type.subject == subject for event_type in schema.EVENT_ORDER])
 
 
 def _values(sequences: Sequences, column: str) -> tuple[str, Int64]:

@@ -3,7 +3,7 @@
 `ubp.sequences.layout` says how it lies on disk, `ubp.sequences.build` makes it, `ubp.sequences.selection` takes
 events from it. From the store to a batch:
 
-    chosen = events_of(history, schema.ITEM_EVENTS, clients).newest(128)
+    chosen = events_of(history, history.item_types, clients).newest(128)
     vocabulary = chosen.vocabulary(schema.SKU, top=5_000)
     columns = {"event": chosen.event_tokens(), "sku": chosen.tokens(schema.SKU, vocabulary)}
     for batch in length_buckets(chosen.lengths, batch_size=256, seed=1, epoch=0):
@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ubp.data.event_types import by_code, with_own
+from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 from ubp.sequences.arrays import Int64
 from ubp.sequences.layout import read_note
@@ -33,6 +35,7 @@ class Sequences:
     Attributes:
         start: the midnight before the first event.
         last: the last event's ``time``.
+        event_types: in the order of their codes.
         clients: int64 [clients], ascending.
         offsets: int64 [clients + 1].
         time: int32 [events], seconds since ``start``.
@@ -48,6 +51,7 @@ class Sequences:
 
     start: datetime
     last: int
+    event_types: tuple[EventType, ...]
     clients: Int64
     offsets: Int64
     time: npt.NDArray[np.int32]
@@ -65,7 +69,12 @@ class Sequences:
         """A store that was built before; its columns stay on disk until they are read."""
         note = read_note(folder)
         arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
-        return cls(start=datetime.fromisoformat(note.start), last=note.last, **arrays)
+        event_types = tuple(by_code(with_own(note.event_types)))
+        return cls(start=datetime.fromisoformat(note.start), last=note.last, event_types=event_types, **arrays)
+
+    def about(self, subject: str) -> npt.NDArray[np.bool_]:
+        """By the code of an event type, whether its events are about ``sku``, ``url`` or ``query``: bool [types]."""
+        return np.array([event_type.subject == subject for event_type in self.event_types])
 
     @cached_property
     def lengths(self) -> Int64:

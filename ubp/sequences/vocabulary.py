@@ -1,14 +1,18 @@
 """Values and their tokens."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ubp.data.schema import FIRST_TOKEN, EventType, Token
+from ubp.data.schema import FIRST_TOKEN, Token
 from ubp.sequences.arrays import Array, Int64, find
 
-EVENT_TOKENS = FIRST_TOKEN + len(EventType)
+
+def event_tokens(event_types: Sized) -> int:
+    """One more than the largest token of a log's event types: the rows of an embedding table."""
+    return FIRST_TOKEN + len(event_types)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ubp.blocks.fitted import is_fitted, load, save
 from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
 from ubp.blocks.steps import BlockSettings
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 
 QUANTILES = {"_target_": "sklearn.preprocessing.QuantileTransformer", "n_quantiles": 20, "random_state": 0}
@@ -106,7 +106,7 @@ def test_another_day_gives_other_profiles_and_reads_no_later_event(paths):
     day = datetime(2023, 1, 20)
     earlier = fitted.encode(data, data.clients, day)
     assert not np.array_equal(earlier.vectors, profiles[: len(earlier)])
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         file = data.file(event_type)
         table = pl.read_parquet(file)
         table.filter(pl.col("timestamp") < "2023-01-20").write_parquet(file)

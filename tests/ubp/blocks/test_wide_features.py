@@ -25,10 +25,10 @@ from ubp.blocks.wide_features import (
     right_directions,
 )
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 from ubp.io.errors import UserError
 
-BUY, ADD, REMOVE, VISIT, SEARCH = EventType
+BUY, ADD, REMOVE, VISIT, SEARCH = EVENT_TYPES
 DAY = timedelta(days=1)
 AS_OF = datetime(2023, 2, 1, 12)  # eight days before the log ends
 SETTINGS = WideSettings()

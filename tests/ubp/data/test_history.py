@@ -14,7 +14,7 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.data.reading import load_clients
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 from ubp.sequences.build import events_of
 
@@ -67,7 +67,7 @@ def test_every_missing_file_has_its_line(history):
 
 def test_input_missing_names_the_split(history):
     messages = faults(history, submit=False)
-    assert len(messages) == len(EventType)
+    assert len(messages) == len(EVENT_TYPES)
     assert says(messages[0], history.input / "product_buy.parquet", "file missing", "scripts/split.py")
 
 
@@ -257,7 +257,7 @@ def test_relevant_clients_unreadable(tmp_path):
 
 def frames(paths: DataPaths) -> dict[str, pl.DataFrame]:
     data = ChallengeData(paths, True)
-    tables = {event_type: data.events(event_type).collect() for event_type in EventType}
+    tables = {event_type: data.events(event_type).collect() for event_type in EVENT_TYPES}
     return tables | {"properties": data.properties().collect(), "joined": data.with_properties(BUY).collect()}
 
 
@@ -325,7 +325,7 @@ def test_as_of_ends_before_its_second(make_history, tmp_path):
     paths = history.write(tmp_path)
     moment = history.events[VISIT]["timestamp"].sort()[300]
     data = ChallengeData(paths, True, as_of=moment)
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         wanted = history.events[event_type].filter(pl.col("timestamp") < moment)
         assert data.rows(event_type) == len(wanted)
         assert data.events(event_type).collect()["client_id"].to_list() == wanted["client_id"].to_list()
@@ -401,7 +401,9 @@ def test_the_same_content_is_checked_once(history, monkeypatch):
     first = ChallengeData(history, True)
     monkeypatch.setattr(history_module, "check", lambda *_: pytest.fail("checked again"))
     again = ChallengeData(history, True)
-    assert [again.rows(event_type) for event_type in EventType] == [first.rows(event_type) for event_type in EventType]
+    assert [again.rows(event_type) for event_type in EVENT_TYPES] == [
+        first.rows(event_type) for event_type in EVENT_TYPES
+    ]
     assert (again.start, again.as_of) == (first.start, first.as_of)
 
 
@@ -420,7 +422,7 @@ def test_a_changed_setting_is_checked_again(history):
 
 
 def test_schema_knows_each_event_types_subject():
-    subjects = {event_type.value: event_type.subject for event_type in EventType}
+    subjects = {event_type.value: event_type.subject for event_type in EVENT_TYPES}
     assert subjects == {
         "product_buy": "sku", "add_to_cart": "sku", "remove_from_cart": "sku", "page_visit": "url",
         "search_query": "query",
@@ -458,7 +460,7 @@ def opened(history) -> ChallengeData:
 
 def all_events(data: ChallengeData) -> list[tuple]:
     """Every event as a tuple, codes too, in order."""
-    tables = {event_type: data.events(event_type).collect() for event_type in EventType}
+    tables = {event_type: data.events(event_type).collect() for event_type in EVENT_TYPES}
     return sorted((kind.value, *map(repr, row)) for kind, table in tables.items() for row in table.iter_rows())
 
 
@@ -467,8 +469,8 @@ def test_a_masked_history_loses_about_the_share_of_its_events(opened, share):
     whole, left = all_events(opened), all_events(opened.masked(share, seed=3))
     assert abs(1 - len(left) / len(whole) - share) < 0.03
     assert not Counter(left) - Counter(whole)
-    assert [opened.masked(share, 3).rows(kind) for kind in EventType] == [
-        sum(event[0] == kind.value for event in left) for kind in EventType
+    assert [opened.masked(share, 3).rows(kind) for kind in EVENT_TYPES] == [
+        sum(event[0] == kind.value for event in left) for kind in EVENT_TYPES
     ]
 
 
@@ -509,7 +511,8 @@ def test_an_earlier_day_keeps_the_mask_and_a_mask_keeps_the_day(opened):
     later = all_events(opened.masked(0.4, seed=1).before(datetime(2023, 2, 1)))
     assert set(all_events(cut_first)) <= set(later)
     assert len(all_events(cut_first)) == sum(
-        opened.masked(0.4, seed=1).events(kind).filter(pl.col("timestamp") < day).collect().height for kind in EventType
+        opened.masked(0.4, seed=1).events(kind).filter(pl.col("timestamp") < day).collect().height
+        for kind in EVENT_TYPES
     )
 
 
@@ -531,7 +534,7 @@ def test_sequences_lack_the_same_events_as_a_masked_history(opened, as_of):
     masked = (opened if as_of is None else opened.before(as_of)).masked(0.4, seed=1)
     expected = sorted(
         (kind.value, client, moment)
-        for kind in EventType
+        for kind in EVENT_TYPES
         for client, moment in masked.events(kind).select("client_id", "timestamp").collect().iter_rows()
     )
     chosen = events_of(masked)
@@ -542,7 +545,7 @@ def test_sequences_lack_the_same_events_as_a_masked_history(opened, as_of):
     assert chosen.clients.tolist() == masked.seen().tolist()
 
 
-@pytest.mark.parametrize("event_type", EventType)
+@pytest.mark.parametrize("event_type", EVENT_TYPES)
 def test_events_of_some_clients_are_those_events(opened, event_type):
     clients = opened.seen()[::3]
     for known in (opened, opened.before(opened.as_of - timedelta(days=9)), opened.masked(0.4, seed=2)):
@@ -553,7 +556,7 @@ def test_events_of_some_clients_are_those_events(opened, event_type):
         assert known.events(event_type, clients[:0]).collect().is_empty()
 
 
-@pytest.mark.parametrize("event_type", EventType)
+@pytest.mark.parametrize("event_type", EVENT_TYPES)
 def test_a_history_has_what_it_has_rows_of(opened, event_type):
     moments = pl.read_parquet(opened.file(event_type))["timestamp"].str.to_datetime()
     for day in (moments.min(), moments.min() + timedelta(seconds=1), opened.as_of):

@@ -10,7 +10,7 @@ import pytest
 from tests.ubp.data.small_logs import DAYS, HIDDEN, OPEN, RELEVANT, START, random_log, rows, shifted, write
 from ubp.data.history import ChallengeData
 from ubp.data.labels import GROUPS, LabelSettings, LabelSpace, WindowLabels, labels
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.snapshots import FirstEvents, Snapshot, SnapshotSettings, snapshots
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, load_targets, make_targets, open_targets
@@ -59,8 +59,8 @@ def column_of(log, space) -> dict[str, dict[int, int]]:
 def reference(log, snapshot, space) -> dict[str, list]:
     """All labels, client by client and event by event; the groups as lists of ones and zeros."""
     day, end = snapshot.day, snapshot.end
-    events = {kind: rows(log, kind) for kind in EventType}
-    known = sorted({client for kind in EventType for client, time, _ in events[kind] if time < day})
+    events = {kind: rows(log, kind) for kind in EVENT_TYPES}
+    known = sorted({client for kind in EVENT_TYPES for client, time, _ in events[kind] if time < day})
     of_sku, found = column_of(log, space), defaultdict(list)
     for client in known:
         window = {kind: [e for e in events[kind] if e[0] == client and day <= e[1] < end] for kind in (BUY, ADD)}
@@ -331,7 +331,7 @@ def test_only_relevant_clients_count(tmp_path):
     log = random_log(0)
     settings = LabelSettings(categories=9, skus=9, clusters=3)
     both = [opened(log, tmp_path / "all")]
-    for kind in EventType:
+    for kind in EVENT_TYPES:
         log.events[kind] = log.events[kind].filter(pl.col("client_id").is_in(RELEVANT.tolist()))
     both.append(opened(log, tmp_path / "relevant"))
     day, firsts = END - 9 * DAY, [FirstEvents(history) for history in both]

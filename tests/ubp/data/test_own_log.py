@@ -120,15 +120,15 @@ def test_figures_are_those_of_each_source(folder):
 
 def test_the_same_log_gives_the_same_bytes(folder):
     _, paths = brought_in(folder)
-    before = {path: path.read_bytes() for path in outputs(paths)}
+    before = {path: path.read_bytes() for path in outputs(paths, EVENT_TYPES)}
     brought_in(folder)
-    assert {path: path.read_bytes() for path in outputs(paths)} == before
+    assert {path: path.read_bytes() for path in outputs(paths, EVENT_TYPES)} == before
     assert not (paths.cache / "import_log").exists()
 
 
 def test_all_faults_are_said_and_nothing_earlier_is_lost(folder):
     _, paths = brought_in(folder)
-    before = {path: path.stat().st_mtime_ns for path in outputs(paths)}
+    before = {path: path.stat().st_mtime_ns for path in outputs(paths, EVENT_TYPES)}
     (folder / "sales.csv").write_text(SALES.replace("2025-01-03", "soon").replace("ann", ""))
     (folder / "items.csv").write_text(ITEMS.replace("title", "titel"))
     begun = []
@@ -137,7 +137,7 @@ def test_all_faults_are_said_and_nothing_earlier_is_lost(folder):
     assert [line.split(": ")[1] for line in error.value.messages] == [
         "column who", "column when", "column title missing (it has what, group, titel); correct items in the schema",
     ]  # fmt: skip
-    assert {path: path.stat().st_mtime_ns for path in outputs(paths)} == before
+    assert {path: path.stat().st_mtime_ns for path in outputs(paths, EVENT_TYPES)} == before
     assert begun == []
     assert not (paths.cache / "import_log").exists()
 

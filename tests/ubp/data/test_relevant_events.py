@@ -15,7 +15,7 @@ from ubp.data import history as history_module
 from ubp.data import relevant_events as module
 from ubp.data import schema
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 
 VISIT, ADD = EventType.PAGE_VISIT, EventType.ADD_TO_CART
@@ -65,7 +65,7 @@ class TestEvents:
         monkeypatch.setattr(module, "_ROW_GROUP", row_group)
         data = opened(random_log(seed), tmp_path_factory.mktemp("log"))
         asked, day = np.array(sorted(clients), np.int64), START + hours * HOUR
-        for event_type in EventType:
+        for event_type in EVENT_TYPES:
             found = data.before(day).events(event_type, asked)
             assert listed(found) == from_files(data, event_type, asked, day)
             assert found.collect_schema() == data.events(event_type).collect_schema()
@@ -79,7 +79,7 @@ class TestEvents:
         paths = write(log, tmp_path)
         log.write(tmp_path, timestamps, null_typed=True)
         data = ChallengeData(paths, submit=True)
-        for event_type in EventType:
+        for event_type in EVENT_TYPES:
             found = data.events(event_type, RELEVANT)
             assert listed(found) == from_files(data, event_type, RELEVANT)
             assert found.collect_schema() == data.events(event_type).collect_schema()
@@ -94,7 +94,7 @@ class TestEvents:
 
     def test_a_mask_takes_the_same_events(self, data):
         masked = data.before(START + 40 * DAY).masked(0.4, seed=2)
-        for event_type in EventType:
+        for event_type in EVENT_TYPES:
             whole = masked.events(event_type).filter(pl.col("client_id").is_in(RELEVANT.tolist()))
             assert listed(masked.events(event_type, RELEVANT)) == listed(whole)
         assert 0 < masked.events(ADD, RELEVANT).collect().height < data.events(ADD, RELEVANT).collect().height
@@ -114,7 +114,7 @@ class TestOrder:
     @pytest.mark.parametrize("rows_per_part", [7, 1000])
     def test_by_time_over_all_parts(self, rows_per_part, data, monkeypatch):
         monkeypatch.setattr(module, "_ROWS_PER_PART", rows_per_part)
-        for event_type in EventType:
+        for event_type in EVENT_TYPES:
             data.events(event_type, RELEVANT).collect()
             files = sorted((data.paths.relevant_events(folders(data)[0]) / event_type).iterdir())
             times = pl.concat([pl.read_parquet(file)["timestamp"] for file in files])
@@ -178,7 +178,7 @@ class TestMaking:
                 data.events(VISIT, RELEVANT)
         folder = data._relevant_events.folder
         (half,) = folder.parent.glob(f".*.{folder.name}")
-        assert len(list(half.glob("*/*.parquet"))) == len(EventType)
+        assert len(list(half.glob("*/*.parquet"))) == len(EVENT_TYPES)
         half.rename(half.with_name(f".1.{folder.name}"))  # as if another process had left it
         assert not folder.exists()
         assert listed(data.events(VISIT, RELEVANT)) == from_files(data, VISIT, RELEVANT)
@@ -203,7 +203,7 @@ class TestMaking:
         monkeypatch.setattr(module, "_ROWS_PER_PART", 10)
         data.events(VISIT, RELEVANT)
         folder = data._relevant_events.folder
-        assert {path.name for path in folder.iterdir()} == {*map(str, EventType), module.NOTE}
+        assert {path.name for path in folder.iterdir()} == {*map(str, EVENT_TYPES), module.NOTE}
         for event_type, table in random_log(0).events.items():
             kept = sum(len(pl.read_parquet(file)) for file in (folder / event_type).glob("*.parquet"))
             assert kept == table[schema.CLIENT_ID].is_in(RELEVANT.tolist()).sum()

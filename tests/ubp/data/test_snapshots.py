@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from tests.ubp.data.small_logs import DAYS, RELEVANT, START, random_log, rows, shifted, write
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.snapshots import FirstEvents, Snapshot, SnapshotSettings, snapshots
 from ubp.data.split import SplitDates, write_split
 from ubp.io.errors import NoUsableEvents, UserError
@@ -60,7 +60,7 @@ def test_neighbouring_windows_share_no_event_and_miss_none(tmp_path):
     log = random_log(1)
     history = opened(log, tmp_path)
     found = snapshots(history, SnapshotSettings(count=3, stride=7, horizon=7))
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         parts = pl.concat([snapshot.after(event_type) for snapshot in found]).collect()
         last_weeks = log.events[event_type].filter(pl.col("timestamp") >= found[0].day)
         assert parts["timestamp"].sort().equals(last_weeks["timestamp"].sort())
@@ -70,7 +70,7 @@ def test_neighbouring_windows_share_no_event_and_miss_none(tmp_path):
 @pytest.mark.parametrize("seed", range(3))
 def test_clients_are_those_known_on_the_day(seed, tmp_path):
     log = random_log(seed)
-    events, bought = rows(log, *EventType), rows(log, BUY)
+    events, bought = rows(log, *EVENT_TYPES), rows(log, BUY)
     found = snapshots(opened(log, tmp_path), SnapshotSettings(count=6, stride=6))
     for snapshot in found:
         assert snapshot.clients.tolist() == sorted({client for client, time, _ in events if time < snapshot.day})
@@ -105,7 +105,7 @@ def test_events_at_or_after_as_of_play_no_part(seed, tmp_path):
         assert (first.day, first.end) == (second.day, second.end)
         assert first.clients.tolist() == second.clients.tolist()
         assert first.active.tolist() == second.active.tolist()
-        for event_type in EventType:
+        for event_type in EVENT_TYPES:
             assert_frame_equal(first.after(event_type), second.after(event_type))
             assert_frame_equal(first.history.events(event_type), second.history.events(event_type))
 
@@ -178,7 +178,7 @@ def test_the_split_is_made_of_such_windows(history):
         filed = pl.read_parquet(history.target / f"{name}.parquet").select("client_id", "timestamp", "sku")
         assert_frame_equal(snapshot.after(BUY).collect(), filed, check_row_order=False)
     local = ChallengeData(history, submit=False)
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         assert_frame_equal(train.history.events(event_type), local.events(event_type))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.split import SplitDates, split_files, write_split
 from ubp.io.errors import UserError
 
@@ -93,7 +93,7 @@ def test_targets_carry_the_skus_properties(split, make_history):
 def test_history_keeps_every_column_as_filed(split, make_history):
     events = make_history().events
     start, _ = naive_borders("2023-02-08 21:17:05")
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         found = pl.read_parquet(split.input / event_type.file_name)
         assert found.equals(events[event_type].filter(pl.col("timestamp") < start)), event_type
     assert pl.read_parquet(split.input / SEARCH.file_name)["query"][0].startswith("[")

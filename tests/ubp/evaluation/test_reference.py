@@ -8,7 +8,7 @@ import pytest
 from ubp.blocks.condition import ConditionSettings
 from ubp.blocks.wide_features import WideFeatures, last_purchases
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, make_targets
 from ubp.evaluation import reference
@@ -87,7 +87,7 @@ def test_clients_that_are_all_alike_are_told_by_a_constant_alone():
 
 @pytest.mark.parametrize("kept", [{EventType.PRODUCT_BUY}, {EventType.PRODUCT_BUY, EventType.PAGE_VISIT}])
 def test_logs_without_some_event_types_have_both_rows(make_history, tmp_path, kept):
-    paths = make_history(empty=set(EventType) - kept).write(tmp_path / "few")
+    paths = make_history(empty=set(EVENT_TYPES) - kept).write(tmp_path / "few")
     data = ChallengeData(paths, True)
     write_split(data, SplitDates.of(data))
     make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)

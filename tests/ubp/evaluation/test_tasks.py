@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, Targets, Task, load_targets, make_targets
 from ubp.evaluation.tasks import GroundTruth, labels, load_window
@@ -88,7 +88,7 @@ CATEGORY_OF = {10: 1, 20: 2, 30: 3, 40: 1, 50: 2}
 
 @pytest.fixture
 def by_hand(make_history, tmp_path) -> DataPaths:
-    history = make_history(empty=list(EventType))
+    history = make_history(empty=list(EVENT_TYPES))
     clients, skus, times = zip(*PURCHASES, strict=True)
     history.events[BUY] = pl.DataFrame({"client_id": clients, "timestamp": times, "sku": skus})
     history.events[EventType.PAGE_VISIT] = pl.DataFrame({"client_id": [6], "timestamp": [TRAIN], "url": [1]})

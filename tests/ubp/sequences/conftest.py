@@ -7,7 +7,7 @@ import pytest
 
 from tests.ubp.sequences.logs import SKUS, START, Event, written
 from ubp.data import schema
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES
 from ubp.sequences.build import build_or_open
 from ubp.sequences.layout import DAY
 from ubp.sequences.store import Sequences
@@ -25,7 +25,7 @@ def history() -> list[Event]:
     draw = random.Random(5)  # noqa: S311 (no secret)
     made = []
     for _ in range(600):
-        event_type = draw.choice(list(EventType))
+        event_type = draw.choice(list(EVENT_TYPES))
         subject = {
             schema.SKU: draw.choice(sorted(SKUS)),
             schema.URL: int(draw.paretovariate(0.7)) % 50,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.sequences.selection import Selection
 
 # One event: its type, client, time and subject (a sku, a url, or 16 codes).
@@ -26,7 +26,7 @@ subjects = {schema.SKU: st.sampled_from(sorted(SKUS)), schema.URL: st.integers(-
 clients = st.integers(-3, 4) | st.sampled_from([2**62, 2**62 + 1, -(2**62)])
 # Few different seconds, so that there are ties.
 times = st.integers(0, 3).map(lambda step: START + timedelta(seconds=step * 200_000))
-events = st.sampled_from(list(EventType)).flatmap(
+events = st.sampled_from(list(EVENT_TYPES)).flatmap(
     lambda event_type: st.tuples(st.just(event_type), clients, times, subjects[event_type.subject])
 )
 histories = st.lists(events, max_size=40)
@@ -41,7 +41,7 @@ def written(root: Path, history: list[Event], as_of: datetime | None = None) -> 
     """The history as files, in the order given, and one purchase more: there must be one."""
     raw = root / "raw"
     (raw / "input").mkdir(parents=True, exist_ok=True)
-    for event_type in EventType:
+    for event_type in EVENT_TYPES:
         chosen = [event for event in [*history, BUY] if event[0] == event_type]
         subject = [text(event[3]) if isinstance(event[3], tuple) else event[3] for event in chosen]
         dtype = pl.String if event_type.subject == schema.QUERY else pl.Int64

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.ubp.sequences.logs import BUY, START, Event, clients, events, histories, quick, read_back, reference, written
 from ubp.data import schema
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 from ubp.sequences import build as building
 from ubp.sequences.batches import gather
@@ -22,7 +22,7 @@ from ubp.sequences.build import events_of
 from ubp.sequences.layout import DAY
 from ubp.sequences.selection import Selection, select
 from ubp.sequences.store import Sequences
-from ubp.sequences.vocabulary import EVENT_TOKENS
+from ubp.sequences.vocabulary import event_tokens
 
 # After the purchase that every log has; at times of events, just behind them, and behind all.
 moments = st.sampled_from(
@@ -30,7 +30,7 @@ moments = st.sampled_from(
     + [START + timedelta(seconds=seconds) for seconds in (200_000, 200_001, 400_000, 600_000, 600_001, 90 * DAY)]
 )
 later = events.map(lambda event: (*event[:2], event[2] + timedelta(days=120), event[3]))
-types = st.none() | st.sets(st.sampled_from(list(EventType)), min_size=1)
+types = st.none() | st.sets(st.sampled_from(list(EVENT_TYPES)), min_size=1)
 
 
 def of_types(store: Sequences, *event_types: EventType) -> Selection:
@@ -129,7 +129,7 @@ class TestSelection:
     def test_event_tokens(self, store):
         tokens = select(store).event_tokens()
         assert tokens.min() == schema.FIRST_TOKEN
-        assert tokens.max() == EVENT_TOKENS - 1
+        assert tokens.max() == event_tokens(EVENT_TYPES) - 1
 
     def test_selecting_changes_nothing(self, store):
         before = read_back(select(store))
