@@ -27,8 +27,8 @@ from rich.table import Table
 from ubp.cli.command import command
 from ubp.cli.config import Common, config_names, parse, resolved
 from ubp.cli.output import closing_line, say, show
-from ubp.data.item_attributes import MIDDLE, NO_CATEGORY
 from ubp.data.event_types import own_types
+from ubp.data.item_attributes import MIDDLE, NO_CATEGORY
 from ubp.data.log_schema import SUBJECT_KEYS, LogSchema, schema_of
 from ubp.data.own_log import Files, ImportSettings, OwnLog, SourceFigures, all_files, import_log, outputs
 from ubp.data.paths import CONFIGS, DataPaths

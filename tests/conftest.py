@@ -1,5 +1,6 @@
 """A tiny synthetic history in the challenge's raw layout, for every test that needs one."""
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from ubp.data import schema
+from ubp.data.event_types import own_types
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 
@@ -57,6 +59,8 @@ class History:
                 written = written.cast(pl.Null)
             written.write_parquet(paths.raw / event_type.file_name)
         self.properties.write_parquet(paths.properties)
+        if own := own_types(self.events):
+            paths.event_types.write_text(json.dumps(own))
         return paths
 
 

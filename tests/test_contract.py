@@ -42,7 +42,7 @@ def cases() -> Iterator[pytest.ParameterSet]:
     """Each log with each block that can be made of it."""
     for log in tiny.LOGS:
         for entry in registry.blocks():
-            slow = log == "default" or (log != "tiny" and entry.folder == "LLM")
+            slow = log in ("default", tiny.OWN_TYPES) or (log != "tiny" and entry.folder == "LLM")
             if entry.name not in LEFT_OUT.get(log, ()):
                 yield pytest.param((log, entry.name), marks=[pytest.mark.full] * slow, id=f"{log}-{entry.name}")
 

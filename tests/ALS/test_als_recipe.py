@@ -15,7 +15,7 @@ from ubp.blocks.fitted import load, save
 from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import NoUsableEvents, UserError
 
 BUY, ADD, VISIT = EventType.PRODUCT_BUY, EventType.ADD_TO_CART, EventType.PAGE_VISIT
@@ -73,7 +73,7 @@ def test_weights_of_relevant_clients_visits(tiny):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (("category", {"buy": 1.0}, False, "none"), "weights.buy: no such event type; known: product_buy"),
+        (("category", {"buy": 1.0}, False, "none"), "interactions.weights: no event type buy; known: product_buy"),
         (("url", {"product_buy": 1.0}, False, "none"), "column=url: events of product_buy have no such"),
         (("category", {"page_visit": 1.0}, False, "none"), "column=category: events of page_visit"),
         (("sku", {"product_buy": 1.0}, False, "log"), "transform=log: must be none or log1p"),
@@ -82,7 +82,7 @@ def test_weights_of_relevant_clients_visits(tiny):
 )
 def test_settings_that_make_no_sense(settings, says):
     with pytest.raises(UserError, match=says):
-        Interactions(*settings)
+        Interactions(*settings).event_types(EVENT_TYPES)
 
 
 def test_no_events_of_the_kind(make_history, tmp_path):

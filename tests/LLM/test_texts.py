@@ -177,7 +177,7 @@ def test_nobody_searched(make_history, tmp_path):
     [
         ("text.newest=0", "text.newest=0: must be at least 1"),
         ("text.fields=[age,colour]", "text.fields: no colour; known: event, age, category"),
-        ("text.event_types=[buy]", "text.event_types: no buy; known: product_buy"),
+        ("text.event_types=[buy]", "text.event_types: no event type buy; known: product_buy"),
         ("text.fields=[]", "must be at least one field"),
         ("text.fields=[age,age]", "repeats one"),
         ("+text.newst=3", "text.newst: unknown setting"),

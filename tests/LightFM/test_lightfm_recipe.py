@@ -138,10 +138,6 @@ def test_no_pair_at_all(make_history, tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (
-            lambda: Interactions({"page_visit": 1.0}, "none", 1.0, "all"),
-            "weights=page_visit: must be of product_buy, add",
-        ),
         (lambda: Interactions({}, "none", 1.0, "all"), "interactions.weights={}: must be"),
         (lambda: Interactions({"remove_from_cart": -0.5}, "none", 1.0, "all"), "must be one weight above 0 at least"),
         (lambda: Interactions(WEIGHTS, "log", 1.0, "all"), "transform=log: must be none or log1p or one"),
@@ -161,6 +157,12 @@ def test_no_pair_at_all(make_history, tmp_path):
 def test_settings_that_make_no_sense(make, says):
     with pytest.raises(UserError, match=says):
         make()
+
+
+def test_only_events_about_items_have_a_weight(history):
+    settings = Interactions({"page_visit": 1.0}, "none", 1.0, "all")
+    with pytest.raises(UserError, match="weights: no event type page_visit; known: product_buy, add"):
+        positive_pairs(ChallengeData(history, True), settings, None)
 
 
 # --- matrices, against the library -------------------------------------------------------------------

@@ -398,7 +398,6 @@ class TestRecipe:
     @pytest.mark.parametrize(
         ("change", "line"),
         [
-            ({"event_types": ["buy"]}, "no event type buy; known: product_buy"),
             ({"clients": "some"}, "clients=some: must be relevant or all"),
             ({"distinct": "url"}, "distinct=url: must be sku or null"),
             ({"day": "month"}, "day=month: must be absolute or age"),
@@ -408,6 +407,10 @@ class TestRecipe:
     def test_wrong_choices_say_what_is_right(self, change, line):
         with pytest.raises(UserError, match=line):
             settings(**change)
+
+    def test_an_event_type_that_the_log_has_not(self, data):
+        with pytest.raises(UserError, match="event_types: no event type buy; known: product_buy"):
+            select_events(data, settings(event_types=["buy"]), None)
 
     def test_wrong_features_say_what_is_right(self, data):
         with pytest.raises(UserError, match="no such feature; known: day, week"):

@@ -160,7 +160,6 @@ def test_others_are_drawn_by_their_weights():
     ("changed", "word"),
     [
         ({"types": []}, "edges.types"),
-        ({"types": ["page_visit"]}, "edges.types"),
         ({"types": [BUY, BUY]}, "each once"),
         ({"clients": 0}, "edges.clients"),
         ({"half_life": 0.0}, "edges.half_life"),
@@ -170,3 +169,8 @@ def test_others_are_drawn_by_their_weights():
 def test_settings_that_make_no_sense_are_refused(changed, word):
     with pytest.raises(UserError, match=word):
         edge_settings(**changed)
+
+
+def test_only_events_about_items_make_an_edge(history):
+    with pytest.raises(UserError, match=r"edges\.types: no event type page_visit; known: product_buy, add"):
+        edges_of(history, edge_settings(types=["page_visit"]), None)

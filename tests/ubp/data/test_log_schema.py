@@ -7,7 +7,7 @@ import yaml
 
 from ubp.data.log_schema import schema_of
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import UserError
 
 PURCHASES = {"as": "product_buy", "file": "a.csv", "client": "who", "time": "when", "item": "what"}
@@ -15,6 +15,11 @@ PURCHASES = {"as": "product_buy", "file": "a.csv", "client": "who", "time": "whe
 
 def of(**changes):
     return {"events": {"sales": {**PURCHASES, **changes}}}
+
+
+def with_transfers(again=None, **changes):
+    sources = {"sales": PURCHASES, "sent": {**PURCHASES, "as": "transfer", **changes}}
+    return {"events": {**sources, **({"again": again} if again else {})}}
 
 
 def lines(values) -> list[str]:
@@ -28,6 +33,18 @@ def test_the_shortest_schema():
     assert (sales.kind, sales.subject, sales.format) == (EventType.PRODUCT_BUY, "what", "%Y-%m-%d %H:%M:%S")
     assert (sales.separator, sales.where, sales.zone, sales.value) == (",", {}, None, None)
     assert schema_of(of()).items is None
+
+
+def test_event_types_of_the_logs_own():
+    values = with_transfers()
+    values["events"]["levels"] = {**PURCHASES, "as": "level_up", "item": None, "url": "level"}
+    values["events"]["more"] = values["events"]["sent"]
+    found = schema_of(values)
+    assert [*map(str, found.event_types)] == [*EVENT_TYPES, "transfer", "level_up"]
+    kinds = [source.kind for source in found.events]
+    assert kinds == ["product_buy", "transfer", "level_up", "transfer"]
+    assert [(kind.subject, kind.code) for kind in kinds] == [("sku", 4), ("sku", 5), ("url", 6), ("sku", 5)]
+    assert found.events[2].subject == "level"
 
 
 @pytest.mark.parametrize("name", ["bank", "clickstream", "demo_grocer"])
@@ -53,7 +70,18 @@ def test_one_value_or_several_and_values_as_files_write_them():
         ({"evnts": {}}, "schema.evnts: unknown setting; known: zone, events, items"),
         (of(clint="x"), "schema.events.sales.clint: unknown setting; known: file, "),
         (of(client=None), "schema.events.sales.client: missing"),
-        (of(**{"as": "transfer"}), "schema.events.sales.as: transfer is no event type; known: product_buy, "),
+        (of(**{"as": "transfer"}), "schema.events: nothing is taken as product_buy"),
+        (
+            with_transfers(item=None),
+            "schema.events.sent: transfer is an event type of your own (known are product",
+        ),
+        (with_transfers(url="page"), "say what it is about by one of item, url, text, not item, url"),
+        (with_transfers(**{"as": "Send!"}), "event type Send!: no usable name; must be small letters"),
+        (with_transfers(**{"as": "ids_client"}), "event type ids_client: the name is taken"),
+        (
+            with_transfers(again={**PURCHASES, "as": "transfer", "item": None, "url": "page"}),
+            "schema.events.again: transfer is about item in another source, here about url",
+        ),
         (of(url="page"), "schema.events.sales.url: product_buy takes no url; name its column as item"),
         (of(zone="Europe/Berlin"), "say too in which zone the log's days begin and end: schema.zone=Europe/Berlin"),
         (of() | {"zone": "Europe/Berlni"}, "schema.zone=Europe/Berlni: no known time zone"),

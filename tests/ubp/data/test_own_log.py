@@ -10,7 +10,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.log_schema import schema_of
 from ubp.data.own_log import ImportSettings, OwnLog, all_files, import_log, outputs
 from ubp.data.paths import DataPaths
-from ubp.data.schema import EventType
+from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.text_codes import TextSettings
 from ubp.io.errors import UserError
 

@@ -25,7 +25,7 @@ def history() -> list[Event]:
     draw = random.Random(5)  # noqa: S311 (no secret)
     made = []
     for _ in range(600):
-        event_type = draw.choice(list(EVENT_TYPES))
+        event_type = draw.choice(EVENT_TYPES)
         subject = {
             schema.SKU: draw.choice(sorted(SKUS)),
             schema.URL: int(draw.paretovariate(0.7)) % 50,

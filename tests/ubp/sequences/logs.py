@@ -1,5 +1,6 @@
 """Small logs as plain Python, written as files and read back event by event: the reference for the sequence store."""
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from ubp.data import schema
+from ubp.data.event_types import own_types, with_own
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
-from ubp.data.schema import EVENT_TYPES, EventType
+from ubp.data.schema import EventType
 from ubp.sequences.selection import Selection
 
 # One event: its type, client, time and subject (a sku, a url, or 16 codes).
@@ -19,6 +21,8 @@ Event = tuple[EventType, int, datetime, "int | tuple[int, ...]"]
 
 START = datetime(2022, 12, 27)
 SKUS = {7: (70, 3, 1), 3: (30, 99, 2), 12: (70, 0, 3), -5: (31, 3, 250)}  # category, price, first name code
+# All logs here have types of their own: what holds for them holds for the challenge's.
+TYPES = with_own({"transfer": schema.SKU, "level_up": schema.URL, "chat": schema.QUERY})
 BUY = (EventType.PRODUCT_BUY, 1, START + timedelta(days=1), 7)
 
 codes = st.tuples(*[st.sampled_from([0, 1, 128, 255])] * 2).map(lambda ends: (ends[0], *[9] * 14, ends[1]))
@@ -26,7 +30,7 @@ subjects = {schema.SKU: st.sampled_from(sorted(SKUS)), schema.URL: st.integers(-
 clients = st.integers(-3, 4) | st.sampled_from([2**62, 2**62 + 1, -(2**62)])
 # Few different seconds, so that there are ties.
 times = st.integers(0, 3).map(lambda step: START + timedelta(seconds=step * 200_000))
-events = st.sampled_from(list(EVENT_TYPES)).flatmap(
+events = st.sampled_from(TYPES).flatmap(
     lambda event_type: st.tuples(st.just(event_type), clients, times, subjects[event_type.subject])
 )
 histories = st.lists(events, max_size=40)
@@ -41,7 +45,8 @@ def written(root: Path, history: list[Event], as_of: datetime | None = None) -> 
     """The history as files, in the order given, and one purchase more: there must be one."""
     raw = root / "raw"
     (raw / "input").mkdir(parents=True, exist_ok=True)
-    for event_type in EVENT_TYPES:
+    (raw / schema.OWN_EVENT_TYPES).write_text(json.dumps(own_types(TYPES)))
+    for event_type in TYPES:
         chosen = [event for event in [*history, BUY] if event[0] == event_type]
         subject = [text(event[3]) if isinstance(event[3], tuple) else event[3] for event in chosen]
         dtype = pl.String if event_type.subject == schema.QUERY else pl.Int64
@@ -80,7 +85,7 @@ def read_back(chosen: Selection) -> dict[int, list[Event]]:
     for place, client in enumerate(chosen.clients.tolist()):
         of_client = []
         for row in range(chosen.offsets[place], chosen.offsets[place + 1]):
-            event_type = schema.EVENT_ORDER[chosen.event[row]]
+            event_type = store.event_types[chosen.event[row]]
             tables = {schema.SKU: store.skus, schema.URL: store.urls, schema.QUERY: store.queries}
             value = tables[event_type.subject][chosen.subject[row]]
             subject = tuple(value.tolist()) if value.ndim else int(value)

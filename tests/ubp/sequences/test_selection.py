@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ubp.sequences.logs import BUY, START, Event, clients, events, histories, quick, read_back, reference, written
+from tests.ubp.sequences.logs import (
+    BUY,
+    START,
+    TYPES,
+    Event,
+    clients,
+    events,
+    histories,
+    quick,
+    read_back,
+    reference,
+    written,
+)
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EVENT_TYPES, EventType
@@ -30,7 +42,7 @@ moments = st.sampled_from(
     + [START + timedelta(seconds=seconds) for seconds in (200_000, 200_001, 400_000, 600_000, 600_001, 90 * DAY)]
 )
 later = events.map(lambda event: (*event[:2], event[2] + timedelta(days=120), event[3]))
-types = st.none() | st.sets(st.sampled_from(list(EVENT_TYPES)), min_size=1)
+types = st.none() | st.sets(st.sampled_from(TYPES), min_size=1)
 
 
 def of_types(store: Sequences, *event_types: EventType) -> Selection:
