@@ -21,7 +21,7 @@ from ubp.io.errors import UserError
 
 START = datetime(2022, 6, 1)
 PURCHASES = {EventType.PRODUCT_BUY: 3}
-ALL = dict(zip(EventType, (2, 4, 1, 12, 1), strict=True))
+ALL = dict(zip(EVENT_TYPES, (2, 4, 1, 12, 1), strict=True))
 
 
 def log_of(clients, a_client, days=200.0):
