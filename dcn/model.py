@@ -3,7 +3,8 @@
 - `QuantileEmbedding`: each number by the quantiles of its column, as the 4th place did: 64 quantiles
   cut it into 65 intervals, each in 32 equal parts, each part with a learned vector of 2.
 - `CrossNetwork`: Wang et al. 2021, "DCN V2" (arXiv 2008.13535), equation 1, and its low-rank form, equation 3.
-- The heads ask what came in the window after the day: one logit a label, and numbers.
+- The heads ask what came in the window after the day: one logit a label, and numbers. Between the profile and the
+  heads may stand experts that each question weighs for itself: `Extraction`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -221,6 +222,8 @@ class NetworkSettings:
         input_dropout: of what enters.
         dropout: of the dense layers.
         head: hidden units of each group's head; 0 for a linear one.
+        extraction: levels of experts between the profile and the heads; 0 for none.
+        experts: of a level, that all groups and questions share; each has one more of its own.
     """
 
     width: int
@@ -230,6 +233,69 @@ class NetworkSettings:
     input_dropout: float
     dropout: float
     head: int
+    extraction: int = 0
+    experts: int = 2
+
+
+class ExtractionLevel(nn.Module):
+    """Experts, each a dense layer: one of each task's own, and some shared; gates weigh those that a task may read.
+
+    One level of Tang et al. 2020, "Progressive Layered Extraction" (RecSys), equations 4 to 6 and figure 4.
+
+    Args:
+        tasks: by name.
+        width: of what enters and what leaves.
+        shared: experts that all tasks read.
+        last: no further level reads what the shared experts give.
+    """
+
+    def __init__(self, tasks: Sequence[str], width: int, shared: int, last: bool) -> None:
+        super().__init__()
+        self.own = nn.ModuleDict({name: self._expert(width) for name in tasks})
+        self.shared = nn.ModuleList(self._expert(width) for _ in range(shared))
+        self.gates = nn.ModuleDict({name: nn.Linear(width, 1 + shared) for name in tasks})
+        self.gate_of_all = None if last else nn.Linear(width, len(tasks) + shared)
+
+    @staticmethod
+    def _expert(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, width), nn.GELU())
+
+    def forward(self, of_tasks: Mapping[str, Tensor], of_all: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What each task reads and what all share, float [rows, width] each, to the same."""
+        shared = [expert(of_all) for expert in self.shared]
+        own = {name: expert(of_tasks[name]) for name, expert in self.own.items()}
+        found = {name: _weighed(self.gates[name](of_tasks[name]), [own[name], *shared]) for name in own}
+        if self.gate_of_all is None:
+            return found, of_all
+        return found, _weighed(self.gate_of_all(of_all), [*own.values(), *shared])
+
+
+def _weighed(logits: Tensor, experts: Sequence[Tensor]) -> Tensor:
+    """A sum of float [rows, width] with weights by the softmax of float [rows, experts]."""
+    return torch.einsum("re,erw->rw", logits.softmax(dim=1), torch.stack(list(experts)))
+
+
+class Extraction(nn.ModuleList):
+    """Levels of experts between a profile and the heads.
+
+    Args:
+        tasks: groups of labels and questions.
+        settings: numbers.
+    """
+
+    def __init__(self, tasks: Sequence[str], settings: NetworkSettings) -> None:
+        n = settings
+        super().__init__(
+            ExtractionLevel(tasks, n.width, n.experts, last=level == n.extraction - 1) for level in range(n.extraction)
+        )
+        self.tasks = tuple(tasks)
+
+    def forward(self, profile: Tensor) -> dict[str, Tensor]:
+        """Float [rows, width] to what each task's head reads, of the same shape."""
+        of_tasks, of_all = dict.fromkeys(self.tasks, profile), profile
+        for level in self:
+            of_tasks, of_all = level(of_tasks, of_all)
+        return of_tasks
 
 
 class Network(nn.Module):
@@ -254,6 +320,7 @@ class Network(nn.Module):
         self.deep = nn.Sequential(*layers)
         self.bottleneck = nn.Linear(width + entering * (self.cross is not None), n.width)
         self.norm = nn.LayerNorm(n.width)
+        self.extraction = Extraction(tuple(answers), n) if n.extraction else None
         self.heads = nn.ModuleDict({name: self._head(n, count) for name, count in answers.items()})
 
     @staticmethod
@@ -269,10 +336,10 @@ class Network(nn.Module):
         profile: Tensor = self.norm(self.bottleneck(torch.cat(parts, dim=1)))
         return profile
 
-    def answer(self, name: str, profile: Tensor) -> Tensor:
-        """To a group of labels or a question: float [rows, width] to float [rows, answers]."""
-        answers: Tensor = self.heads[name](profile)
-        return answers
+    def answers(self, profile: Tensor) -> dict[str, Tensor]:
+        """To each group of labels and question: float [rows, width] to float [rows, answers]."""
+        read = dict.fromkeys(self.heads, profile) if self.extraction is None else self.extraction(profile)
+        return {name: head(read[name]) for name, head in self.heads.items()}
 
     def start_at(self, name: str, logits: Tensor) -> None:
         """Let the answers, float [answers], begin where a profile of zeros gives these."""
@@ -384,7 +451,7 @@ class Dcn(SequenceModel):
 
     def answer_losses(self, network: Network, profile: Tensor, batch: Batch) -> dict[str, Tensor]:
         """By group and question, see `ubp.training.answers.answer_losses`."""
-        answers = {name: network.answer(name, profile) for name in (*self.groups, *self.asked)}
+        answers = network.answers(profile)
         weights = {name: rarity(shares, self.losses.rare) for name, shares in self.by_group(self.shares).items()}
         return answer_losses(answers, self.by_group(batch[LABELS]), weights, batch)
 
@@ -394,10 +461,10 @@ class Dcn(SequenceModel):
         Means over the networks' probabilities for labels, as logits; means of the answers for questions.
         """
         entering = self.entering(batch)
-        profiles = [(network, network(entering)) for network in self.networks]
+        of_networks = [network.answers(network(entering)) for network in self.networks]
         found = {}
         for name in (*self.groups, *self.asked):
-            parts = torch.stack([network.answer(name, profile) for network, profile in profiles])
+            parts = torch.stack([answers[name] for answers in of_networks])
             yes_or_no = name not in (BASKETS, DAYS)
             found[name] = torch.logit(parts.sigmoid().mean(dim=0), eps=1e-7) if yes_or_no else parts.mean(dim=0)
         return found

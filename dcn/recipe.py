@@ -74,7 +74,9 @@ class DcnSettings:
             UserError: an unknown choice or a number out of its range.
         """
         require_positive(self, "model", "networks")
-        require_positive(self.network, "model.network", "width")
+        require_positive(self.network, "model.network", "width", "experts")
+        levels = self.network.extraction
+        require(levels >= 0, "model.network.extraction", levels, "at least 0")
         require_positive(self.numbers, "model.numbers", "quantiles", "parts", "width")
         form, forms = self.numbers.form, _FORMS["numbers.form"]
         require(form in forms, "model.numbers.form", form, " or ".join(forms))

@@ -341,6 +341,51 @@ def test_the_contrastive_loss_joins_where_the_batch_has_views():
     assert float(more) > 0
 
 
+# --- experts -----------------------------------------------------------------------------------------------
+
+
+def slow_expert(expert, x):
+    return torch.nn.functional.gelu(expert[0].weight @ x + expert[0].bias)
+
+
+def slow_gate(gate, x, read):
+    weights = torch.softmax(gate.weight @ x + gate.bias, dim=0)
+    return sum(weight * expert for weight, expert in zip(weights, read, strict=True))
+
+
+def slow_extraction(extraction, x):
+    """Row by row, as in the paper: what each task reads after all levels."""
+    of_tasks, of_all = dict.fromkeys(extraction.tasks, x), x
+    for level in extraction:
+        shared = [slow_expert(expert, of_all) for expert in level.shared]
+        own = {name: slow_expert(level.own[name], of_tasks[name]) for name in of_tasks}
+        read = {name: slow_gate(level.gates[name], of_tasks[name], [own[name], *shared]) for name in own}
+        if level.gate_of_all is not None:
+            of_all = slow_gate(level.gate_of_all, of_all, [*own.values(), *shared])
+        of_tasks = read
+    return of_tasks
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_experts_against_the_paper(levels):
+    model = model_of(extraction=levels, experts=3)
+    (network,) = model.networks
+    profile = torch.randn(4, NETWORK.width)
+    found = network.answers(profile)
+    assert list(found) == [*model.groups, *model.asked]
+    for row, x in enumerate(profile):
+        for name, read in slow_extraction(network.extraction, x).items():
+            torch.testing.assert_close(found[name][row], network.heads[name](read))
+
+
+def test_all_experts_learn_and_the_last_level_has_no_gate_that_nothing_reads():
+    model = model_of(extraction=2)
+    sum(
+        answer.square().sum() for answer in model.networks[0].answers(torch.randn(4, NETWORK.width)).values()
+    ).backward()
+    assert all(weight.grad is not None for weight in model.networks[0].extraction.parameters())
+
+
 @pytest.mark.parametrize("head", [0, 6])
 def test_each_label_begins_at_its_share(head):
     model = model_of(networks=2, head=head)
@@ -352,7 +397,7 @@ def test_each_label_begins_at_its_share(head):
             if head:  # without what the hidden layer adds
                 torch.nn.init.zeros_(layers[0].weight)
                 torch.nn.init.zeros_(layers[0].bias)
-            found = network.answer(name, silent).sigmoid()[0].tolist()
+            found = network.answers(silent)[name].sigmoid()[0].tolist()
             assert found == pytest.approx(np.clip(shares, 1e-5, 1 - 1e-5).tolist(), abs=1e-6)
 
 
