@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from scripts import import_log, make_example_log
 from scripts.split import split
@@ -120,6 +121,36 @@ def test_the_demos_grocer(tmp_path):
     assert set(history.clients.tolist()) <= set(range(1, CLIENTS))
 
 
+def test_event_types_of_the_logs_own(bank_files, tmp_path, capsys):
+    """The bank's refunds as a type of their own, and a branch where a payment was made."""
+    found = yaml.safe_load((CONFIGS / "schema" / "bank.yaml").read_text())
+    refunds = found["events"]["refunds"] | {"as": "refund"}
+    branches = {key: value for key, value in refunds.items() if key not in ("item", "value")}
+    branches |= {"as": "branch_visit", "url": "merchant_code", "where": {"kind": ["card"]}}
+    found["events"] |= {"refunds": refunds, "branches": branches}
+    config = composed(
+        CONFIGS / "scripts",
+        "import_log",
+        ["schema=bank", f"data_path={tmp_path / 'data'}", f"source={bank_files}"],
+    )
+    config.schema = found
+    import_log.main(config)
+    assert "event types of the log's own: refund (about items), branch_visit (about urls)" in capsys.readouterr().out
+    history = split_of(tmp_path / "data")
+    whole = ChallengeData(history.paths, True)
+    rows = pl.read_csv(bank_files / "transactions.csv")
+    assert whole.event_types[5:] == ("refund", "branch_visit")
+    assert whole.rows(whole.event_type("refund")) == rows.filter(pl.col("kind") == "refund").height
+    assert whole.rows(whole.event_type("branch_visit")) == rows.filter(pl.col("kind") == "card").height
+    assert whole.rows(EventType.REMOVE_FROM_CART) == 0
+    assert history.has(history.event_type("refund"))
+    codes = pl.read_parquet(history.paths.raw / "ids_url.parquet")["original"].cast(pl.String)
+    assert set(codes) == set(rows.filter(pl.col("kind") == "card")["merchant_code"].cast(pl.String))
+    brought_in(tmp_path / "data", bank_files, "bank")  # another schema: the types of before are gone
+    assert ChallengeData(DataPaths(tmp_path / "data"), True).event_types == EVENT_TYPES
+    assert not {"event_types.json", "refund.parquet"} & {file.name for file in history.paths.raw.iterdir()}
+
+
 # --- what is shown ---------------------------------------------------------------------------------------------------
 
 
@@ -193,11 +224,11 @@ def test_what_this_command_did_not_make_is_left_alone(history, bank_files):
 
 def test_faults_leave_what_was_there(bank, bank_files, tmp_path):
     _, paths = bank
-    before = {path: path.read_bytes() for path in outputs(paths)}
+    before = {path: path.read_bytes() for path in outputs(paths, EVENT_TYPES)}
     (tmp_path / "transactions.csv").write_text((bank_files / "transactions.csv").read_text().replace("Z,", ","))
     with pytest.raises(UserError, match=r"column booked_at: .* have no time of the form %Y-%m-%dT%H:%M:%SZ"):
         brought_in(paths.root, tmp_path, "bank")
-    assert {path: path.read_bytes() for path in outputs(paths)} == before
+    assert {path: path.read_bytes() for path in outputs(paths, EVENT_TYPES)} == before
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------

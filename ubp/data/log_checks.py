@@ -68,7 +68,7 @@ def _crowded(files: Mapping[EventType, Path], clients: pl.DataFrame) -> Iterator
     named = found.join(clients, left_on=schema.CLIENT_ID, right_on="id", how="left", maintain_order="left")
     names = [f"{row['original']} with {row[_COUNT]:,}" for row in named.iter_rows(named=True)]
     yield (
-        f"{len(names):,} clients have {CROWDED:,} events or more ({name_some(names, at_most=3)}); "
+        f"clients with {CROWDED:,} events or more: {len(names):,} ({name_some(names, at_most=3)}); "
         "where they are machines, leave them out of the export"
     )
 

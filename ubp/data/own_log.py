@@ -19,7 +19,7 @@ import polars as pl
 from rich.progress import Progress
 
 from ubp.data import log_checks, own_ids, schema
-from ubp.data.event_types import own_types
+from ubp.data.event_types import own_types, read_event_types
 from ubp.data.item_attributes import ItemAttributes, attributes
 from ubp.data.log_schema import EventSource, LogSchema
 from ubp.data.log_sources import CLIENT, SUBJECT, VALUE, StagedEvents, files_of, stage_events, stage_items
@@ -211,9 +211,17 @@ def _write(
         by_name = {path.name: aside for path, aside in asides.items()}
         warnings = list(log_checks.warnings({kind: by_name[kind.file_name] for kind in event_types}, clients, now))
         begin()
-        if not own:
-            paths.event_types.unlink(missing_ok=True)  # of a log that was there before
+        _remove_others(paths, event_types)
         return warnings
+
+
+def _remove_others(paths: DataPaths, event_types: Sequence[EventType]) -> None:
+    """Remove the events of types that a log which was there before had, and this one has not."""
+    before = read_event_types(paths.event_types)
+    paths.event_types.unlink(missing_ok=True)
+    for event_type in before:
+        if event_type not in event_types:
+            (paths.raw / event_type.file_name).unlink(missing_ok=True)
 
 
 @contextmanager

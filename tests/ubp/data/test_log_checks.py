@@ -49,7 +49,7 @@ def test_crowded_clients_by_their_own_names(tmp_path, monkeypatch):
     monkeypatch.setattr(log_checks, "CROWDED", 3)
     rows = [(client, NOON, item) for client, count in ((1, 3), (2, 2), (3, 4)) for item in range(count)]
     (line,) = lines(tmp_path, rows)
-    assert line.startswith("2 clients have 3 events or more (c3 with 4, c1 with 3); where they are machines")
+    assert line.startswith("clients with 3 events or more: 2 (c3 with 4, c1 with 3); where they are machines")
 
 
 def test_empty_days_are_named_the_longest_first(tmp_path):
