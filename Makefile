@@ -4,6 +4,7 @@
 # make test-full   all tests: those that start processes too
 # make lint     style and types
 # make setup    only the .venv
+# make audit    known vulnerabilities and the licences of what is installed; asks PyPI
 # Another interpreter: make setup PYTHON=python3.12
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-quick setup test test-full lint clean
+.PHONY: demo demo-quick setup test test-full lint audit clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py $(ARGS)
@@ -31,6 +32,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# With tools in an environment of their own: they are no part of what they look at.
+audit: $(READY)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 pip-licenses==5.5.5
+	$(VENV)/audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --summary
+	$(VENV)/audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,9 @@
 """Files as lazy Polars frames with the promised dtypes."""
 
+import pickle
 from datetime import datetime
 from pathlib import Path
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +50,57 @@ def load_clients(path: Path, may_be_empty: bool = False) -> npt.NDArray[np.int64
             f"(the first: {values[counts > 1][0]}); keep each once: np.save(path, np.unique(ids))"
         )
     return clients
+
+
+class _NumbersOnly(pickle.Unpickler):
+    """Makes arrays and numbers of a pickle, and nothing else: whatever else it asks for is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (whatever it is)
+        """See `pickle.Unpickler`."""
+        if (module.removeprefix("numpy.").replace("_core", "core"), name) in _MAKERS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no number")
+
+
+# What numpy pickles an array of Python numbers, or of its own, by; the module's name changed with numpy 2.
+_MAKERS: Final = {
+    ("core.multiarray", "_reconstruct"),
+    ("core.multiarray", "scalar"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
+
+
+def read_array(file: Path) -> npt.NDArray[np.generic]:
+    """An array from a ``.npy`` file; one of Python objects too, as long as they are numbers: no code is run.
+
+    Raises:
+        ValueError: it is no such file, or holds something else.
+        OSError: it cannot be read.
+        EOFError: it ends too early.
+    """
+    with file.open("rb") as opened:
+        if not _holds_objects(opened):
+            opened.seek(0)
+            array: npt.NDArray[np.generic] = np.load(opened, allow_pickle=False)
+            return array
+        try:
+            found = _NumbersOnly(opened).load()
+        except (pickle.UnpicklingError, AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"its Python objects cannot be read: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"it holds a {type(found).__name__}, not an array")  # noqa: TRY004 (of the file, not of an argument)
+    return found
+
+
+def _holds_objects(opened: IO[bytes]) -> bool:
+    """Whether an array of Python objects follows; if so, the file stands where their pickle begins."""
+    try:
+        version = np.lib.format.read_magic(opened)
+    except ValueError:
+        return False  # np.load says what is wrong
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return bool(read_header(opened)[2].hasobject)
 
 
 def within(start: datetime, end: datetime) -> pl.Expr:

@@ -3,8 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import polars as pl
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
-from ubp.data.reading import collect, load_clients
+from ubp.data.reading import collect, load_clients, read_array
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates
 from ubp.io.errors import UserError
@@ -23,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 Ids = npt.NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def load_targets(paths: DataPaths, task: Task) -> Targets:
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: file missing; put it there, or make it with: python scripts/make_targets.py")
-    values, popularity = (_read_array(file) for file in files)
+    values, popularity = _read_array(files[0], np.int64), _read_array(files[1], np.float64)
     if values.shape != popularity.shape or values.ndim != 1:
         raise UserError(
             f"{files[0]}: {values.shape} targets but {popularity.shape} popularities in {files[1].name}; "
             "both must be one list of the same length"
         )
-    return Targets(values.astype(np.int64), popularity.astype(np.float64))
+    return Targets(values, popularity)
 
 
 def open_targets(paths: DataPaths) -> dict[str, Ids]:
@@ -101,17 +101,16 @@ def open_targets(paths: DataPaths) -> dict[str, Ids]:
         UserError: a file cannot be read.
     """
     files = {str(task.column): target_files(paths, task)[0] for task in TASKS if task.is_propensity and task.is_open}
-    return {column: np.unique(_read_array(file).astype(np.int64)) for column, file in files.items() if file.exists()}
+    return {column: np.unique(_read_array(file, np.int64)) for column, file in files.items() if file.exists()}
 
 
-def _read_array(file: Path) -> npt.NDArray[np.generic]:
+def _read_array(file: Path, dtype: type[Number]) -> npt.NDArray[Number]:
     try:
-        array: npt.NDArray[np.generic] = np.load(file, allow_pickle=True)  # the organisers' may hold Python objects
-    except (ValueError, OSError, EOFError, UnpicklingError) as error:
+        return read_array(file).astype(dtype)
+    except (ValueError, OSError, EOFError, TypeError) as error:  # the last: an object that is no number
         raise UserError(
             f"{file}: not a readable .npy file ({error}); delete it and make it with: python scripts/make_targets.py"
         ) from error
-    return array
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,18 @@ def test_targets_may_be_files_with_python_objects(tmp_path):
     assert (targets.popularity.dtype, targets.popularity.tolist()) == (np.float64, [0.5, 2.0])
 
 
+def test_targets_that_are_no_numbers(tmp_path):
+    paths = DataPaths(tmp_path)
+    paths.target.mkdir(parents=True)
+    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(1))
+    for value in (None, "three", [1, 2]):
+        array = np.empty(1, dtype=object)
+        array[0] = value
+        np.save(paths.target / "propensity_sku.npy", array)
+        with pytest.raises(UserError, match=r"propensity_sku\.npy: not a readable \.npy file"):
+            load_targets(paths, OF["propensity_sku"])
+
+
 def test_targets_and_popularity_must_fit(tmp_path):
     paths = DataPaths(tmp_path)
     paths.target.mkdir(parents=True)
