@@ -1,9 +1,10 @@
 """A store of a log that has grown, from the earlier store and the new events alone.
 
 What comes out is, byte for byte, what `ubp.sequences.build` makes of the grown files. An earlier store in the cache can
-be continued where its events are all still in the files and every other event is later than its last one. Both are
-looked up in one pass over the files, by a digest of the earlier events that does not depend on their order; whatever
-cannot be continued is built anew, with a line that says why.
+be continued where its events are all still in the files and every other event is later than its last one. Who let the
+files grow may have kept what they grew by (`ubp.data.growth`); else one pass over the files compares the earlier
+events, by a digest that does not depend on their order. Whatever cannot be continued is built anew, with a line that
+says why.
 
 New clients, urls, queries and skus shift the references to the rows of the tables: each earlier reference is mapped to
 its new row. The earlier columns are streamed in blocks; memory goes with the tables, the clients and the new events.
@@ -13,21 +14,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from ubp.data import schema
+from ubp.data.growth import Growth
 from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.sequences.arrays import Array, Int64, offsets_of
 from ubp.sequences.build import build, made_once, seconds_since, subject_keys, write_header, write_items
-from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, read_note, write_note
+from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, Note, read_note, write_note
 from ubp.sequences.store import Sequences
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ _HASHED: Final = [schema.CLIENT_ID, "time", "event", "first", "second"]
 _HALF: Final = 2**32
 
 Keys = npt.NDArray[np.uint64]
+NewEvents = dict[EventType, pl.DataFrame]  # with the columns `_HASHED`
 
 
 def append_or_build(history: ChallengeData) -> Sequences:
@@ -50,61 +53,71 @@ def append_or_build(history: ChallengeData) -> Sequences:
 
 
 def _append_or_build(data: ChallengeData, folder: Path) -> None:
-    earlier = earlier_store(data)
-    if earlier is None:
+    found = known_growth(data) or compared_growth(data)
+    if found is None:
         build(data, folder)
-        return
-    try:
-        append(data, earlier, folder)
-    except NotContinued as reason:
-        logger.info("%s: %s; the sequence store is built anew", data.folder, reason)
-        build(data, folder)
-
-
-class NotContinued(Exception):
-    """An earlier store cannot be continued; the message says why."""
+    else:
+        append(data, *found, folder)
 
 
 def earlier_store(data: ChallengeData) -> Sequences | None:
     """Of the stores in the cache that begin on the history's first day and end before it does, the latest."""
-    found = []
-    for note in data.paths.sequences("").glob(f"*/{NOTE}"):
-        try:
-            known = read_note(note.parent)
-        except (ValueError, TypeError, OSError):  # of another layout, or removed meanwhile
-            continue
-        if known.version == VERSION and datetime.fromisoformat(known.start) == data.start:
-            found.append((known.last, note.parent))
+    notes = {path.parent: _note_of(path.parent) for path in data.paths.sequences("").glob(f"*/{NOTE}")}
     ends = int((data.as_of - data.start).total_seconds())
-    earlier = [(last, folder) for last, folder in found if last < ends]
+    earlier = [
+        (note.last, folder)
+        for folder, note in notes.items()
+        if note and datetime.fromisoformat(note.start) == data.start and note.last < ends
+    ]
     return Sequences.open(max(earlier)[1]) if earlier else None
 
 
-def append(data: ChallengeData, earlier: Sequences, folder: Path) -> None:
+def _note_of(folder: Path) -> Note | None:
+    """The note of a store; None where none lies there, or one of another layout."""
+    try:
+        note = read_note(folder)
+    except (ValueError, TypeError, OSError):
+        return None
+    return note if note.version == VERSION else None
+
+
+def append(data: ChallengeData, earlier: Sequences, new: NewEvents, folder: Path) -> None:
     """Write the store of a whole history from an earlier one.
 
     Args:
         data: the whole history.
-        earlier: a store of some of its events.
+        earlier: a store of all its events but the new ones.
+        new: later than all others.
         folder: to write to; not there yet.
 
     Raises:
-        NotContinued: the earlier store's events are not those of the files up to its last one, or the new ones are so
-            many that memory should not hold them. Nothing is written then.
         UserError: the files' events span more than 68 years.
     """
-    rows = sum(data.rows(event_type) for event_type in data.event_types)
-    if (more := rows - len(earlier.time)) > _MOST_NEW:
-        raise NotContinued(f"{more:,} new events")
     earlier.seconds_until(data.as_of)  # refuses what does not fit
-    _require_same_events(data, earlier)
-    new = {event_type: _new_events(data, event_type, earlier) for event_type in data.event_types}
     logger.info("%s: %s new events are put in order", data.folder, f"{sum(map(len, new.values())):,}")
     folder.mkdir()
     maps, added = _write_tables(data, earlier, new, folder)
-    _write_columns(earlier, added, _References(data, maps), folder)
-    last = int(added["time"].max()) if len(added) else earlier.last  # type: ignore[arg-type]
-    write_note(folder, earlier.start, max(last, earlier.last))
+    _write_columns(earlier, added, _ByType.of(data, maps), folder)
+    write_note(folder, earlier.start, int(added["time"].to_numpy().max(initial=earlier.last)))
+
+
+def known_growth(data: ChallengeData) -> tuple[Sequences, NewEvents] | None:
+    """The store of the files before they grew, and the new events, where who let them grow has kept these.
+
+    Returns:
+        None where nobody has, the store is gone, or new events are not later than its last one.
+    """
+    growth = Growth.to(data)
+    # With drop, events left out before may now have properties.
+    if growth is None or data.unknown_sku == "drop":
+        return None
+    folder = data.paths.sequences(growth.events_fingerprint(data))
+    if _note_of(folder) is None:
+        return None
+    earlier = Sequences.open(folder)
+    new = {each: collect(_keyed(growth.events(each), each, data.start)) for each in data.event_types}
+    later = all((events["time"] > earlier.last).all() for events in new.values())
+    return (earlier, new) if later and earlier.start == data.start else None
 
 
 # --- are the earlier events still there? ------------------------------------------------------------------------------
@@ -125,42 +138,58 @@ class _Digest:
 _NO_EVENTS: Final = _Digest(0, 0, 0)
 
 
-def _digest(events: pl.LazyFrame) -> _Digest:
-    """Of events with the columns `_HASHED`."""
+def _digest(events: pl.LazyFrame) -> pl.LazyFrame:
+    """One row, the fields of a `_Digest`, of events with the columns `_HASHED`."""
     hashed = events.select(pl.struct(_HASHED).hash(0).alias("hash"))
     low, high = pl.col("hash") % _HALF, pl.col("hash") // _HALF
-    rows, *halves = collect(hashed.select(pl.len(), low=low.sum(), high=high.sum())).row(0)
-    return _Digest(rows, *halves)
+    return hashed.select(pl.len().cast(pl.UInt64), low=low.sum(), high=high.sum())
 
 
-def _require_same_events(data: ChallengeData, earlier: Sequences) -> None:
-    """Compare the files' events up to the earlier store's last one with the store's.
+def compared_growth(data: ChallengeData) -> tuple[Sequences, NewEvents] | None:
+    """The latest earlier store, and the events after its last one, where those before it are in the files as they were.
 
-    Raises:
-        NotContinued: they differ.
+    Returns:
+        None where there is none, or they are not; then a line says why.
     """
-    filed = _NO_EVENTS
+    earlier = earlier_store(data)
+    if earlier is None:
+        return None
+    more = sum(data.rows(event_type) for event_type in data.event_types) - len(earlier.time)
+    reason, new = f"{more:,} new events", NewEvents()
+    if more <= _MOST_NEW:
+        reason, new = _compared(data, earlier)
+    if reason:
+        logger.info("%s: %s; the sequence store is built anew", data.folder, reason)
+        return None
+    return earlier, new
+
+
+def _compared(data: ChallengeData, earlier: Sequences) -> tuple[str, NewEvents]:
+    """Why a store cannot be continued, or nothing; and the events after its last one."""
+    filed, new = _NO_EVENTS, NewEvents()
     for event_type in data.event_types:
-        filed += _digest(_keyed(data, event_type).filter(pl.col("time") <= earlier.last))
+        events = _keyed(data.events(event_type), event_type, data.start)
+        is_new = pl.col("time") > earlier.last
+        # Both in one pass over the file.
+        frames = [_digest(events.filter(~is_new)), events.filter(is_new)]
+        digest, new[event_type] = pl.collect_all(frames, engine="streaming")
+        filed += _Digest(*digest.row(0))
     if filed.rows != len(earlier.time):
-        last = f"{earlier.start + earlier.last * _SECOND:%Y-%m-%d %H:%M:%S}"
-        raise NotContinued(f"up to {last} there are {filed.rows:,} events now, not {len(earlier.time):,} as before")
-    kept = sum((_digest(block.lazy()) for block in _stored(data, earlier)), _NO_EVENTS)
-    if kept != filed:
-        raise NotContinued("events that were there before have changed")
+        last = f"{earlier.start + timedelta(seconds=earlier.last):%Y-%m-%d %H:%M:%S}"
+        return f"up to {last} there are {filed.rows:,} events now, not {len(earlier.time):,} as before", new
+    stored = (_Digest(*_digest(block.lazy()).collect().row(0)) for block in _stored(data, earlier))
+    same = sum(stored, _NO_EVENTS) == filed
+    return "" if same else "events that were there before have changed", new
 
 
-_SECOND: Final = datetime(1970, 1, 1, 0, 0, 1) - datetime(1970, 1, 1)
-
-
-def _keyed(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
-    """Events of the files: `_HASHED`, each subject as one or two numbers without a sign."""
+def _keyed(events: pl.LazyFrame, event_type: EventType, start: datetime) -> pl.LazyFrame:
+    """Events as a history gives them, with the columns `_HASHED`: each subject as one or two numbers without a sign."""
     keys = subject_keys(event_type.subject)
     if event_type.subject != schema.QUERY:
         keys = [keys[0].reinterpret(signed=False), pl.lit(0, pl.UInt64)]
-    return data.events(event_type).select(
+    return events.select(
         schema.CLIENT_ID,
-        seconds_since(data.start).alias("time"),
+        seconds_since(start).alias("time"),
         pl.lit(event_type.code, pl.UInt8).alias("event"),
         keys[0].alias("first"),
         keys[1].alias("second"),
@@ -169,17 +198,40 @@ def _keyed(data: ChallengeData, event_type: EventType) -> pl.LazyFrame:
 
 def _stored(data: ChallengeData, store: Sequences) -> Iterator[pl.DataFrame]:
     """The events of a store, block by block, as `_keyed` gives those of the files."""
-    tables = {subject: _table_keys(subject, store) for subject in TABLE_OF}
-    kinds = {subject: [each.code for each in data.event_types if each.subject == subject] for subject in TABLE_OF}
+    keys = [_ByType.of(data, {kind: _table_keys(kind, store)[place] for kind in TABLE_OF}) for place in (0, 1)]
     for start in range(0, len(store.time), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(store.time)))
         event, subject = store.event[rows], store.subject[rows]
-        keys = np.zeros((2, len(event)), np.uint64)
-        for kind, codes in kinds.items():
-            own = np.isin(event, codes)
-            keys[:, own] = tables[kind][:, subject[own]]
-        columns = (_clients_of(store, rows), store.time[rows], event, *keys)
+        columns = (_clients_of(store, rows), store.time[rows], event, *(key.at(event, subject) for key in keys))
         yield pl.DataFrame(dict(zip(_HASHED, columns, strict=True)))
+
+
+@dataclass(frozen=True)
+class _ByType:
+    """Something of each row of the tables of subjects, asked for by the event type that refers to the row.
+
+    Attributes:
+        values: [rows], the tables one after the other.
+        firsts: int64 [256], by an event type's code where its table begins.
+    """
+
+    values: Array
+    firsts: Int64
+
+    @classmethod
+    def of(cls, data: ChallengeData, values: dict[str, Array]) -> Self:
+        """By kind of subject its table's."""
+        starts = dict(zip(values, offsets_of(np.array([len(table) for table in values.values()])), strict=False))
+        firsts = np.zeros(256, np.int64)
+        for event_type in data.event_types:
+            firsts[event_type.code] = starts[event_type.subject]
+        return cls(np.concatenate(list(values.values())), firsts)
+
+    def at(self, event: Array, subject: Array) -> Array:
+        """Of the subjects of some events: [events]."""
+        places = self.firsts[event]
+        places += subject
+        return self.values[places]
 
 
 def _clients_of(store: Sequences, rows: slice) -> Int64:
@@ -200,19 +252,8 @@ def _table_keys(subject: str, store: Sequences) -> Keys:
 # --- new tables, new columns ------------------------------------------------------------------------------------------
 
 
-def _new_events(data: ChallengeData, event_type: EventType, earlier: Sequences) -> pl.DataFrame:
-    """Those after the earlier store's last event: ``client_id``, ``time``, ``event`` and their subjects' keys."""
-    events = data.events(event_type).select(
-        schema.CLIENT_ID,
-        seconds_since(data.start).alias("time"),
-        pl.lit(event_type.code, pl.UInt8).alias("event"),
-        *subject_keys(event_type.subject),
-    )
-    return collect(events.filter(pl.col("time") > earlier.last))
-
-
 def _write_tables(
-    data: ChallengeData, earlier: Sequences, new: dict[EventType, pl.DataFrame], folder: Path
+    data: ChallengeData, earlier: Sequences, new: NewEvents, folder: Path
 ) -> tuple[dict[str, Array], pl.DataFrame]:
     """Write the tables of subjects.
 
@@ -253,11 +294,11 @@ def _ordered(subject: str, store: Sequences) -> Array:
 
 
 def _ordered_keys(subject: str, events: pl.DataFrame) -> Array:
-    """The same for events, from the keys of their subjects."""
-    keys = events.select(pl.exclude(schema.CLIENT_ID, *COLUMNS)).to_numpy()
+    """The same for events as `_keyed` gives them."""
     if subject != schema.QUERY:
-        return np.ascontiguousarray(keys[:, 0])
-    return _as_bytes(np.ascontiguousarray(keys.astype(">u8")).view(np.uint8))
+        return events["first"].reinterpret(signed=True).to_numpy()
+    keys = np.ascontiguousarray(events.select("first", "second").to_numpy(), dtype=">u8")
+    return _as_bytes(keys.view(np.uint8))
 
 
 def _as_bytes(codes: npt.NDArray[np.uint8]) -> Array:
@@ -265,23 +306,7 @@ def _as_bytes(codes: npt.NDArray[np.uint8]) -> Array:
     return codes.view(f"S{schema.CODES}").reshape(-1)
 
 
-@dataclass(frozen=True)
-class _References:
-    """What becomes of the earlier references: by the kind of subject of each event type, the new rows."""
-
-    data: ChallengeData
-    maps: dict[str, Array]
-
-    def mapped(self, event: Array, subject: Array) -> Array:
-        """The new references of some rows: int32 [rows]."""
-        found = np.empty(len(subject), np.int32)
-        for kind, rows in self.maps.items():
-            own = np.isin(event, [each.code for each in self.data.event_types if each.subject == kind])
-            found[own] = rows[subject[own]]
-        return found
-
-
-def _write_columns(earlier: Sequences, new: pl.DataFrame, references: _References, folder: Path) -> None:
+def _write_columns(earlier: Sequences, new: pl.DataFrame, references: _ByType, folder: Path) -> None:
     """Write clients, offsets and the columns: new events behind the earlier ones of their clients."""
     runs = new[schema.CLIENT_ID].rle()
     ids, counts = (np.asarray(runs.struct.field(name).to_numpy(), np.int64) for name in ("value", "len"))
@@ -304,6 +329,6 @@ def _write_columns(earlier: Sequences, new: pl.DataFrame, references: _Reference
             if rows.stop == len(earlier.time):
                 end = len(new)
             kept: dict[str, Array] = {"time": earlier.time[rows], "event": earlier.event[rows]}
-            kept["subject"] = references.mapped(kept["event"], earlier.subject[rows])
+            kept["subject"] = references.at(kept["event"], earlier.subject[rows])
             for name, file in files.items():
                 np.insert(kept[name], before[first:end] - rows.start, added[name][first:end]).tofile(file)

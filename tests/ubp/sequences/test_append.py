@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.ubp.sequences.logs import BUY, SKUS, START, Event, histories, quick, read_back, reference, written
 from ubp.data import schema
+from ubp.data.growth import keep_growth
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EventType
 from ubp.sequences import append as appending
@@ -170,3 +171,40 @@ def test_what_was_continued_is_found_by_everyone(tmp_path, history, monkeypatch)
     shutil.rmtree(tmp_path / "raw" / "input")
     assert len(build_or_open(data).time) == len(history) + 2
     assert BUY in read_back(select(build_or_open(data)))[1]
+
+
+class TestKeptGrowth:
+    """Where a step was kept, its events are taken, and the rest of the files is not looked at."""
+
+    NEW = ((EventType.PAGE_VISIT, 2, LATER, 77), (EventType.SEARCH_QUERY, 98, LATER, (0, *[9] * 15)))
+
+    def grown(self, tmp_path, history, new=NEW) -> ChallengeData:
+        before = written(tmp_path, history)
+        build_or_open(before)
+        first = before.files_fingerprint
+        data = written(tmp_path, [*history, *new])
+        filed = {
+            kind: pl.scan_parquet(data.file(kind)).filter(pl.col("timestamp") >= str(min(event[2] for event in new)))
+            for kind in data.event_types
+        }
+        keep_growth(data.paths, first, data.files_fingerprint, filed)
+        return data
+
+    @pytest.mark.usefixtures("no_building")
+    def test_the_bytes_of_a_rebuild(self, tmp_path, tmp_path_factory, history, monkeypatch):
+        data = self.grown(tmp_path, history)
+        monkeypatch.setattr(appending, "compared_growth", lambda _: pytest.fail("compared"))
+        append_or_build(data)
+        assert contents(data) == built_afresh(tmp_path_factory.mktemp("again"), [*history, *self.NEW])
+
+    @pytest.mark.parametrize("lost", ["growth", "sequences"])
+    def test_without_the_step_or_the_store_before(self, tmp_path, history, lost):
+        data = self.grown(tmp_path, history)
+        shutil.rmtree(data.paths.cache / lost)
+        assert read_back(select(append_or_build(data))) == reference([*history, *self.NEW])
+
+    def test_new_events_in_the_second_of_the_last_one(self, tmp_path, history):
+        last = max(event[2] for event in history)
+        new = [(EventType.PAGE_VISIT, 2, last, 77)]
+        data = self.grown(tmp_path, history, new)
+        assert read_back(select(append_or_build(data))) == reference([*history, *new])
