@@ -43,6 +43,15 @@ class DataPaths:
     def properties(self) -> Path:
         return self.raw / schema.PRODUCT_PROPERTIES
 
+    def ids(self, name: str) -> Path:
+        """The table of a log's own ids: of clients, items, urls or categories (`ubp.data.own_ids`)."""
+        return self.raw / f"ids_{name}.parquet"
+
+    @property
+    def import_state(self) -> Path:
+        """What an import learned (`ubp.data.import_state`)."""
+        return self.raw / "import_state.npz"
+
     @property
     def relevant_clients(self) -> Path:
         return self.input / schema.RELEVANT_CLIENTS
