@@ -5,11 +5,13 @@ fingerprint of the files before.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
 import polars as pl
 
 from ubp.data import schema
@@ -67,6 +69,23 @@ def keep_growth(paths: DataPaths, before: str, after: str, new: Mapping[EventTyp
         for event_type, events in new.items():
             events.sink_parquet(aside / event_type.file_name)
         (aside / _NOTE).write_text(json.dumps({"before": before}))
+
+
+def forget_before(history: ChallengeData) -> None:
+    """Remove from the cache what belongs to the files before they grew: nobody will ask for it again.
+
+    Args:
+        history: of the grown files; nothing happens where nobody has kept the step to them.
+    """
+    growth = Growth.to(history)
+    if growth is None:
+        return
+    events = growth.events_fingerprint(history)
+    relevant = np.sort(history.relevant_clients) if history.paths.relevant_clients.exists() else np.zeros(0, np.int64)
+    steps = (folder for folder in growth.folder.parent.iterdir() if folder != growth.folder)
+    picked = history.paths.relevant_events(digest_of(events, relevant.tobytes()))
+    for folder in (history.paths.sequences(events), picked, *steps):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(paths: DataPaths, fingerprint: str) -> Path:

@@ -97,3 +97,7 @@ class DataPaths:
     def encoded(self, name: str) -> Path:
         """The folder of what a fitted block or merge gave for a day (``AS_OF.parquet``)."""
         return self.root / "encoded" / name
+
+    def profiles(self, name: str) -> Path:
+        """The folder of a block's or merge's profiles day by day (`ubp.nightly.profiles`)."""
+        return self.root / "profiles" / name
