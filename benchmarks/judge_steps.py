@@ -72,7 +72,7 @@ def steps_of(data: TaskData, probe: Probe, seed: int, every: int) -> Iterator[St
     torch.manual_seed(seed)
     model = JudgeModel(data.profiles.shape[1], data.train.shape[1], probe.width, probe.hidden).to(data.profiles.device)
     optimizer, metrics = optimizer_of(model, probe), TaskMetrics(data.task, data.targets, data.profiles.device)
-    rows_of_steps = batches(data, probe)
+    rows_of_steps = batches(data.profiles, probe)
     for number in range(probe.epochs * len(rows_of_steps)):
         rows = rows_of_steps[number % len(rows_of_steps)]
         loss = functional.binary_cross_entropy_with_logits(model(data.profiles[rows]), data.train[rows].float())
@@ -102,7 +102,7 @@ def _look(
     model: JudgeModel, data: TaskData, probe: Probe, metrics: TaskMetrics
 ) -> tuple[float, float, float, float, float]:
     every = []
-    for rows in batches(data, probe):
+    for rows in batches(data.profiles, probe):
         every.append(model(data.profiles[rows]))
         metrics.update(every[-1], data.validation[rows])
     logits = torch.cat(every)

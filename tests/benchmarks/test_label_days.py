@@ -20,13 +20,13 @@ SETTINGS = parse(LabelDays, CONFIG, ["scale", "days", "spacing", "newest"])
 @pytest.fixture
 def builds(monkeypatch):
     """The folders of the stores that were built."""
-    made, build = [], building._build
+    made, build = [], building.build
 
     def counted(data, folder):
         made.append(folder)
         build(data, folder)
 
-    monkeypatch.setattr(building, "_build", counted)
+    monkeypatch.setattr(building, "build", counted)
     return made
 
 

@@ -25,7 +25,7 @@ import polars as pl
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write, digest_of
+from ubp.io.files import atomic_write, digest_of, fingerprint
 
 _FORMAT: Final = 1  # of the folder's layout
 _NOTE: Final = "block.json"
@@ -237,6 +237,17 @@ def fit_digest(folder: Path) -> str | None:
     if not is_fitted(folder):
         return None
     return digest_of(json.dumps(settled(lineage_of(folder)), sort_keys=True))
+
+
+def content_digest(folder: Path) -> str:
+    """Tells one content of a fitted block from another: its lineage without the report, its arrays and tables.
+
+    Raises:
+        UserError: there is no fitted block, or it cannot be read.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix != ".json") if folder.is_dir() else []
+    lineage = json.dumps(settled(lineage_of(folder)), sort_keys=True)
+    return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
 
 
 def settled(lineage: Mapping[str, Any]) -> dict[str, Any]:

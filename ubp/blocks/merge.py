@@ -3,7 +3,6 @@
 With the fitted blocks it gives the profiles of any clients on any day.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from ubp.blocks.condition import ConditionSettings, FittedCondition
 from ubp.blocks.embeddings import read_lineage
 from ubp.blocks.entry import entry_files
-from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, is_fitted, lineage_of, load, settled
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, content_digest, is_fitted, lineage_of, load, settled
 from ubp.blocks.steps import BlockSettings, FittedSteps, columns_of
 from ubp.blocks.transformers import Arrays, Matrix
 from ubp.blocks.widths import cut_line
@@ -209,7 +208,7 @@ def _source(name: str, path: Path, folder: Path) -> Source:
             refusal=f"block {name}: {path} was not made by the fitted block {model}; make {known_as} again, "
             "then the merge",
         )
-    return Source(known_as, _digest(model))
+    return Source(known_as, content_digest(model))
 
 
 def _no_fit(name: str, model: Path) -> str:
@@ -219,13 +218,6 @@ def _no_fit(name: str, model: Path) -> str:
 def _model(folder: Path, name: str) -> Path:
     """The fitted block of a name that belongs to the fitted merge in a folder."""
     return folder.parent.parent / name / folder.name
-
-
-def _digest(model: Path) -> str:
-    """Tells one content of a fitted block from another: its lineage, and the files of its arrays and tables."""
-    files = sorted(file for file in model.iterdir() if file.suffix != ".json")
-    lineage = json.dumps(settled(lineage_of(model)), sort_keys=True)
-    return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
 
 
 # --- the fitted merge ---------------------------------------------------------------------------------
@@ -330,7 +322,7 @@ class FittedMerge(FittedBlock):
                 faults.append(block.refusal)
             elif not is_fitted(self._model(block)):
                 faults.append(_no_fit(block.name, self._model(block)))
-            elif _digest(self._model(block)) != block.source.digest:
+            elif content_digest(self._model(block)) != block.source.digest:
                 faults.append(f"block {block.name}: fitted anew since the merge; merge again")
         if faults:
             raise UserError(faults)

@@ -9,7 +9,7 @@ import glob
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -252,6 +252,7 @@ class StagedEvents:
         parts: a parquet for each, and its rows.
         rows: that can be used.
         dropped: that cannot.
+        wanted: True for the rows that are meant.
     """
 
     source: EventSource
@@ -259,10 +260,18 @@ class StagedEvents:
     parts: tuple[tuple[Path, int], ...]
     rows: int
     dropped: int
+    wanted: pl.Expr = field(default_factory=lambda: pl.lit(True))
 
     def frames(self) -> list[pl.LazyFrame]:
-        """The rows that can be used, in `pieces`; ids Int64 or String."""
-        return [piece.filter(~_unusable()) for part, rows in self.parts for piece in pieces(part, rows)]
+        """The rows that can be used and are meant, in `pieces`; ids Int64 or String."""
+        usable = ~_unusable() & self.wanted
+        return [piece.filter(usable) for part, rows in self.parts for piece in pieces(part, rows)]
+
+    def only(self, wanted: pl.Expr) -> "StagedEvents":
+        """Those for which this is true."""
+        some = replace(self, wanted=wanted)
+        counts = (collect(frame.select(pl.len())).item() for frame in some.frames())
+        return replace(some, rows=sum(counts))
 
 
 def pieces(part: Path, rows: int) -> list[pl.LazyFrame]:

@@ -11,6 +11,7 @@ from typing import Final
 import polars as pl
 
 from ubp.data.reading import collect
+from ubp.io.errors import UserError
 
 ID: Final = "id"
 ORIGINAL: Final = "original"
@@ -35,6 +36,36 @@ def numbered(ids: Sequence[pl.LazyFrame]) -> pl.DataFrame:
     if found[ORIGINAL].dtype == pl.String:
         return found.with_row_index(ID, offset=1).cast({ID: pl.Int64})
     return found.select(pl.col(ORIGINAL).alias(ID), ORIGINAL)
+
+
+def extended(table: pl.DataFrame, ids: Sequence[pl.LazyFrame], what: str) -> pl.DataFrame:
+    """A table of ids with others behind it: those that are there keep their numbers, new ones get higher numbers.
+
+    Args:
+        table: see `numbered`.
+        ids: frames of one column, Int64 or String, with repetitions; nulls do not count.
+        what: they are, ``client``, for messages.
+
+    Returns:
+        The same table where nothing is new.
+
+    Raises:
+        UserError: the table's ids are integers, and one of the others is none.
+    """
+    if not ids or table.is_empty():
+        return numbered(ids) if ids else table
+    found = distinct(ids).rename(ORIGINAL).to_frame()
+    if table[ORIGINAL].dtype == pl.String:
+        new = found.cast(pl.String).join(table, on=ORIGINAL, how="anti").sort(ORIGINAL)
+        return pl.concat([table, new.with_row_index(ID, offset=int(table[ID].max()) + 1).cast({ID: pl.Int64})])  # type: ignore[arg-type]
+    if found[ORIGINAL].dtype == pl.String and not _are_integers(found):
+        example = found.filter(~_is_integer()).item(0, 0)
+        raise UserError(
+            f"{what}: {example!r} is no integer, as the ids of this log were so far; correct it, or import the whole "
+            "log anew and fit the models again"
+        )
+    new = found.cast(pl.Int64).join(table, on=ORIGINAL, how="anti")
+    return pl.concat([table, new.select(pl.col(ORIGINAL).alias(ID), ORIGINAL)]).sort(ID)
 
 
 def distinct(frames: Iterable[pl.LazyFrame]) -> pl.Series:
@@ -72,9 +103,12 @@ def together(frames: Sequence[pl.LazyFrame], ids: Sequence[str]) -> pl.LazyFrame
 
 def _are_integers(texts: pl.DataFrame) -> bool:
     """Whether each text is that of an int64, without leading zeros."""
+    return bool(texts.select(_is_integer().all()).item())
+
+
+def _is_integer() -> pl.Expr:
     text = pl.col(ORIGINAL)
-    fits = text.str.contains(_INTEGER) & text.cast(pl.Int64, strict=False).is_not_null()
-    return bool(texts.select(fits.all()).item())
+    return text.str.contains(_INTEGER) & text.cast(pl.Int64, strict=False).is_not_null()
 
 
 def with_ids(frame: pl.LazyFrame, column: str, table: pl.DataFrame) -> pl.LazyFrame:

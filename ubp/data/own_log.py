@@ -8,7 +8,7 @@ layout change, or none.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from ubp.data import log_checks, own_ids, schema
 from ubp.data.event_types import own_types, read_event_types
-from ubp.data.item_attributes import ItemAttributes, attributes
+from ubp.data.import_state import ImportState
+from ubp.data.item_attributes import ItemAttributes, KnownAttributes, attributes
 from ubp.data.log_schema import EventSource, LogSchema
 from ubp.data.log_sources import CLIENT, SUBJECT, VALUE, StagedEvents, files_of, stage_events, stage_items
 from ubp.data.own_ids import together, with_ids
@@ -35,9 +36,10 @@ from ubp.io.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 STEPS: Final = 4  # after the files: ids, items, texts, writing
-_ROW_GROUP: Final = 1_000_000
+ROW_GROUP: Final = 1_000_000
 _CODES: Final = "#codes"
 _ITEMS: Final = "items"
+ITEM: Final = "item"
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,10 @@ def _key(name: str, is_items: bool) -> str:
 
 
 def outputs(paths: DataPaths, event_types: Sequence[EventType]) -> list[Path]:
-    """The tables that an import writes; beside them ``event_types.json``, where a log has types of its own."""
-    ids = [paths.raw / f"ids_{name}.parquet" for name in ("client", "item", "url", "category")]
-    return [*(paths.raw / event_type.file_name for event_type in event_types), paths.properties, *ids]
+    """The files that an import writes; beside them ``event_types.json``, where a log has types of its own."""
+    ids = [paths.ids(name) for name in (CLIENT, ITEM, schema.URL, schema.CATEGORY)]
+    tables = [*(paths.raw / event_type.file_name for event_type in event_types), paths.properties, *ids]
+    return [*tables, paths.import_state]
 
 
 def import_log(
@@ -151,6 +154,72 @@ def import_log(
     Raises:
         UserError: one line for each fault of the files; nothing is written then.
     """
+    with brought_in(log, files, paths, settings, None) as found:
+        found.bar.update(found.task, description="writing")
+        warnings = _write(found, paths, settings.now, begin)
+        found.bar.update(found.task, advance=1)
+    example = found.ids.items[own_ids.ORIGINAL].first() if len(found.ids.items) else None
+    return OwnLog(found.figures, found.items, example, warnings)
+
+
+@dataclass(frozen=True)
+class KnownLog:
+    """What a log that was brought in before has fixed, for rows that come later.
+
+    Attributes:
+        ids: of its clients, items and urls.
+        attributes: its categories and prices.
+        codes: of texts.
+        wanted: True for the rows that are new.
+    """
+
+    ids: "Ids"
+    attributes: KnownAttributes
+    codes: TextCodes
+    wanted: pl.Expr
+
+
+@dataclass(frozen=True)
+class BroughtIn:
+    """The rows of a log, read; what is lazy can be read while `brought_in` is open.
+
+    Attributes:
+        figures: of each source.
+        ids: of all clients, items and urls, those known before among them.
+        items: attributes of those that were not known before.
+        codes: of texts.
+        tables: rows of each of the event files and the properties.
+        event_types: of the log.
+        bar: of progress.
+        task: of the bar.
+    """
+
+    figures: list[SourceFigures]
+    ids: "Ids"
+    items: ItemAttributes
+    codes: TextCodes
+    tables: dict[Path, pl.LazyFrame]
+    event_types: tuple[EventType, ...]
+    bar: Progress
+    task: TaskID
+
+
+@contextmanager
+def brought_in(
+    log: LogSchema, files: Files, paths: DataPaths, settings: ImportSettings, known: KnownLog | None
+) -> Iterator[BroughtIn]:
+    """Read the rows of a log.
+
+    Args:
+        log: the schema.
+        files: see `all_files`.
+        paths: where they are meant for.
+        settings: see there.
+        known: of the log that they follow on; None: they are a log of their own.
+
+    Raises:
+        UserError: one line for each fault of the files.
+    """
     with progress_bar() as bar, _staging(paths.cache / "import_log") as folder:
         task = bar.add_task("reading", total=sum(map(len, files.values())) + STEPS)
 
@@ -158,60 +227,54 @@ def import_log(
             bar.update(task, advance=1, description=next_step)
 
         staged, listed = _staged(log, files, folder, settings.drop, advance)
+        if known is None:
+            _require_purchases(staged)
+        else:
+            staged = [each.only(known.wanted) for each in staged]
         bar.update(task, description="ids")
         met = [_Met.of(each) for each in staged]
-        ids = _Ids.of(met, listed)
+        ids = Ids.of(met, listed, known.ids if known else None)
         advance("items")
-        items = attributes(ids.items, listed, _amounts(staged), by_amounts=not (log.items and log.items.price))
+        new = ids.items.join(known.ids.items, on=own_ids.ID, how="anti") if known else ids.items
+        by_amounts = not (log.items and log.items.price)
+        items = attributes(new, listed, _amounts(staged), by_amounts, known.attributes if known else None)
         advance("texts")
-        codes = _text_codes(items.table[schema.NAME], _searches(met), settings, bar)
-        advance("writing")
-        figures = [_figures(*each) for each in zip(staged, met, strict=True)]
-        warnings = _write(
-            paths,
-            log.event_types,
-            _tables(log.event_types, staged, ids, items, codes),
-            ids.clients,
-            settings.now,
-            begin,
+        codes, coded = _text_codes(
+            items.table[schema.NAME], _searches(met), settings, known.codes if known else None, bar
         )
         advance()
-    example = ids.items[own_ids.ORIGINAL].first() if len(ids.items) else None
-    return OwnLog(figures, items, example, warnings)
+        figures = [_figures(*each) for each in zip(staged, met, strict=True)]
+        tables = _tables(log.event_types, staged, ids, items, coded, paths)
+        yield BroughtIn(figures, ids, items, codes, tables, log.event_types, bar, task)
 
 
-def _write(
-    paths: DataPaths,
-    event_types: Sequence[EventType],
-    contents: Iterable[pl.LazyFrame],
-    clients: pl.DataFrame,
-    now: datetime,
-    begin: Callable[[], None],
-) -> list[str]:
+def _write(found: BroughtIn, paths: DataPaths, now: datetime, begin: Callable[[], None]) -> list[str]:
     """Write all files, or none, and look at the events before they take their place.
 
     Args:
+        found: the log.
         paths: where to.
-        event_types: of the log.
-        contents: of the `outputs`.
-        clients: their ids.
         now: in the log's zone.
         begin: called before the first file is replaced.
 
     Returns:
         A line for each thing that should be looked at.
     """
-    tables, own = dict(zip(outputs(paths, event_types), contents, strict=True)), own_types(event_types)
+    own = own_types(found.event_types)
     with ExitStack() as stack:
         if own:
             stack.enter_context(atomic_write(paths.event_types)).write_text(json.dumps(own))
-        asides = {path: stack.enter_context(atomic_write(path)) for path in tables}
-        for path, table in tables.items():
-            table.sink_parquet(asides[path], row_group_size=_ROW_GROUP)
+        asides = {path: stack.enter_context(atomic_write(path)) for path in outputs(paths, found.event_types)}
+        for path, table in found.tables.items():
+            table.sink_parquet(asides[path], row_group_size=ROW_GROUP)
+        for path, ids in id_tables(found, paths).items():
+            ids.lazy().sink_parquet(asides[path], row_group_size=ROW_GROUP)
+        ImportState(found.codes, found.items.prices).write(asides[paths.import_state])
         by_name = {path.name: aside for path, aside in asides.items()}
-        warnings = list(log_checks.warnings({kind: by_name[kind.file_name] for kind in event_types}, clients, now))
+        files = {kind: by_name[kind.file_name] for kind in found.event_types}
+        warnings = list(log_checks.warnings(files, found.ids.clients, now))
         begin()
-        _remove_others(paths, event_types)
+        _remove_others(paths, found.event_types)
         return warnings
 
 
@@ -222,6 +285,12 @@ def _remove_others(paths: DataPaths, event_types: Sequence[EventType]) -> None:
     for event_type in before:
         if event_type not in event_types:
             (paths.raw / event_type.file_name).unlink(missing_ok=True)
+
+
+def id_tables(found: BroughtIn, paths: DataPaths) -> dict[Path, pl.DataFrame]:
+    """The tables of ids by their files."""
+    tables = (found.ids.clients, found.ids.items, found.ids.urls, found.items.categories)
+    return dict(zip(map(paths.ids, (CLIENT, ITEM, schema.URL, schema.CATEGORY)), tables, strict=True))
 
 
 @contextmanager
@@ -241,7 +310,7 @@ def _staged(
     """All events and the list of items, parsed.
 
     Raises:
-        UserError: the faults of all files, or no purchases.
+        UserError: the faults of all files.
     """
     staged, faults, listed = list[StagedEvents](), list[str](), list[pl.LazyFrame]()
     for number, source in enumerate(log.events):
@@ -256,15 +325,23 @@ def _staged(
             listed = stage_items(log.items, files[_ITEMS], folder / _ITEMS, advance)
         except UserError as error:
             faults += error.messages
-    bought = [each for each in staged if each.source.kind == EventType.PRODUCT_BUY]
-    if not faults and not any(each.rows for each in bought):
-        names = ", ".join(f"{each.source.name} ({each.files[0]})" for each in bought)
-        faults.append(
-            f"{names}: no purchases at all; tasks and profiles need some: correct file: or where: in the schema"
-        )
     if faults:
         raise UserError(faults)
     return staged, listed
+
+
+def _require_purchases(staged: Sequence[StagedEvents]) -> None:
+    """Refuse a log without any.
+
+    Raises:
+        UserError: with the sources that should have them.
+    """
+    bought = [each for each in staged if each.source.kind == EventType.PRODUCT_BUY]
+    if not any(each.rows for each in bought):
+        names = ", ".join(f"{each.source.name} ({each.files[0]})" for each in bought)
+        raise UserError(
+            f"{names}: no purchases at all; tasks and profiles need some: correct file: or where: in the schema"
+        )
 
 
 @dataclass(frozen=True)
@@ -283,7 +360,7 @@ class _Met:
 
 
 @dataclass(frozen=True)
-class _Ids:
+class Ids:
     """The tables of `ubp.data.own_ids`."""
 
     clients: pl.DataFrame
@@ -291,13 +368,30 @@ class _Ids:
     urls: pl.DataFrame
 
     @classmethod
-    def of(cls, met: Sequence[_Met], listed: Sequence[pl.LazyFrame]) -> "_Ids":
+    def of(cls, met: Sequence[_Met], listed: Sequence[pl.LazyFrame], known: "Ids | None") -> "Ids":
+        """Of all values; those that are known keep their numbers.
+
+        Raises:
+            UserError: a value cannot be numbered behind those that are known.
+        """
+
         def of_subject(column: str) -> list[pl.LazyFrame]:
             return [each.subjects.to_frame().lazy() for each in met if each.source.kind.subject == column]
 
         in_list = [piece.select(SUBJECT) for piece in listed]
-        clients = own_ids.numbered([each.clients.to_frame().lazy() for each in met])
-        items, urls = own_ids.numbered([*of_subject(schema.SKU), *in_list]), own_ids.numbered(of_subject(schema.URL))
+        found = {
+            CLIENT: [each.clients.to_frame().lazy() for each in met],
+            ITEM: [*of_subject(schema.SKU), *in_list],
+            schema.URL: of_subject(schema.URL),
+        }
+        if known is None:
+            clients, items, urls = map(own_ids.numbered, found.values())
+        else:
+            tables = (known.clients, known.items, known.urls)
+            clients, items, urls = (
+                own_ids.extended(table, frames, name)
+                for table, (name, frames) in zip(tables, found.items(), strict=True)
+            )
         logger.info("%s clients, %s items, %s urls", *(f"{len(table):,}" for table in (clients, items, urls)))
         return cls(clients, items, urls)
 
@@ -318,34 +412,42 @@ def _searches(met: Sequence[_Met]) -> list[pl.Series]:
 
 
 def _text_codes(
-    names: pl.Series, searches: Sequence[pl.Series], settings: ImportSettings, bar: Progress
-) -> pl.DataFrame:
-    """``subject``, a distinct text, and its codes as the challenge writes them; names and searches by one quantiser."""
-    texts = pl.concat([each.rename(SUBJECT) for each in (names, *searches)]).unique().sort()
+    names: pl.Series,
+    searches: Sequence[pl.Series],
+    settings: ImportSettings,
+    known: TextCodes | None,
+    bar: Progress,
+) -> tuple[TextCodes, pl.DataFrame]:
+    """The quantiser of names and searches, learned from these unless it is known.
+
+    Returns:
+        The quantiser; ``subject``, a distinct text, and its codes as the challenge writes them.
+    """
+    texts = pl.concat([each.cast(pl.String).rename(SUBJECT) for each in (names, *searches)]).unique().sort()
     every = texts.to_list()
     logger.info("quantising %s texts", f"{len(every):,}")
     task = bar.add_task("texts", total=len(every))
-    codes = TextCodes.fit(every, settings.text, settings.seed).of(every, lambda done: bar.advance(task, done))
-    return pl.DataFrame({SUBJECT: texts, _CODES: codes_text(codes)})
+    quantiser = known or TextCodes.fit(every, settings.text, settings.seed)
+    codes = quantiser.of(every, lambda done: bar.advance(task, done))
+    return quantiser, pl.DataFrame({SUBJECT: texts, _CODES: codes_text(codes)})
 
 
 def _tables(
     event_types: Sequence[EventType],
     staged: Sequence[StagedEvents],
-    ids: _Ids,
+    ids: Ids,
     items: ItemAttributes,
     codes: pl.DataFrame,
-) -> Iterator[pl.LazyFrame]:
-    """What goes into each of the `outputs`."""
-    for kind in event_types:
-        yield _events(_of_kind(staged, kind), kind, ids, codes)
+    paths: DataPaths,
+) -> dict[Path, pl.LazyFrame]:
+    """The rows of the event files and of the properties."""
+    tables = {paths.raw / kind.file_name: _events(_of_kind(staged, kind), kind, ids, codes) for kind in event_types}
     properties = items.table.lazy().rename({schema.NAME: SUBJECT})
-    yield _coded(properties, codes).rename({SUBJECT: schema.NAME}).select(schema.PROPERTY_COLUMNS)
-    for table in (ids.clients, ids.items, ids.urls, items.categories):
-        yield table.lazy()
+    tables[paths.properties] = _coded(properties, codes).rename({SUBJECT: schema.NAME}).select(schema.PROPERTY_COLUMNS)
+    return tables
 
 
-def _events(frames: Sequence[pl.LazyFrame], kind: EventType, ids: _Ids, codes: pl.DataFrame) -> pl.LazyFrame:
+def _events(frames: Sequence[pl.LazyFrame], kind: EventType, ids: Ids, codes: pl.DataFrame) -> pl.LazyFrame:
     columns = schema.event_columns(kind)
     if not frames:
         subject = pl.String if kind.subject == schema.QUERY else pl.Int64

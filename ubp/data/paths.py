@@ -43,6 +43,15 @@ class DataPaths:
     def properties(self) -> Path:
         return self.raw / schema.PRODUCT_PROPERTIES
 
+    def ids(self, name: str) -> Path:
+        """The table of a log's own ids: of clients, items, urls or categories (`ubp.data.own_ids`)."""
+        return self.raw / f"ids_{name}.parquet"
+
+    @property
+    def import_state(self) -> Path:
+        """What an import learned (`ubp.data.import_state`)."""
+        return self.raw / "import_state.npz"
+
     @property
     def event_types(self) -> Path:
         """What the log's own event types are about (`ubp.data.event_types`)."""
@@ -93,3 +102,7 @@ class DataPaths:
     def encoded(self, name: str) -> Path:
         """The folder of what a fitted block or merge gave for a day (``AS_OF.parquet``)."""
         return self.root / "encoded" / name
+
+    def profiles(self, name: str) -> Path:
+        """The folder of a block's or merge's profiles day by day (`ubp.nightly.profiles`)."""
+        return self.root / "profiles" / name

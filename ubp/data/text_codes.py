@@ -7,8 +7,9 @@ finer ones beside it, so that each position says something also of a few texts. 
 book. Few texts have smaller books: with 256 codes each of 300 texts would have codes that no other has.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.uint8]
 
 _WIDTH: Final = 64  # of the vectors: four numbers for each code
-_NGRAMS: Final = (2, 4)  # letters
+_LETTERS: Final[dict[str, Any]] = {"analyzer": "char_wb", "ngram_range": (2, 4), "sublinear_tf": True}
 _TEXTS: Final = 20_000  # that are read at a time
 
 
@@ -54,11 +55,11 @@ class TextCodes:
     """A fitted quantiser; any text has codes, whether it was in the fit or not.
 
     Attributes:
-        read: texts to their vectors, float64 [texts, at most 64].
+        reader: of texts.
         books: for each position the centres, float64 [codes, at most 4].
     """
 
-    read: Callable[[Sequence[str]], Floats]
+    reader: "TextReader"
     books: tuple[Floats, ...]
 
     @classmethod
@@ -71,10 +72,10 @@ class TextCodes:
             seed: of the sample, the SVD and the first centres.
         """
         distinct = _sample(sorted({text for text in texts if text.strip()}), settings.sample, seed)
-        read = _reader(distinct, settings.features, seed)
-        vectors = read(distinct)
+        reader = TextReader.fit(distinct, settings.features, seed)
+        vectors = reader.vectors(distinct)
         count = min(CODE_BOOK, max(2, len(distinct) // settings.texts_a_code))
-        return cls(read, tuple(_book(part, count, seed + place) for place, part in enumerate(_parts(vectors))))
+        return cls(reader, tuple(_book(part, count, seed + place) for place, part in enumerate(_parts(vectors))))
 
     def of(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Codes:
         """The codes of texts: uint8 [texts, 16].
@@ -86,10 +87,22 @@ class TextCodes:
         codes = np.zeros((len(texts), CODES), np.uint8)
         for start in range(0, len(texts), _TEXTS):
             some = texts[start : start + _TEXTS]
-            for place, part in enumerate(_parts(self.read(some))):
+            for place, part in enumerate(_parts(self.reader.vectors(some))):
                 codes[start : start + len(some), place] = _nearest(self.books[place], part)
             advance(len(some))
         return codes
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What `from_arrays` makes the same quantiser of: plain numbers and texts."""
+        books = {f"book_{place}": book for place, book in enumerate(self.books)}
+        terms = np.array(self.reader.terms, dtype=np.str_)
+        return {"terms": terms, "weights": self.reader.weights, "directions": self.reader.directions, **books}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """The quantiser that gave these arrays; further ones may be among them."""
+        reader = TextReader(tuple(arrays["terms"].tolist()), arrays["weights"], arrays["directions"])
+        return cls(reader, tuple(arrays[f"book_{place}"] for place in range(CODES)))
 
 
 def codes_text(codes: Codes) -> pl.Series:
@@ -107,27 +120,52 @@ def _sample(texts: list[str], at_most: int, seed: int) -> list[str]:
     return [texts[place] for place in np.sort(drawn)]
 
 
-def _reader(texts: list[str], features: int, seed: int) -> Callable[[Sequence[str]], Floats]:
-    """Learn what makes vectors of texts, float64 [texts, at most 64], of length 1; zeros for one of unknown letters."""
-    if not texts:
-        return lambda some: np.zeros((len(some), 0))
-    # Imported where texts get their codes: a second and a half, which a log without texts does not need.
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.utils.extmath import randomized_svd
-    from threadpoolctl import threadpool_limits
+@dataclass(frozen=True)
+class TextReader:
+    """Makes vectors of texts.
 
-    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=_NGRAMS, max_features=features, sublinear_tf=True)
-    sparse = letters.fit_transform(texts)
-    with threadpool_limits(limits=1):  # one order of sums, so that the same log gives the same codes
-        directions = randomized_svd(sparse, min(_WIDTH, *sparse.shape), n_iter=5, random_state=seed)[2].T
+    Attributes:
+        terms: the runs of letters that count.
+        weights: float64 [terms], the rarer the higher.
+        directions: float64 [terms, at most 64].
+    """
 
-    def read(some: Sequence[str]) -> Floats:
-        vectors: Floats = letters.transform(some) @ directions
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
+    terms: tuple[str, ...]
+    weights: Floats
+    directions: Floats
+
+    @classmethod
+    def fit(cls, texts: list[str], features: int, seed: int) -> Self:
+        """Learn from texts, each once."""
+        if not texts:
+            return cls((), np.zeros(0), np.zeros((0, 0)))
+        # Imported where texts get their codes: a second and a half, which a log without texts does not need.
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.utils.extmath import randomized_svd
+        from threadpoolctl import threadpool_limits
+
+        letters = TfidfVectorizer(**_LETTERS, max_features=features)
+        sparse = letters.fit_transform(texts)
+        with threadpool_limits(limits=1):  # one order of sums, so that the same log gives the same codes
+            directions = randomized_svd(sparse, min(_WIDTH, *sparse.shape), n_iter=5, random_state=seed)[2].T
+        return cls(tuple(letters.get_feature_names_out().tolist()), letters.idf_, directions)
+
+    def vectors(self, texts: Sequence[str]) -> Floats:
+        """Float64 [texts, at most 64], of length 1; zeros for a text of unknown letters."""
+        if not self.terms:
+            return np.zeros((len(texts), 0))
+        found: Floats = self._letters.transform(texts) @ self.directions
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        unit: Floats = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 1e-9)
         return unit
 
-    return read
+    @cached_property
+    def _letters(self) -> Any:  # noqa: ANN401 (scikit-learn has no types)
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        letters = TfidfVectorizer(**_LETTERS, vocabulary=self.terms)
+        letters.idf_ = self.weights
+        return letters
 
 
 def _parts(vectors: Floats) -> Iterator[Floats]:

@@ -75,6 +75,7 @@ class TaskData:
         train: uint8 labels [clients, targets] of the train window.
         validation: the same of the validation window.
         targets: of a propensity task.
+        scored: profiles of the clients that ``validation`` is about, float32 [others, columns]; None: of the same.
     """
 
     task: Task
@@ -82,6 +83,7 @@ class TaskData:
     train: Tensor
     validation: Tensor
     targets: Targets | None
+    scored: Tensor | None = None
 
 
 def judge(
@@ -113,7 +115,7 @@ def judge(
     scores = []
     for _ in range(probe.epochs):
         model.train()
-        for rows in batches(data, probe):
+        for rows in batches(data.profiles, probe):
             before_batch()
             loss = functional.binary_cross_entropy_with_logits(model(data.profiles[rows]), data.train[rows].float())
             optimizer.zero_grad()
@@ -135,17 +137,18 @@ def optimizer_of(model: JudgeModel, probe: Probe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=probe.learning_rate, fused=True)
 
 
-def batches(data: TaskData, probe: Probe) -> list[slice]:
+def batches(profiles: Tensor, probe: Probe) -> list[slice]:
     """The rows of each batch, in the order of the profiles."""
-    return [slice(start, start + probe.batch_size) for start in range(0, len(data.profiles), probe.batch_size)]
+    return [slice(start, start + probe.batch_size) for start in range(0, len(profiles), probe.batch_size)]
 
 
 def _score(
     model: nn.Module, data: TaskData, probe: Probe, metrics: TaskMetrics, before_batch: Callable[[], None]
 ) -> TaskScore:
     model.eval()
+    profiles = data.profiles if data.scored is None else data.scored
     with torch.inference_mode():
-        for rows in batches(data, probe):
+        for rows in batches(profiles, probe):
             before_batch()
-            metrics.update(model(data.profiles[rows]), data.validation[rows])
+            metrics.update(model(profiles[rows]), data.validation[rows])
         return metrics.compute()

@@ -231,13 +231,14 @@ class Scorer:
         every = [run for of_task in done.values() for run in of_task]
         seconds = max(run.ended for run in every) - min(run.began for run in every)
         details = {
-            task: [_best(run.epochs, seed) for run, seed in zip(of_task, self._probe.seeds, strict=True)]
+            task: [best_epoch(run.epochs, seed) for run, seed in zip(of_task, self._probe.seeds, strict=True)]
             for task, of_task in done.items()
         }
         return summed(name, columns, self._probe, details), seconds
 
 
-def _best(epochs: Sequence[TaskScore], seed: int) -> dict[str, Any]:
+def best_epoch(epochs: Sequence[TaskScore], seed: int) -> dict[str, Any]:
+    """The metrics of a run's best epoch, as `summed` takes them."""
     number, best = max(enumerate(epochs), key=lambda item: item[1].score)
     return {"seed": seed, "epoch": number + 1, "score": best.score} | asdict(best)
 

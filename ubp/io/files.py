@@ -34,9 +34,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield aside
         for file in [aside, *sorted(aside.rglob("*"))] if aside.is_dir() else [aside]:
-            _flush(file)
+            flush(file)
         _put_in_place(aside, path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         _remove(aside)
 
@@ -68,7 +68,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the operating system write a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,9 +5,9 @@
 
 import logging
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,19 +67,32 @@ def build_or_open(history: ChallengeData) -> Sequences:
     Raises:
         UserError: the files' events span more than 68 years, or the files changed meanwhile.
     """
+    return made_once(history, build)
+
+
+def made_once(history: ChallengeData, make: Callable[[ChallengeData, Path], None]) -> Sequences:
+    """The store of a history's files: from the cache, or made now.
+
+    Args:
+        history: whose.
+        make: writes the store of a whole history to a folder that is not there yet.
+
+    Raises:
+        UserError: see `build_or_open`.
+    """
     folder = history.paths.sequences(history.events_fingerprint)
     made_from = {"events": history.events_fingerprint, "version": VERSION}
     stage = Stage(f"the sequence store of {history.folder}", (folder / NOTE,), lambda: made_from, of=folder)
     with suppress(AlreadyDone), stage.once(overwrite=False):
         remove_abandoned(folder)
         with atomic_write(folder) as aside:
-            _build(history.whole, aside)
+            make(history.whole, aside)
             history.require_unchanged()  # or the store would mix two histories, under the first one's name
     return Sequences.open(folder)
 
 
-def _build(data: ChallengeData, folder: Path) -> None:
-    """Write the store: subjects to references, events partitioned by client, each part sorted and appended.
+def build(data: ChallengeData, folder: Path) -> None:
+    """Write a whole history's store: subjects to references, events partitioned by client, each part sorted, in turn.
 
     Needs 20 bytes per event on disk besides the store until it is done.
     """
@@ -89,7 +102,7 @@ def _build(data: ChallengeData, folder: Path) -> None:
     folder.mkdir()
     parts = folder / "parts"
     limits = _part_limits(data)
-    _partition(data, data.item_types, _write_items(data, folder), limits, parts)
+    _partition(data, data.item_types, write_items(data, folder), limits, parts)
     for subject in (schema.URL, schema.QUERY):
         _partition(data, data.about(subject), _write_subjects(data, subject, folder), limits, parts)
     last = _write_events(parts, len(limits) + 1, folder)
@@ -116,7 +129,7 @@ def _part_limits(data: ChallengeData) -> Int64:
     return np.unique(np.concatenate(ids)[order][at])
 
 
-def _keys(subject: str) -> list[pl.Expr]:
+def subject_keys(subject: str) -> list[pl.Expr]:
     """What tells one subject from another and puts them in order: the id, or codes as two numbers.
 
     The first code of a query is the highest byte, so that the numbers compare as the codes do, one by one.
@@ -133,7 +146,12 @@ def _keys(subject: str) -> list[pl.Expr]:
     ]
 
 
-def _write_items(data: ChallengeData, folder: Path) -> pl.DataFrame:
+def seconds_since(start: datetime) -> pl.Expr:
+    """The time of events in whole seconds from a store's start, Int32."""
+    return (pl.col(schema.TIMESTAMP) - start).dt.total_seconds().cast(pl.Int32)
+
+
+def write_items(data: ChallengeData, folder: Path) -> pl.DataFrame:
     """Write the table of skus; returns skus and their references."""
     items = collect(data.properties()).sort(schema.SKU)
     np.save(folder / "skus.npy", items[schema.SKU].to_numpy())
@@ -145,7 +163,7 @@ def _write_items(data: ChallengeData, folder: Path) -> pl.DataFrame:
 
 def _write_subjects(data: ChallengeData, subject: str, folder: Path) -> pl.DataFrame:
     """Write the table of urls or of queries; returns their keys and references."""
-    met = pl.concat(data.events(event_type).select(_keys(subject)) for event_type in data.about(subject))
+    met = pl.concat(data.events(event_type).select(subject_keys(subject)) for event_type in data.about(subject))
     keys = collect(met.unique())
     keys = keys.sort(keys.columns)
     values = np.ascontiguousarray(keys.to_numpy())
@@ -170,9 +188,9 @@ def _partition(
     for event_type in event_types:
         events = data.events(event_type).select(
             schema.CLIENT_ID,
-            (pl.col(schema.TIMESTAMP) - data.start).dt.total_seconds().cast(pl.Int32).alias("time"),
+            seconds_since(data.start).alias("time"),
             pl.lit(event_type.code, dtype=pl.UInt8).alias("event"),
-            *_keys(event_type.subject),
+            *subject_keys(event_type.subject),
             pl.col(schema.CLIENT_ID).map_batches(part_of, return_dtype=pl.UInt8, is_elementwise=True).alias(_PART),
         )
         keys = references.drop("subject").columns
@@ -192,7 +210,7 @@ def _write_events(parts: Path, count: int, folder: Path) -> int:
     with ExitStack() as stack:
         columns = {name: stack.enter_context((folder / f"{name}.npy").open("wb", buffering=0)) for name in COLUMNS}
         for name, file in columns.items():
-            _write_header(file, np.dtype(COLUMNS[name]), rows)
+            write_header(file, np.dtype(COLUMNS[name]), rows)
         for frame in frames:
             events = frame.collect().sort(schema.CLIENT_ID, *COLUMNS)
             for name, file in columns.items():
@@ -206,7 +224,7 @@ def _write_events(parts: Path, count: int, folder: Path) -> int:
     return last
 
 
-def _write_header(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> None:
+def write_header(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> None:
     """Begin a .npy file whose numbers are appended afterwards."""
     head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(file, head)

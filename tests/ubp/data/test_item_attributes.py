@@ -3,12 +3,13 @@
 import math
 import statistics
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ubp.data.item_attributes import MIDDLE, attributes, buckets
+from ubp.data.item_attributes import MIDDLE, attributes, buckets, buckets_of
 from ubp.data.own_ids import numbered
 
 LISTED = {"subject": pl.String, "category": pl.String, "price": pl.Float64, "name": pl.String}
@@ -89,3 +90,20 @@ def test_buckets_are_those_of_the_mean_rank(prices):
 def test_distinct_prices_use_the_whole_range_evenly(count):
     found = pl.DataFrame({"price": list(map(float, range(count)))}).select(buckets("price"))["price"].to_list()
     assert found == [int((place + 0.5) * 100 / count) for place in range(count)]
+
+
+prices = st.lists(st.none() | st.integers(0, 9).map(float), max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(prices)
+def test_a_known_price_lies_in_the_bucket_that_it_had(values):
+    table = pl.DataFrame({"price": values}, schema={"price": pl.Float64})
+    known = table["price"].drop_nulls().sort().to_numpy()
+    assert buckets_of(table["price"], known).to_list() == table.select(buckets("price"))["price"].to_list()
+
+
+def test_a_price_between_and_beyond_those_that_are_known():
+    found = buckets_of(pl.Series([0.5, 1.5, 9.0, None]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert found.to_list() == [0, 25, 99, 50]
+    assert buckets_of(pl.Series([0.5, None]), np.array([])).to_list() == [50, 50]

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubp.data import own_ids
-from ubp.data.own_ids import ID, ORIGINAL, numbered, together, with_ids
+from ubp.data.own_ids import ID, ORIGINAL, extended, numbered, together, with_ids
+from ubp.io.errors import UserError
 
 LIMITS = [-(2**63), 0, 2**63 - 1]
 
@@ -64,3 +65,33 @@ def test_frames_of_both_types_below_one_another():
     frames = [pl.LazyFrame({"x": [1], "y": [1.5]}), pl.LazyFrame({"x": ["a"], "y": [2.5]})]
     assert together(frames, ("x",)).collect().rows() == [("1", 1.5), ("a", 2.5)]
     assert together(frames[:1], ("x",)).collect_schema()["x"] == pl.Int64
+
+
+ids = st.lists(st.none() | st.text(max_size=2) | st.integers(-9, 9).map(str), min_size=1, max_size=20)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ids, st.lists(ids, max_size=3))
+def test_ids_keep_their_numbers_however_often_others_follow(first, further):
+    table = numbered(frames_of(["x", *first]))
+    known = dict(table.rows())
+    for texts in further:
+        table = extended(table, frames_of(texts), "client")
+        assert {number: text for number, text in table.rows() if number in known} == known
+        new = sorted({text for text in texts if text is not None} - set(known.values()), key=str.encode)
+        known |= dict(enumerate(new, max(known) + 1))
+        assert dict(table.rows()) == known
+        assert table[ID].is_sorted()
+
+
+@pytest.mark.parametrize("write", [int, str])
+def test_integers_are_added_as_they_are(write):
+    table = extended(numbered(frames_of([5, 1])), frames_of([write(3), write(5)], [None]), "client")
+    assert table.rows() == [(1, 1), (3, 3), (5, 5)]
+    with pytest.raises(UserError, match="client: 'a' is no integer, as the ids of this log were so far"):
+        extended(table, frames_of(["8", "a"]), "client")
+
+
+def test_a_table_without_ids_is_begun():
+    assert extended(numbered([]), frames_of(["b", "a"]), "url").rows() == [(1, "a"), (2, "b")]
+    assert extended(numbered(frames_of(["a"])), [], "url").rows() == [(1, "a")]

@@ -73,6 +73,16 @@ def test_a_sample_is_enough_and_seeded():
     assert len(np.unique(small.of(TEXTS), axis=0)) > 100
 
 
+@pytest.mark.parametrize("count", [0, 1, 240])
+def test_a_quantiser_that_was_kept_gives_the_same_codes(count, tmp_path):
+    codes = fitted(TEXTS[:count])
+    np.savez(tmp_path / "kept.npz", **codes.arrays())
+    with np.load(tmp_path / "kept.npz", allow_pickle=False) as arrays:
+        again = TextCodes.from_arrays(arrays)
+    asked = [*TEXTS, "", "something else", "Adler"]
+    assert np.array_equal(codes.of(asked), again.of(asked))
+
+
 def test_progress_is_told():
     done = []
     fitted().of(TEXTS, done.append)

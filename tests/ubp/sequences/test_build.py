@@ -74,7 +74,7 @@ class TestBuilding:
     def test_half_built_is_never_read(self, tmp_path, monkeypatch):
         data = written(tmp_path, [])
         with monkeypatch.context() as patch:
-            patch.setattr(building, "_write_header", lambda *_: 1 / 0)
+            patch.setattr(building, "write_header", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 build_or_open(data)
         assert not data.paths.sequences(data.events_fingerprint).exists()
@@ -93,14 +93,14 @@ class TestBuilding:
     def test_built_once(self, tmp_path, monkeypatch):
         data = written(tmp_path, [])
         build_or_open(data)
-        monkeypatch.setattr(building, "_build", lambda *_: pytest.fail("built again"))
+        monkeypatch.setattr(building, "build", lambda *_: pytest.fail("built again"))
         build_or_open(ChallengeData(data.paths, submit=True))
 
     def test_as_of_and_relevant_clients_do_not_change_it(self, tmp_path, history, monkeypatch):
         data = written(tmp_path, history)
         whole = read_back(select(build_or_open(data.before(START + timedelta(days=9)))))
         assert whole == reference(history)
-        monkeypatch.setattr(building, "_build", lambda *_: pytest.fail("built again"))
+        monkeypatch.setattr(building, "build", lambda *_: pytest.fail("built again"))
         np.save(data.paths.relevant_clients, np.array([0, 3], dtype=np.int64))
         build_or_open(ChallengeData(data.paths, submit=True))
         build_or_open(ChallengeData(data.paths, submit=True, as_of=START + timedelta(days=20)))
@@ -129,13 +129,13 @@ class TestBuilding:
 
     def test_files_that_change_while_they_are_read_make_no_store(self, tmp_path, monkeypatch):
         data = written(tmp_path, [BUY])
-        build = building._build
+        build = building.build
 
         def change_then_build(data: ChallengeData, folder: Path) -> None:
             written(tmp_path, [BUY, BUY])
             build(data, folder)
 
-        monkeypatch.setattr(building, "_build", change_then_build)
+        monkeypatch.setattr(building, "build", change_then_build)
         with pytest.raises(UserError, match="changed while they were read; give the command again"):
             build_or_open(data)
         assert not list((tmp_path / "cache" / "sequences").glob("*/store.json"))

@@ -173,7 +173,7 @@ class TestAsOf:
         assert seen[0] == seen[1] == seen[2]
 
     def test_one_store_for_twenty_days(self, tmp_path, history, monkeypatch):
-        builds = counted(monkeypatch, building, "_build")
+        builds = counted(monkeypatch, building, "build")
         data = written(tmp_path, history)
         for day in range(2, 22):
             as_of = START + timedelta(days=day)

@@ -1,0 +1,1 @@
+"""Profiles day by day: where they lie, how far they moved, whether the models still fit, old and new spaces as one."""
