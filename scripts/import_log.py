@@ -33,7 +33,7 @@ from ubp.data.log_schema import SUBJECT_KEYS, LogSchema, schema_of
 from ubp.data.own_log import Files, ImportSettings, OwnLog, SourceFigures, all_files, import_log, outputs
 from ubp.data.paths import CONFIGS, DataPaths
 from ubp.data.schema import CATEGORY, EVENT_TYPES, NAME, PRICE
-from ubp.data.text_codes import TextSettings
+from ubp.data.text_codes import Embed, TextSettings
 from ubp.io.errors import UserError, require
 from ubp.io.files import fingerprint
 from ubp.io.stage import Stage
@@ -166,7 +166,7 @@ def main(config: DictConfig) -> OwnLog:
     common, order = Common.of(config), parse(Order, config, ["source", "bad_rows"])
     log, text, paths = schema_in(config), parse(TextSettings, config, at="text"), common.paths
     files = all_files(log, Path(order.source))
-    settings = ImportSettings(order.bad_rows == "drop", text, common.seed, _now(log.zone))
+    settings = ImportSettings(order.bad_rows == "drop", text, common.seed, _now(log.zone), embedder)
     made_from = {"version": _VERSION, "seed": common.seed, "text": asdict(text), "bad_rows": order.bad_rows}
     made_from |= {"schema": resolved(config)["schema"]}
 
@@ -184,6 +184,13 @@ def main(config: DictConfig) -> OwnLog:
     events = sum(each.rows for each in found.sources)
     closing_line(f"imported log · {events:,} events", paths.raw)
     return found
+
+
+def embedder(name: str) -> Embed:
+    """A language model by its name."""
+    from LLM.embedder import open_embedder  # torch takes seconds to import
+
+    return open_embedder(name)
 
 
 def _now(zone: str | None) -> datetime:

@@ -30,7 +30,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from scripts.encode import choose_fit, fitted_names
-from scripts.import_log import schema_in
+from scripts.import_log import embedder, schema_in
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load
 from ubp.cli.command import command
@@ -96,7 +96,7 @@ def taken_in(config: DictConfig, common: Common, order: Order, day: date) -> Tak
     """Take the day into the log, by the schema that it was brought in by."""
     log = schema_in(config)
     now = datetime.now(ZoneInfo(log.zone) if log.zone else None).replace(tzinfo=None)
-    settings = ImportSettings(order.bad_rows == "drop", TextSettings(), common.seed, now)
+    settings = ImportSettings(order.bad_rows == "drop", TextSettings(), common.seed, now, embedder)
     taken = take_day(log, all_files(log, Path(order.source)), common.paths, settings, day)
     sources = ", ".join(f"{each.source.name} {each.rows:,}" for each in taken.sources)
     say(f"{taken.events:,} new events ({sources}), {taken.clients:,} new clients, {taken.items:,} new items")

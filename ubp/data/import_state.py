@@ -3,6 +3,7 @@
 Ids lie beside it, ``raw/ids_*.parquet``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from ubp.data.item_attributes import Prices
-from ubp.data.text_codes import TextCodes
+from ubp.data.text_codes import Embed, TextCodes
 from ubp.io.errors import UserError
 
 
@@ -32,8 +33,12 @@ class ImportState:
             np.savez(opened, allow_pickle=False, **self.codes.arrays(), prices=self.prices)
 
     @classmethod
-    def read(cls, file: Path) -> Self:
+    def read(cls, file: Path, embedder: Callable[[str], Embed]) -> Self:
         """The state that `write` wrote.
+
+        Args:
+            file: of it.
+            embedder: see `ubp.data.text_codes.TextCodes.from_arrays`.
 
         Raises:
             UserError: there is none, or it cannot be read.
@@ -45,6 +50,6 @@ class ImportState:
             )
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                return cls(TextCodes.from_arrays(arrays), arrays["prices"])
+                return cls(TextCodes.from_arrays(arrays, embedder), arrays["prices"])
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise UserError(f"{file}: not readable ({error}); import the log anew, and fit the models again") from error

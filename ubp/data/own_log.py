@@ -28,7 +28,7 @@ from ubp.data.own_ids import together, with_ids
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
-from ubp.data.text_codes import TextCodes, TextSettings, codes_text
+from ubp.data.text_codes import LETTERS, Embed, TextCodes, TextSettings, codes_text
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 from ubp.io.progress import progress_bar
@@ -95,12 +95,18 @@ class ImportSettings:
         text: how texts become codes.
         seed: of the codes.
         now: in the log's zone; later events are warned of.
+        embedder: a language model by its name, for texts that one is to read.
     """
 
     drop: bool
     text: TextSettings
     seed: int
     now: datetime
+    embedder: Callable[[str], Embed]
+
+    def embed(self) -> Embed | None:
+        """The language model that reads texts; None where letters are read."""
+        return None if self.text.reader == LETTERS else self.embedder(self.text.reader)
 
 
 Files = Mapping[str, Sequence[Path]]
@@ -427,7 +433,7 @@ def _text_codes(
     every = texts.to_list()
     logger.info("quantising %s texts", f"{len(every):,}")
     task = bar.add_task("texts", total=len(every))
-    quantiser = known or TextCodes.fit(every, settings.text, settings.seed)
+    quantiser = known or TextCodes.fit(every, settings.text, settings.seed, settings.embed())
     codes = quantiser.of(every, lambda done: bar.advance(task, done))
     return quantiser, pl.DataFrame({SUBJECT: texts, _CODES: codes_text(codes)})
 

@@ -6,6 +6,7 @@ of ``raw/`` change all together, and what they grew by is kept for the sequence 
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ from ubp.data.own_log import (
 )
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, scan
+from ubp.data.text_codes import Embed
 from ubp.io.errors import UserError, name_some
 from ubp.io.files import locked
 from ubp.io.together import finish, replaced_together
@@ -84,7 +86,8 @@ def take_day(log: LogSchema, files: Files, paths: DataPaths, settings: ImportSet
         last = max(history.last(each) for each in history.event_types if history.has(each))
         if day < last.date():
             raise UserError(f"day={day}: the log goes on until {last.date()} already; name that day or a later one")
-        known = known_log(paths, last, datetime.combine(day, time()) + timedelta(days=1))
+        end = datetime.combine(day, time()) + timedelta(days=1)
+        known = known_log(paths, last, end, settings.embedder)
         with brought_in(log, files, paths, settings, known) as found:
             events = sum(each.rows for each in found.figures)
             taken = TakenDay(
@@ -108,18 +111,19 @@ def _require_same_types(log: LogSchema, history: ChallengeData) -> None:
         )
 
 
-def known_log(paths: DataPaths, after: datetime, end: datetime) -> KnownLog:
+def known_log(paths: DataPaths, after: datetime, end: datetime, embedder: Callable[[str], Embed]) -> KnownLog:
     """What a log has fixed.
 
     Args:
         paths: of the log.
         after: rows at or before this moment are not new.
         end: nor are those at or after this one.
+        embedder: see `ubp.data.own_log.ImportSettings`.
 
     Raises:
         UserError: it was not brought in by a schema.
     """
-    state = ImportState.read(paths.import_state)
+    state = ImportState.read(paths.import_state, embedder)
     clients, items, urls, categories = (
         pl.read_parquet(paths.ids(name), glob=False) for name in (CLIENT, ITEM, schema.URL, schema.CATEGORY)
     )

@@ -1,8 +1,12 @@
 """Texts as the challenge writes them: 16 codes, each from a code book of its own, close texts with many in common.
 
-A product quantiser (Jégou, Douze and Schmid, PAMI 2011) of vectors that are close where texts share runs of letters, so
-that a plural, a package's size or a misspelling changes little. Texts become TF-IDF of their n-grams of letters, these
-64 numbers by a truncated SVD, of length 1. A subspace has every 16th of the 64: one of the 16 main directions, and
+A product quantiser (Jégou, Douze and Schmid, PAMI 2011) of vectors of 64 numbers and length 1. They are read
+
+- from the letters: TF-IDF of their n-grams by a truncated SVD, close where texts share runs of letters, so that a
+  plural, a package's size or a misspelling changes little;
+- or by a language model, close where texts mean the like: the main directions of its vectors.
+
+A subspace has every 16th of the 64: one of the 16 main directions, and
 finer ones beside it, so that each position says something also of a few texts. A k-means of each subspace is its code
 book. Few texts have smaller books: with 256 codes each of 300 texts would have codes that no other has.
 """
@@ -22,6 +26,10 @@ from ubp.io.errors import require_positive
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.uint8]
 
+# A language model: its vectors of texts, float [texts, width].
+Embed = Callable[[Sequence[str]], npt.NDArray[np.floating]]
+
+LETTERS: Final = "letters"
 _WIDTH: Final = 64  # of the vectors: four numbers for each code
 _LETTERS: Final[dict[str, Any]] = {"analyzer": "char_wb", "ngram_range": (2, 4), "sublinear_tf": True}
 _TEXTS: Final = 20_000  # that are read at a time
@@ -32,11 +40,13 @@ class TextSettings:
     """How a quantiser is learned.
 
     Attributes:
+        reader: of texts: ``letters``, or the name of a language model.
         sample: distinct texts that it is learned from, at most; the others are read by it afterwards.
         features: runs of letters that count, at most: the most frequent ones.
         texts_a_code: distinct texts for one code of a book, at least, so that a few texts share codes too.
     """
 
+    reader: str = LETTERS
     sample: int = 100_000
     features: int = 65_536
     texts_a_code: int = 16
@@ -59,22 +69,30 @@ class TextCodes:
         books: for each position the centres, float64 [codes, at most 4].
     """
 
-    reader: "TextReader"
+    reader: "LetterReader | ModelReader"
     books: tuple[Floats, ...]
 
     @classmethod
-    def fit(cls, texts: Sequence[str], settings: TextSettings, seed: int) -> Self:
+    def fit(cls, texts: Sequence[str], settings: TextSettings, seed: int, embed: Embed | None = None) -> Self:
         """Learn from texts; the same texts, settings and seed give the same codes.
 
         Args:
             texts: in any order, repeated or not; empty ones say nothing and are left out.
             settings: see there.
             seed: of the sample, the SVD and the first centres.
+            embed: the settings' language model; None where letters are read.
         """
         distinct = _sample(sorted({text for text in texts if text.strip()}), settings.sample, seed)
-        reader = TextReader.fit(distinct, settings.features, seed)
-        vectors = reader.vectors(distinct)
-        count = min(CODE_BOOK, max(2, len(distinct) // settings.texts_a_code))
+        if embed is None:
+            letters = LetterReader.fit(distinct, settings.features, seed)
+            return cls._of(letters, letters.vectors(distinct), settings.texts_a_code, seed)
+        of_model = embed(distinct)
+        model = ModelReader.fit(settings.reader, of_model, embed)
+        return cls._of(model, model.reduced(of_model), settings.texts_a_code, seed)
+
+    @classmethod
+    def _of(cls, reader: "LetterReader | ModelReader", vectors: Floats, texts_a_code: int, seed: int) -> Self:
+        count = min(CODE_BOOK, max(2, len(vectors) // texts_a_code))
         return cls(reader, tuple(_book(part, count, seed + place) for place, part in enumerate(_parts(vectors))))
 
     def of(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Codes:
@@ -95,14 +113,21 @@ class TextCodes:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What `from_arrays` makes the same quantiser of: plain numbers and texts."""
         books = {f"book_{place}": book for place, book in enumerate(self.books)}
-        terms = np.array(self.reader.terms, dtype=np.str_)
-        return {"terms": terms, "weights": self.reader.weights, "directions": self.reader.directions, **books}
+        return {**self.reader.arrays(), **books}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """The quantiser that gave these arrays; further ones may be among them."""
-        reader = TextReader(tuple(arrays["terms"].tolist()), arrays["weights"], arrays["directions"])
-        return cls(reader, tuple(arrays[f"book_{place}"] for place in range(CODES)))
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], embedder: Callable[[str], Embed]) -> Self:
+        """The quantiser that gave these arrays; further ones may be among them.
+
+        Args:
+            arrays: see `arrays`.
+            embedder: a language model by its name; asked only where one was the reader.
+        """
+        books = tuple(arrays[f"book_{place}"] for place in range(CODES))
+        if "model" in arrays:
+            name = str(arrays["model"])
+            return cls(ModelReader(name, arrays["mean"], arrays["directions"], embedder(name)), books)
+        return cls(LetterReader(tuple(arrays["terms"].tolist()), arrays["weights"], arrays["directions"]), books)
 
 
 def codes_text(codes: Codes) -> pl.Series:
@@ -120,9 +145,52 @@ def _sample(texts: list[str], at_most: int, seed: int) -> list[str]:
     return [texts[place] for place in np.sort(drawn)]
 
 
+def _of_length_1(vectors: Floats) -> Floats:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9)
+    return unit
+
+
 @dataclass(frozen=True)
-class TextReader:
-    """Makes vectors of texts.
+class ModelReader:
+    """Makes vectors of texts by a language model.
+
+    Attributes:
+        model: its name.
+        mean: float64 [width], of the vectors of the fit.
+        directions: float64 [width, at most 64]: the main ones of these vectors about their mean.
+        embed: the model.
+    """
+
+    model: str
+    mean: Floats
+    directions: Floats
+    embed: Embed
+
+    @classmethod
+    def fit(cls, model: str, vectors: npt.NDArray[np.floating], embed: Embed) -> Self:
+        """From the model's vectors of texts, float [texts, width]."""
+        wide = np.asarray(vectors, np.float64)
+        mean = wide.mean(axis=0) if len(wide) else np.zeros(wide.shape[1])
+        _, directions = np.linalg.eigh((wide - mean).T @ (wide - mean))  # the smallest first
+        return cls(model, mean, np.ascontiguousarray(directions[:, ::-1][:, :_WIDTH]), embed)
+
+    def vectors(self, texts: Sequence[str]) -> Floats:
+        """Float64 [texts, at most 64], of length 1."""
+        return self.reduced(self.embed(texts))
+
+    def reduced(self, vectors: npt.NDArray[np.floating]) -> Floats:
+        """The same from what the model gave."""
+        return _of_length_1((np.asarray(vectors, np.float64) - self.mean) @ self.directions)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What it is kept as."""
+        return {"model": np.array(self.model), "mean": self.mean, "directions": self.directions}
+
+
+@dataclass(frozen=True)
+class LetterReader:
+    """Makes vectors of texts by their letters.
 
     Attributes:
         terms: the runs of letters that count.
@@ -155,9 +223,12 @@ class TextReader:
         if not self.terms:
             return np.zeros((len(texts), 0))
         found: Floats = self._letters.transform(texts) @ self.directions
-        lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        unit: Floats = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 1e-9)
-        return unit
+        return _of_length_1(found)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What it is kept as."""
+        terms = np.array(self.terms, dtype=np.str_)
+        return {"terms": terms, "weights": self.weights, "directions": self.directions}
 
     @cached_property
     def _letters(self) -> Any:  # noqa: ANN401 (scikit-learn has no types)

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.ubp.data.test_text_codes import no_model
 from ubp.data.history import ChallengeData
 from ubp.data.log_schema import schema_of
 from ubp.data.own_log import ImportSettings, OwnLog, all_files, import_log, outputs
@@ -63,7 +64,7 @@ def folder(tmp_path):
 
 def brought_in(folder, drop=False, begin=lambda: None, values=SCHEMA, seed=0) -> tuple[OwnLog, DataPaths]:
     log, paths = schema_of(values), DataPaths(folder / "data")
-    settings = ImportSettings(drop, TextSettings(), seed, datetime(2026, 1, 1))
+    settings = ImportSettings(drop, TextSettings(), seed, datetime(2026, 1, 1), no_model)
     return import_log(log, all_files(log, folder), paths, settings, begin), paths
 
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from tests.ubp.data.test_own_log import FILES, SCHEMA, brought_in, originals
+from tests.ubp.data.test_text_codes import no_model
 from ubp.data import own_log_day
 from ubp.data.growth import Growth
 from ubp.data.history import ChallengeData
@@ -49,7 +50,7 @@ def grown(folder):
 
 def take(folder, paths, day, values=SCHEMA):
     log = schema_of(values)
-    settings = ImportSettings(False, TextSettings(), 0, datetime(2026, 1, 1))
+    settings = ImportSettings(False, TextSettings(), 0, datetime(2026, 1, 1), no_model)
     return take_day(log, all_files(log, folder), paths, settings, date.fromisoformat(day))
 
 
@@ -92,7 +93,7 @@ def test_properties_stay_and_new_items_have_theirs_by_the_first_import(folder, g
     new = after.row(len(before), named=True)
     # Paid 19 and 21: 20 in the middle, as the pan, the second of the first import's two prices.
     assert (new["sku"], new["category"], new["price"]) == (5, 3, 75)
-    codes = ImportState.read(grown.import_state).codes
+    codes = ImportState.read(grown.import_state, no_model).codes
     assert new["name"] == codes_text(codes.of(["Steel axe"]))[0] != before["name"][0]
 
 

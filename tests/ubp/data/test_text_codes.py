@@ -19,6 +19,20 @@ def fitted(texts=TEXTS, seed=0, **settings) -> TextCodes:
     return TextCodes.fit(texts, TextSettings(**settings), seed)
 
 
+def no_model(name):
+    pytest.fail(f"{name} was asked for")
+
+
+def meaning(texts):
+    """Stands for a language model: texts of one kind are close, whatever else they say."""
+    found = np.zeros((len(texts), 30), np.float32)
+    for place, text in enumerate(texts):
+        kind = next((number for number, kind in enumerate(KINDS) if kind in text), len(KINDS))
+        found[place, kind] = 1
+        found[place, -5:] = [sum(map(ord, text)) * step % 7 / 70 for step in (1, 2, 3, 4, 5)]
+    return found
+
+
 def shared(codes: TextCodes, one: str, other: str) -> int:
     first, second = codes.of([one, other])
     return int((first == second).sum())
@@ -78,7 +92,7 @@ def test_a_quantiser_that_was_kept_gives_the_same_codes(count, tmp_path):
     codes = fitted(TEXTS[:count])
     np.savez(tmp_path / "kept.npz", **codes.arrays())
     with np.load(tmp_path / "kept.npz", allow_pickle=False) as arrays:
-        again = TextCodes.from_arrays(arrays)
+        again = TextCodes.from_arrays(arrays, no_model)
     asked = [*TEXTS, "", "something else", "Adler"]
     assert np.array_equal(codes.of(asked), again.of(asked))
 
@@ -98,3 +112,23 @@ def test_codes_are_written_as_published():
 def test_settings_that_make_no_sense(name):
     with pytest.raises(UserError, match=f"text.{name}=0"):
         TextSettings(**{name: 0})
+
+
+def test_by_a_language_model_what_means_the_like_is_close(tmp_path):
+    settings = TextSettings(reader="some/model")
+    codes = TextCodes.fit(TEXTS, settings, 0, meaning)
+    far = mean_shared(codes, "Adler {0} red", "Adler {1} red")
+    assert mean_shared(codes, "Adler {0} red", "Eiche {0} of 6") > far + 1
+    np.savez(tmp_path / "state.npz", allow_pickle=False, **codes.arrays())
+    asked = []
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
+        again = TextCodes.from_arrays(arrays, lambda name: asked.append(name) or meaning)
+    assert asked == ["some/model"]
+    new = [*TEXTS, "a text that was not there", ""]
+    assert np.array_equal(again.of(new), codes.of(new))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_few_texts_by_a_language_model(count):
+    codes = TextCodes.fit(TEXTS[:count], TextSettings(reader="some/model"), 0, meaning).of([*TEXTS[:count], ""])
+    assert codes.shape == (count + 1, CODES)
