@@ -49,6 +49,7 @@ ALL = {
     "validate": ["scripts/validate.py", "entry=x"],
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "encode": ["scripts/encode.py", "name=x"],
+    "neighbours": ["scripts/neighbours.py", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
     "recommend": ["scripts/recommend.py"],
     "demo": ["scripts/demo.py"],
