@@ -50,6 +50,7 @@ ALL = {
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "encode": ["scripts/encode.py", "name=x"],
     "neighbours": ["scripts/neighbours.py", "name=x"],
+    "explain": ["scripts/explain.py", "name=x", "client=1"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
     "recommend": ["scripts/recommend.py"],
     "demo": ["scripts/demo.py"],
