@@ -110,3 +110,7 @@ class DataPaths:
     def neighbours(self, name: str) -> Path:
         """The nearest clients of a block or merge (``scripts/neighbours.py``)."""
         return self.root / "neighbours" / f"{name}.parquet"
+
+    def exported(self, name: str) -> Path:
+        """The folder of a block's encoder as ONNX (``scripts/export.py``)."""
+        return self.root / "exported" / name
