@@ -26,7 +26,7 @@ from ubp.io.errors import UserError, name_some, require
 from ubp.io.stage import Stage, content_of
 from ubp.training.export import OPSET, encoder_of, export, model_of, require_libraries
 
-_KEPT = ("name", "seed", "fingerprint", "as_of", "versions")  # of the fit's lineage
+_KEPT = ("name", "seed", "fingerprint", "as_of")  # of the fit's lineage
 
 
 @dataclass
@@ -60,14 +60,13 @@ def order_of(config: DictConfig, paths: DataPaths) -> Order:
     return parse(Order, config, list(Order.__dataclass_fields__))
 
 
-def require_own(out: Path, overwrite: bool) -> None:
+def require_own(out: Path) -> None:
     """Replace a folder that this command wrote before, but nothing else.
 
     Raises:
         UserError: something else lies there.
     """
-    ours = out.is_dir() and bool(list(out.glob("*.onnx")))
-    if out.exists() and not ours and not (overwrite and out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and any(out.glob("*.onnx"))):
         raise UserError(f"out={out}: something else lies there; name a folder that is not there yet")
 
 
@@ -83,7 +82,7 @@ def main(config: DictConfig) -> None:
     encoder = encoder_of(order.name, block)
     require_libraries()
     out = Path(order.out) if order.out else common.paths.exported(order.name)
-    require_own(out, common.overwrite)
+    require_own(out)
     history = common.data(submit=model.name != LOCAL)
     made_from: dict[str, Any] = {"fit": content_of(model), "clients": order.clients, "tolerance": order.tolerance}
     made_from |= {"opset": OPSET, "seed": common.seed, "history": history.fingerprint}

@@ -51,6 +51,7 @@ ALL = {
     "encode": ["scripts/encode.py", "name=x"],
     "neighbours": ["scripts/neighbours.py", "name=x"],
     "explain": ["scripts/explain.py", "name=x", "client=1"],
+    "export": ["scripts/export.py", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
     "recommend": ["scripts/recommend.py"],
     "demo": ["scripts/demo.py"],
