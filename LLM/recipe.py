@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from omegaconf import DictConfig
@@ -77,6 +77,10 @@ class FittedLanguageModel(FittedBlock):
         pca: None where the model's own width is kept.
         encoded: what the fit has read already; it is not read again. It is not saved.
     """
+
+    not_exported: ClassVar[str] = (
+        "its network is the language model, which its own makers export; only a PCA is fitted here"
+    )
 
     settings: LanguageModelSettings
     text: TextSettings

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import numpy as np
 import torch
 
+from dcn.export import exported
 from dcn.model import (
     CONTRASTIVE,
     Dcn,
@@ -33,6 +34,7 @@ from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import digest_of
 from ubp.training.answers import QUESTIONS, AnsweringBlock, wanted_of
 from ubp.training.encode import Runtime, encode
+from ubp.training.export import Encoder, Exportable
 from ubp.training.fit import fit, make_loggers
 from ubp.training.fitted import load_weights, weights_of
 from ubp.training.kernels import random_numbers
@@ -150,7 +152,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class FittedDcn(AnsweringBlock):
+class FittedDcn(AnsweringBlock, Exportable):
     """A trained network, and the fitted blocks that it reads, which are kept with it.
 
     Attributes:
@@ -180,6 +182,10 @@ class FittedDcn(AnsweringBlock):
         known = history.seen(clients)
         inputs = Inputs(self.blocks, history, known)
         return known, encode(self.model, inputs, self.runtime, wanted_of(self.model, names))
+
+    def encoder(self) -> Encoder:
+        """See `ubp.training.export.Exportable.encoder`: from the other blocks' vectors on."""
+        return exported(self.model, self.blocks, lambda history, clients: Inputs(self.blocks, history, clients))
 
     def state(self) -> State:
         """See `ubp.blocks.fitted.FittedBlock.state`."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, cast
 
 import polars as pl
 
+from gru_autoencoder import export
 from gru_autoencoder.model import INITIAL_STATES, MONITORS, PROFILE, TEACHER_FORCED, GruAutoencoder, Reading
 from gru_autoencoder.report import ReportSettings, report
 from gru_autoencoder.tokens import AutoencoderSequences, FeatureSettings, Tokeniser, TokenSource, select_events
@@ -15,6 +16,7 @@ from ubp.cli.neural import NeuralRecipe, Prepared
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, require, require_positive
 from ubp.training.encode import Runtime
+from ubp.training.export import Encoder, Exportable
 from ubp.training.fitted import FittedSequenceModel, Settings, Tables
 from ubp.training.kernels import random_numbers
 from ubp.training.windows import LAST, require_pooling
@@ -69,7 +71,7 @@ def build_model(tokeniser: Tokeniser, sequences: AutoencoderSequences, network: 
 
 
 @dataclass(frozen=True)
-class FittedAutoencoder(FittedSequenceModel[GruAutoencoder]):
+class FittedAutoencoder(FittedSequenceModel[GruAutoencoder], Exportable):
     """A trained `GruAutoencoder`, and how events become its tokens."""
 
     name: str
@@ -90,6 +92,18 @@ class FittedAutoencoder(FittedSequenceModel[GruAutoencoder]):
     def tables(self) -> dict[str, pl.DataFrame]:
         """See `ubp.training.fitted.FittedSequenceModel.tables`."""
         return self.tokeniser.tables()
+
+    def encoder(self) -> Encoder:
+        """See `ubp.training.export.Exportable.encoder`."""
+        return Encoder(
+            export.AutoencoderEncoder(self.model),
+            tuple(export.inputs_of(self.tokeniser)),
+            self.model.width,
+            tuple(export.events_of(self.sequences, self.tokeniser)),
+            export.tables_of(self.tokeniser),
+            self.source,
+            partial(export.from_batch, self.model),
+        )
 
     @classmethod
     def make(cls, settings: Settings, tables: Tables, runtime: Runtime) -> Self:

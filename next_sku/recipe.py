@@ -19,12 +19,23 @@ from ubp.cli.output import show
 from ubp.data import schema
 from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData
-from ubp.data.schema import EventType
+from ubp.data.schema import EventType, Token
 from ubp.io.errors import UserError, require, require_positive
 from ubp.sequences.build import events_of
 from ubp.sequences.selection import Selection
 from ubp.sequences.vocabulary import Vocabulary, event_tokens
 from ubp.training.encode import Runtime
+from ubp.training.export import (
+    ROWS,
+    TIME,
+    Encoder,
+    Exportable,
+    Input,
+    event_table,
+    next_event_encoder,
+    token_input,
+    vocabulary_table,
+)
 from ubp.training.fit import Trained
 from ubp.training.fitted import FittedSequenceModel, Settings, Tables, table_of, vocabulary_of
 from ubp.training.kernels import random_numbers
@@ -211,7 +222,7 @@ _COUNT = "count"  # its column
 
 
 @dataclass(frozen=True)
-class FittedNextSku(FittedSequenceModel[NextSku]):
+class FittedNextSku(FittedSequenceModel[NextSku], Exportable):
     """A trained `NextSku`, the categories that have a token of their own, what was usual, the log's event types."""
 
     sequences: NextSkuSequences
@@ -236,6 +247,18 @@ class FittedNextSku(FittedSequenceModel[NextSku]):
         counts = {CATEGORY: self.usual.categories, EVENT: self.usual.events}
         tokens = {_TOKENS.format(name): pl.DataFrame({_COUNT: column.numpy()}) for name, column in counts.items()}
         return {CATEGORY: table_of(self.categories), **tokens}
+
+    def encoder(self) -> Encoder:
+        """See `ubp.training.export.Exportable.encoder`."""
+        inputs = (
+            token_input(CATEGORY, f"the sku's category; {Token.OTHER} for one that is not in the table", CATEGORY),
+            token_input(EVENT, "the event's type", EVENT),
+            Input(PRICE, "float32", (ROWS, TIME), "the sku's price bucket, 0 to 99"),
+        )
+        types = self.event_types
+        names = ", ".join(str(kind) for kind in types if kind.has_sku)
+        tables = {CATEGORY: vocabulary_table(self.categories), EVENT: event_table(types)}
+        return next_event_encoder(self.model, inputs, names, self.sequences.newest, tables, self.source)
 
     @classmethod
     def make(cls, settings: Settings, tables: Tables, runtime: Runtime) -> Self:

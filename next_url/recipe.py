@@ -23,6 +23,7 @@ from ubp.sequences.build import events_of
 from ubp.sequences.selection import Selection
 from ubp.sequences.vocabulary import Vocabulary
 from ubp.training.encode import Runtime
+from ubp.training.export import Encoder, Exportable, next_event_encoder, token_input, vocabulary_table
 from ubp.training.fit import Trained
 from ubp.training.fitted import FittedSequenceModel, Settings, Tables, table_of, vocabulary_of
 from ubp.training.kernels import random_numbers
@@ -139,7 +140,7 @@ def report(trained: Trained[NextUrl], source: Windows, urls: int) -> RankingScor
 
 
 @dataclass(frozen=True)
-class FittedNextUrl(FittedSequenceModel[NextUrl]):
+class FittedNextUrl(FittedSequenceModel[NextUrl], Exportable):
     """A trained `NextUrl`, and the urls that it knows; visits to others are left out."""
 
     sequences: NextUrlSequences
@@ -157,6 +158,12 @@ class FittedNextUrl(FittedSequenceModel[NextUrl]):
     def tables(self) -> dict[str, pl.DataFrame]:
         """See `ubp.training.fitted.FittedSequenceModel.tables`."""
         return {schema.URL: table_of(self.urls)}
+
+    def encoder(self) -> Encoder:
+        """See `ubp.training.export.Exportable.encoder`."""
+        inputs = (token_input(schema.URL, "the event's url; events about urls that are not in the table are left out", schema.URL),)  # noqa: E501  # fmt: skip
+        tables = {schema.URL: vocabulary_table(self.urls)}
+        return next_event_encoder(self.model, inputs, "all about urls", self.sequences.newest, tables, self.source)
 
     @classmethod
     def make(cls, settings: Settings, tables: Tables, runtime: Runtime) -> Self:

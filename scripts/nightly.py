@@ -29,10 +29,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
-from scripts.encode import choose_fit, fitted_names
 from scripts.import_log import embedder, schema_in
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load
+from ubp.cli.chosen import choose_fit, fitted_names
 from ubp.cli.command import command
 from ubp.cli.config import Common, composed, config_names, parse
 from ubp.cli.output import closing_line, say, show

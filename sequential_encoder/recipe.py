@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,11 @@ class FittedSequentialEncoder(FittedSequenceModel[SequentialEncoder], AnsweringB
         network: what `build_model` makes the same model of.
         event_types: of the fit's log.
     """
+
+    not_exported: ClassVar[str] = (
+        "its inputs are no table of tokens: hashed contents of skus, urls and queries, and bags of events "
+        "that code gathers for each batch; encode it with scripts/encode.py"
+    )
 
     sequences: SequenceSettings
     network: dict[str, Any]

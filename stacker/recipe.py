@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,10 @@ class FittedStacker(FittedBlock):
         coefficients: float32 [answers, columns].
         names: of the columns.
     """
+
+    not_exported: ClassVar[str] = (
+        "it is a linear map of the answers of dcn and sequential_encoder, and the latter cannot be exported"
+    )
 
     blocks: dict[str, AnsweringBlock]
     weights: dict[str, float]

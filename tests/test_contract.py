@@ -24,6 +24,7 @@ from tests.conftest import History
 from ubp.blocks import registry
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock
+from ubp.blocks.occlusion import ClientEvents, occluded
 from ubp.cli.config import composed
 from ubp.data import schema
 from ubp.data.history import ChallengeData
@@ -211,6 +212,16 @@ def test_events_after_the_day_are_not_read(made, tmp_path):
     other = made.block.encode(history, as_of=made.log.day)
     assert other.client_ids.tobytes() == made.table.client_ids.tobytes()
     assert other.vectors.tobytes() == made.table.vectors.tobytes()
+
+
+def test_an_undisturbed_copy_has_the_clients_vector(made):
+    """Of a client who gets another id, in a history without most of the others: so occlusion moves nothing else."""
+    history = made.history.before(made.log.day)
+    client = int(made.table.client_ids[3])
+    events = ClientEvents.of(history, client)
+    found = occluded(made.block, history, events, events.parts(1, 0), made.table.client_ids[::9])
+    np.testing.assert_allclose(found.own, of(made.table, np.array([client]))[0], rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(found.others, of(made.table, found.other_ids), rtol=2e-4, atol=2e-5)
 
 
 def test_encoding_changes_nothing(made):

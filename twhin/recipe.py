@@ -4,7 +4,7 @@ import copy
 import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,11 @@ class FittedTwhin(FittedBlock):
         fold_in: clients' vectors by these.
         runtime: how to compute.
     """
+
+    not_exported: ClassVar[str] = (
+        "a client has no encoder: its vector is solved for from the items it met (fold-in); encode it with "
+        "scripts/encode.py"
+    )
 
     edges: EdgeSettings
     items: Items

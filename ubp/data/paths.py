@@ -106,3 +106,11 @@ class DataPaths:
     def profiles(self, name: str) -> Path:
         """The folder of a block's or merge's profiles day by day (`ubp.nightly.profiles`)."""
         return self.root / "profiles" / name
+
+    def neighbours(self, name: str) -> Path:
+        """The nearest clients of a block or merge (``scripts/neighbours.py``)."""
+        return self.root / "neighbours" / f"{name}.parquet"
+
+    def exported(self, name: str) -> Path:
+        """The folder of a block's encoder as ONNX (``scripts/export.py``)."""
+        return self.root / "exported" / name
