@@ -49,6 +49,7 @@ ALL = {
     "validate": ["scripts/validate.py", "entry=x"],
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "encode": ["scripts/encode.py", "name=x"],
+    "nightly": ["scripts/nightly.py", "day=2022-11-09", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
     "recommend": ["scripts/recommend.py"],
     "demo": ["scripts/demo.py"],
