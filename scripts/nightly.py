@@ -34,14 +34,14 @@ from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load
 from ubp.cli.chosen import choose_fit, fitted_names
 from ubp.cli.command import command
-from ubp.cli.config import Common, composed, config_names, parse
+from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say, show
 from ubp.data import schema
 from ubp.data.growth import forget_before
 from ubp.data.history import ChallengeData
 from ubp.data.own_log import ImportSettings, all_files
 from ubp.data.own_log_day import TakenDay, take_day
-from ubp.data.paths import CONFIGS, DataPaths
+from ubp.data.paths import DataPaths
 from ubp.data.reading import collect
 from ubp.data.text_codes import TextSettings
 from ubp.evaluation.probes import Probe
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.int64]
 
-_CHANGED, _ALL, _NONE = "changed", "all", "none"
+_CHANGED, _ALL = "changed", "all"
 _REPORT: Final = "drift.json"
 _CANARIES: Final = "canaries.npz"
 _DIGITS: Final = 12  # of a version
@@ -73,7 +73,6 @@ class Order:
     clients: str
     rotate: bool
     rotation_clients: int
-    probe: str
     probe_clients: int
 
     def __post_init__(self) -> None:
@@ -84,8 +83,6 @@ class Order:
         """
         require(self.bad_rows in ("error", "drop"), "bad_rows", self.bad_rows, "error or drop")
         require(self.clients in (_CHANGED, _ALL), "clients", self.clients, f"{_CHANGED} or {_ALL}")
-        probes = [*config_names(CONFIGS / "scripts" / "probe"), _NONE]
-        require(self.probe in probes, "probe", self.probe, f"one of {', '.join(probes)}")
         require_positive(self, "", "rotation_clients", "probe_clients")
 
 
@@ -146,6 +143,7 @@ class Night:
         model: the folder of the fit.
         history: the events before the day's end.
         order: what is asked for.
+        probe: that scores; None for none.
         drift: what is looked at.
         seed: of samples.
     """
@@ -155,6 +153,7 @@ class Night:
     model: Path
     history: ChallengeData
     order: Order
+    probe: Probe | None
     drift: DriftSettings
     seed: int
 
@@ -172,7 +171,7 @@ class Night:
         days = self.profiles.days()
         if days and days[0] > self.day:
             raise UserError(
-                f"day={self.day}: there are profiles of {days[0]} already, and each night compares with the one before; "
+                f"day={self.day}: there are profiles of {days[0]} already, and a night compares with the one before; "
                 f"remove those of later days, {self.profiles.folder}/day=..., to begin again from here"
             )
         return [each for each in days if each < self.day]
@@ -181,10 +180,10 @@ class Night:
     def version(self) -> str:
         """Of the model, with the space that its profiles are turned onto where it was retrained."""
         own = content_digest(self.model)[:_DIGITS]
-        last = self.profiles.lineage(self.before[0])[VERSION] if self.before else own
-        if last.partition("@")[0] == own:
-            return str(last)
-        return in_space(own, space_of(last)) if self.order.rotate else own
+        last = str(self.profiles.lineage(self.before[0])[VERSION]) if self.before else own
+        if own == space_of(last) or not self.order.rotate:
+            return own
+        return in_space(own, space_of(last))
 
     @cached_property
     def same_version(self) -> list[date]:
@@ -216,6 +215,7 @@ class Night:
             "fit_digest": content_digest(self.model),
             "clients": self.order.clients,
             "order": {key: value for key, value in asdict(self.order).items() if key not in ("source", "bad_rows")},
+            "probe": self.probe and asdict(self.probe),
             "drift": asdict(self.drift),
             "night_before": str(self.before[0]) if self.before else None,
         }
@@ -228,10 +228,8 @@ def encoded(night: Night, fitted: FittedBlock) -> EmbeddingTable:
         UserError: nobody has one.
     """
     file = night.profiles.folder / "canaries.npy"
-    if night.writes_all:
-        asked = night.history.seen()
-    else:
-        asked = np.union1d(night.changed, np.load(file, allow_pickle=False))
+    # The canaries are made although they may not have changed.
+    asked = night.history.seen() if night.writes_all else np.union1d(night.changed, np.load(file, allow_pickle=False))
     table = fitted.encode(night.history, asked)
     if not len(table):
         raise UserError(f"{night.name}: none of {len(asked):,} clients has events that it reads; nothing is written")
@@ -328,18 +326,16 @@ def probed(night: Night, fitted: FittedBlock, columns: Columns | None) -> tuple[
     """What the probe says, and the reasons why retraining is due."""
     due = list[str]()
     if columns is not None and columns.share > night.drift.columns:
-        due.append(
-            f"{columns.drifted:,} of {columns.of:,} columns drifted, {columns.share:.0%}, above {night.drift.columns:.0%}"
-        )
-    if night.order.probe == _NONE:
+        most = f"more than {night.drift.columns:.0%}"
+        due.append(f"{columns.drifted:,} of {columns.of:,} columns drifted, {columns.share:.0%}, {most}")
+    probe = night.probe
+    if probe is None:
         return None, due
     from ubp.nightly.probe import WINDOW, WindowScores, score_window
 
     fitted_on, end = datetime.fromisoformat(lineage_of(night.model)["as_of"]), night.history.as_of
     if fitted_on + WINDOW > end:
         return {"from": str((fitted_on + WINDOW).date())}, due
-    config = composed(CONFIGS / "scripts", "evaluate", [f"probe={night.order.probe}"])
-    probe = parse(Probe, config, at="probe")
 
     def scored(start: datetime) -> WindowScores:
         return score_window(fitted, night.history, start, probe, night.order.probe_clients, night.seed)
@@ -398,10 +394,17 @@ def _rows(night: Night, found: Drift, written: int) -> Iterator[tuple[str, str]]
     if found.probe is not None and "now" not in found.probe:
         yield "probe", f"from {found.probe['from']} on, a fortnight after the model's day"
     elif found.probe is not None:
-        training, now = found.probe["training"], found.probe["now"]
-        for when, each in (("at training", training), ("now", now)):
-            tasks = ", ".join(f"{task} {score:.3f}" for task, score in each["tasks"].items() if score is not None)
-            yield f"probe, {when}", f"{each['mean']:.4f} on the fortnight from {each['start'][:10]}: {tasks}"
+        for when, each in (("at training", found.probe["training"]), ("now", found.probe["now"])):
+            of = sum(score is not None for score in each["tasks"].values())
+            who = f"mean of {of} tasks, the fortnight from {each['start'][:10]}"
+            yield f"probe, {when}", f"{each['mean']:.4f}: {who}, {each['clients']:,} clients, {each['seconds']:.0f} s"
+        yield "probe, task by task", "\n".join(_tasks(found.probe["training"]["tasks"], found.probe["now"]["tasks"]))
+
+
+def _tasks(training: dict[str, float | None], now: dict[str, float | None]) -> Iterator[str]:
+    for task, score in training.items():
+        if score is not None and (other := now[task]) is not None:
+            yield f"{task}: {score:.3f} → {other:.3f}"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -422,7 +425,8 @@ def _day(config: DictConfig) -> date:
 
 def _night(config: DictConfig, common: Common, order: Order, day: date, model: Path) -> Night:
     settings = parse(DriftSettings, config, at="drift")
-    return Night(config.name, day, model, history_of(common, day), order, settings, common.seed)
+    probe = parse(Probe, config, at="probe") if config.probe else None
+    return Night(config.name, day, model, history_of(common, day), order, probe, settings, common.seed)
 
 
 def _originals(paths: DataPaths) -> pl.DataFrame | None:

@@ -52,6 +52,7 @@ ALL = {
     "neighbours": ["scripts/neighbours.py", "name=x"],
     "explain": ["scripts/explain.py", "name=x", "client=1"],
     "export": ["scripts/export.py", "name=x"],
+    "nightly": ["scripts/nightly.py", "day=2022-11-09", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
     "recommend": ["scripts/recommend.py"],
     "demo": ["scripts/demo.py"],

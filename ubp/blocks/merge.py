@@ -283,6 +283,23 @@ class FittedMerge(FittedBlock):
         return [block.columns for block in self.blocks]
 
     @property
+    def column_names(self) -> list[str]:
+        """What each column comes from: the block, and its own name for the column where it has one, else its place.
+
+        Columns that a last rotation has mixed have no block.
+        """
+        if self.condition is not None and self.condition.rotation is not None:
+            return [f"rotated: {place}" for place in range(self.columns)]
+        names = list[str]()
+        for block in self.blocks:
+            model = None if self.folder is None else _model(self.folder, block.source.name)
+            there = model is not None and is_fitted(model)
+            own = list(lineage_of(model).get("columns", ())) if model and there else []
+            known = own if len(own) == block.columns else range(block.columns)
+            names += [f"{block.name}: {name}" for name in known]
+        return names + ["constant"] * (self.columns - len(names))
+
+    @property
     def refusals(self) -> list[str]:
         """A line for each block because of which the merge cannot encode; none where it can."""
         return [block.refusal for block in self.blocks if block.refusal]

@@ -137,11 +137,10 @@ def parse(
         UserError: an unknown key, a missing one or a value of a wrong type.
     """
     known, prefix = _fields(settings), f"{at}." if at else ""
-    values = {
-        key: value
-        for key, value in (resolved(config)[at] if at else resolved(config)).items()
-        if only is None or key in only
-    }
+    part = resolved(config)[at] if at else resolved(config)
+    if part is None:
+        raise UserError(f"{at}: nothing is chosen, but this needs it; name one with {at}=NAME")
+    values = {key: value for key, value in part.items() if only is None or key in only}
     if unknown := [key for key in values if key not in known]:
         raise UserError(
             f"{prefix}{unknown[0]}: unknown setting{_did_you_mean(unknown[0], known)}; known: {', '.join(known)}"

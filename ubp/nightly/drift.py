@@ -137,7 +137,7 @@ def stability(before: npt.NDArray[np.int64], now: npt.NDArray[np.int64]) -> Floa
     """
     there = (before + now) > 0
     p, q = (np.where(there, counts + 0.5, 0.0) for counts in (before, now))
-    totals = p.sum(axis=0), q.sum(axis=0)
+    totals = [np.maximum(each.sum(axis=0), 0.5) for each in (p, q)]
     p, q = p / totals[0], q / totals[1]
     terms = np.where(there, (q - p) * np.log(np.where(there, q, 1.0) / np.where(there, p, 1.0)), 0.0)
     chance = (there.sum(axis=0) - 1) * (1 / totals[0] + 1 / totals[1])
@@ -163,24 +163,17 @@ def cosines(one: EmbeddingTable, other: EmbeddingTable, mean: Floats) -> tuple[I
 
 
 def column_names(fitted: FittedBlock, name: str, columns: int) -> list[str]:
-    """What each column of a profile comes from: its block and its place there.
+    """What each column of a profile comes from.
 
     Args:
         fitted: a block or a merge.
         name: its own.
         columns: of the profile.
     """
-    if not isinstance(fitted, FittedMerge):
-        named = list(fitted.descriptions())
-        return [f"{name}: {column}" for column in named] if len(named) == columns else _numbered(name, columns)
-    if fitted.condition is not None and fitted.condition.rotation is not None:
-        return _numbered(f"{name}, rotated", columns)
-    names = [each for block in fitted.blocks for each in _numbered(block.name, block.columns)]
-    return [*names, *("constant" for _ in range(columns - len(names)))]
-
-
-def _numbered(name: str, columns: int) -> list[str]:
-    return [f"{name}: {place}" for place in range(columns)]
+    if isinstance(fitted, FittedMerge):
+        return fitted.column_names
+    own = list(fitted.descriptions())
+    return [f"{name}: {column}" for column in (own if len(own) == columns else range(columns))]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ before it: that it may have learned from. So a model's scores begin a fortnight 
 
 import logging
 import time
+import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock
 from ubp.data import schema
 from ubp.data.history import ChallengeData
@@ -34,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW: Final = timedelta(days=DAYS_IN_TARGET)
 
-Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,48 @@ def score_window(
     buyers = collect(known.events(EventType.PRODUCT_BUY).select(schema.CLIENT_ID).unique())[schema.CLIENT_ID].to_numpy()
     device = choose_device("auto")
     details: dict[str, list[dict[str, Any]]] = {}
-    with deterministic(device.type == "cpu"):
+    with deterministic(device.type == "cpu"), warnings.catch_warnings():
+        # A label that nobody bought counts as torchmetrics counts it.
+        warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
         for task in TASKS:
-            targets = _targets(log, task)
-            if task.is_propensity and (targets is None or not len(targets.values)):
-                continue
             part = np.isin(table.client_ids, buyers) if task.active_only else np.ones(len(table), bool)
-            halves = [np.flatnonzero(part & half) for half in (teaches, ~teaches)]
-            answers = [labels(task, table.client_ids[rows], window, targets) for rows in halves]
-            if not all(answer.any() for answer in answers):
-                continue
-            vectors = [torch.from_numpy(table.vectors[rows]).to(device) for rows in halves]
-            given = [torch.from_numpy(answer).to(device) for answer in answers]
-            data = TaskData(task, vectors[0], given[0], given[1], targets, vectors[1])
-            details[task.name] = [best_epoch(judge(data, probe, each, lambda: None), each) for each in probe.seeds]
+            if task.name == "conversion" and "churn" in details and np.isin(table.client_ids, buyers).all():
+                details[task.name] = details["churn"]  # the same question about the same clients
+            elif data := _task_data(task, log, table, (part & teaches, part & ~teaches), window, device):
+                details[task.name] = [best_epoch(judge(data, probe, each, lambda: None), each) for each in probe.seeds]
     scores = summed("profiles", table.columns, probe, details)
     found = WindowScores.of(start, len(table), scores, time.perf_counter() - began)
     logger.info("the window from %s: %.4f over %d tasks in %.1f s", start, found.mean, scores.n_tasks, found.seconds)
     return found
+
+
+def _task_data(
+    task: Task,
+    log: ChallengeData,
+    table: EmbeddingTable,
+    parts: tuple[Mask, Mask],
+    window: pl.DataFrame,
+    device: torch.device,
+) -> TaskData | None:
+    """What one task is taught and scored by; None where it has no targets, or one part nothing to learn from.
+
+    Args:
+        task: the task.
+        log: that has its targets.
+        table: the profiles.
+        parts: bool [clients], who teaches and who is scored.
+        window: the purchases.
+        device: to train on.
+    """
+    targets = _targets(log, task)
+    if task.is_propensity and (targets is None or not len(targets.values)):
+        return None
+    answers = [labels(task, table.client_ids[part], window, targets) for part in parts]
+    if not all(answer.any() for answer in answers):
+        return None
+    taught, scored = (torch.from_numpy(table.vectors[part]).to(device) for part in parts)
+    given, held_out = (torch.from_numpy(answer).to(device) for answer in answers)
+    return TaskData(task, taught, given, held_out, targets, scored)
 
 
 def _targets(log: ChallengeData, task: Task) -> Targets | None:

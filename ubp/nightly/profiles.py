@@ -3,7 +3,7 @@
     pl.scan_parquet("profiles/NAME/**/*.parquet", hive_partitioning=True)
 
 gives ``client_id``, ``original`` (the log's own id, where it has other ones), ``version`` of the model, ``embedding``
-and ``day``. Beside the parquet lies what the night found, ``drift.json``; what belongs to a version lies in ``versions/``.
+and ``day``. Beside the parquet lies what the night found, ``drift.json``; in ``versions/`` what belongs to a version.
 """
 
 import json
