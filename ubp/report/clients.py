@@ -29,6 +29,7 @@ CATEGORY: Final = schema.CATEGORY
 PCA, TSNE = MAPS = ("pca", "tsne")
 
 _DAY: Final = timedelta(days=1)
+_SECONDS: Final = 86_400  # of a day
 _LEAST: Final = 4  # clients of a t-SNE
 _BIN, _TYPE, _TIME, _SUBJECT = "bin", "event_type", "time", "subject"
 
@@ -55,7 +56,10 @@ def facts(history: ChallengeData, clients: Ids) -> pl.DataFrame:
         events = history.events(event_type, clients)
         tables.append(events.group_by(schema.CLIENT_ID).agg(pl.len().alias(EVENTS), time.alias(SINCE), *bought))
     counts = [pl.col(name).sum().cast(pl.Int64) for name in (EVENTS, PURCHASES)]
-    since = [(history.as_of - pl.col(name).max()) / _DAY for name in (SINCE, SINCE_PURCHASE)]
+    since = [
+        ((history.as_of - pl.col(name).max()).dt.total_seconds() / _SECONDS).alias(name)
+        for name in (SINCE, SINCE_PURCHASE)
+    ]
     every = pl.concat(tables, how="diagonal").group_by(schema.CLIENT_ID).agg(*counts, *since)
     asked = pl.LazyFrame({schema.CLIENT_ID: np.sort(clients)})
     joined = asked.join(every, on=schema.CLIENT_ID, how="left").join(
