@@ -235,7 +235,7 @@ class ClientView:
     Attributes:
         profiles: where the vectors lie.
         history: whose events are shown.
-        client_ids: int64 [sample], ascending.
+        client_ids: int64 [sample], ascending; the clients to look at and their neighbours are among them.
         points: float32 [sample, 2].
         shares: of the variance, of the two directions; None for t-SNE.
         facts: a row for each of the sample, see `facts`.
@@ -274,11 +274,11 @@ class ClientView:
         rng = np.random.default_rng(settings.seed)
         order = rng.permutation(len(profiles.client_ids))
         drawn = _drawn(profiles, order[: settings.drawn], client)
-        places = np.sort(np.unique(np.concatenate([order[: settings.sample], drawn])))
-        vectors = profiles.rows(places)
-        scale = Scale.of(vectors, by_column=not profiles.is_merge)
-        points, shares = _mapped(scale.apply(vectors), settings)
+        sampled = np.unique(np.concatenate([order[: settings.sample], drawn]))
+        scale = Scale.of(profiles.rows(sampled), by_column=not profiles.is_merge)
         rows, near = nearest(profiles, scale, np.sort(drawn), settings.neighbours)
+        places = np.unique(np.concatenate([sampled, rows.ravel()]))
+        points, shares = _mapped(scale.apply(profiles.rows(places)), settings)
         beside = dict(zip(profiles.client_ids[np.sort(drawn)].tolist(), zip(rows, near, strict=True), strict=True))
         neighbours = {
             id_: list(zip(profiles.client_ids[others].tolist(), map(float, cosine), strict=True))
