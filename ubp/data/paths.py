@@ -93,3 +93,13 @@ class DataPaths:
     def encoded(self, name: str) -> Path:
         """The folder of what a fitted block or merge gave for a day (``AS_OF.parquet``)."""
         return self.root / "encoded" / name
+
+    @property
+    def log(self) -> str:
+        """What the log is called: the name of the data path's folder."""
+        return self.root.resolve().name
+
+    @property
+    def report(self) -> Path:
+        """The page that ``scripts/report.py`` writes."""
+        return self.root / "reports" / f"{self.log}.html"

@@ -16,7 +16,7 @@ from ubp.data.own_ids import ID, ORIGINAL
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, require, require_positive
 from ubp.report.log import EVENTS
 from ubp.report.profiles import Ids, Matrix, ProfileFile, Scale, nearest, neighbourhood_map, plane
 
@@ -31,6 +31,7 @@ PCA, TSNE = MAPS = ("pca", "tsne")
 _DAY: Final = timedelta(days=1)
 _SECONDS: Final = 86_400  # of a day
 _LEAST: Final = 4  # clients of a t-SNE
+_MOST: Final = 20_000  # clients on a map
 _BIN, _TYPE, _TIME, _SUBJECT = "bin", "event_type", "time", "subject"
 
 
@@ -216,16 +217,22 @@ class ClientSettings:
         newest: events listed of each client.
         bins: of time in a client's history, at most.
         map: ``pca`` (fast, and distances mean something) or ``tsne`` (near ones stay near).
-        seed: of the sample, the draw and the map.
+
+    Raises:
+        UserError: a number or the map makes no sense.
     """
 
-    sample: int
-    drawn: int
-    neighbours: int
-    newest: int
-    bins: int
-    map: str
-    seed: int
+    sample: int = 4000
+    drawn: int = 20
+    neighbours: int = 5
+    newest: int = 12
+    bins: int = 180
+    map: str = PCA
+
+    def __post_init__(self) -> None:
+        require_positive(self, "view", "drawn", "neighbours", "newest", "bins")
+        require(1 < self.sample <= _MOST, "view.sample", self.sample, f"from 2 to {_MOST:,}, as a page can bear")
+        require(self.map in MAPS, "view.map", self.map, f"{PCA} or {TSNE}")
 
 
 @dataclass(frozen=True)
@@ -259,7 +266,9 @@ class ClientView:
     own: OwnIds
 
     @classmethod
-    def of(cls, profiles: ProfileFile, history: ChallengeData, settings: ClientSettings, client: int | None) -> Self:
+    def of(
+        cls, profiles: ProfileFile, history: ChallengeData, settings: ClientSettings, client: int | None, seed: int
+    ) -> Self:
         """Read, sample and compare.
 
         Args:
@@ -267,18 +276,19 @@ class ClientView:
             history: that they were made from.
             settings: how many.
             client: to show first; None: drawn as the others.
+            seed: of the sample, the draw and the map.
 
         Raises:
             UserError: the client has no profile, or the profiles cannot be read.
         """
-        rng = np.random.default_rng(settings.seed)
+        rng = np.random.default_rng(seed)
         order = rng.permutation(len(profiles.client_ids))
         drawn = _drawn(profiles, order[: settings.drawn], client)
         sampled = np.unique(np.concatenate([order[: settings.sample], drawn]))
         scale = Scale.of(profiles.rows(sampled), by_column=not profiles.is_merge)
         rows, near = nearest(profiles, scale, np.sort(drawn), settings.neighbours)
         places = np.unique(np.concatenate([sampled, rows.ravel()]))
-        points, shares = _mapped(scale.apply(profiles.rows(places)), settings)
+        points, shares = _mapped(scale.apply(profiles.rows(places)), settings.map, seed)
         beside = dict(zip(profiles.client_ids[np.sort(drawn)].tolist(), zip(rows, near, strict=True), strict=True))
         neighbours = {
             id_: list(zip(profiles.client_ids[others].tolist(), map(float, cosine), strict=True))
@@ -357,7 +367,7 @@ def _drawn(profiles: ProfileFile, places: Ids, client: int | None) -> Ids:
     return np.concatenate([found, places[places != found[0]]])[: max(len(places), 1)]
 
 
-def _mapped(vectors: Matrix, settings: ClientSettings) -> tuple[Matrix, tuple[float, float] | None]:
-    if settings.map == TSNE and len(vectors) >= _LEAST:
-        return neighbourhood_map(vectors, settings.seed), None
-    return plane(vectors, settings.seed)
+def _mapped(vectors: Matrix, how: str, seed: int) -> tuple[Matrix, tuple[float, float] | None]:
+    if how == TSNE and len(vectors) >= _LEAST:
+        return neighbourhood_map(vectors, seed), None
+    return plane(vectors, seed)

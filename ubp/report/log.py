@@ -139,7 +139,8 @@ class LogSummary:
         types: of the event types that have events.
         by_period: ``period`` (its first day), ``event_type``, ``events``.
         rhythm: ``event_type``, ``weekday`` (1 is Monday), ``hour``, ``events``.
-        counts: by the name of the event type, and of `ANY`: ``events``, ascending, and how many ``clients`` have so many.
+        counts: by the name of the event type, and of `ANY`: ``events``, ascending, and the ``clients`` that have
+            so many.
         tails: of these counts, in the same order.
     """
 

@@ -52,6 +52,7 @@ class Made:
         warnings: what is wrong with it.
         scores: by probe.
         path: where it lies.
+        fingerprint: of the history that it was made from; None where nobody noted it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Made:
     warnings: tuple[str, ...]
     scores: Mapping[str, Scores]
     path: Path
+    fingerprint: str | None = None
 
 
 def made_of(paths: DataPaths, submit: bool) -> list[Made]:
@@ -90,8 +92,9 @@ def made_of(paths: DataPaths, submit: bool) -> list[Made]:
 
 def _made(path: Path, what: str, model: Path) -> Made:
     opened = ProfileFile.open(path)
-    report = {} if opened.is_merge else read_lineage(path).get("report", {})
-    cost = lineage_of(model).get("report", {}).get("cost", {}) if is_fitted(model) else {}
+    of_fit = lineage_of(model) if is_fitted(model) else {}
+    lineage = of_fit if opened.is_merge else read_lineage(path)
+    report, cost = lineage.get("report", {}), of_fit.get("report", {}).get("cost", {})
     collapsed = report.get("health", {}).get("collapsed", [])
     return Made(
         name=opened.name,
@@ -104,6 +107,7 @@ def _made(path: Path, what: str, model: Path) -> Made:
         warnings=(*(f"collapsed: {each}" for each in collapsed), *report.get("warnings", [])),
         scores=scores_of(path),
         path=path,
+        fingerprint=lineage.get("fingerprint"),
     )
 
 
