@@ -65,8 +65,8 @@ def notes_of(shown: Made | None, history: ChallengeData, submit: bool) -> list[s
     """What the reader should know of the whole page, a line each."""
     if shown is None:
         return []
-    of_what = "all events" if submit else "the events before the last four weeks, so that it can be scored"
-    lines = [f"What was made is made of {of_what}."]
+    of_what = "all events" if submit else "the events before the last four weeks, so that they can be scored"
+    lines = [f"Blocks and merges are made from {of_what}."]
     if shown.fingerprint not in (None, history.fingerprint):
         lines.append(
             f"{shown.name} was made from another history than the events shown beside it: of another day, or of files "

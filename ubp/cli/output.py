@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 # When this process began, on `time.time`'s clock; imports come before any line of ours.
-_STARTED = psutil.Process().create_time()
+_STARTED: float = psutil.Process().create_time()
 
 _WIDTH, _WIDEST = 140, 400  # of a table, in characters, where nobody's screen limits it
 

@@ -1,6 +1,6 @@
 """What single clients did: for colouring a map of a sample, and for showing some of them with their neighbours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -32,7 +32,8 @@ _DAY: Final = timedelta(days=1)
 _SECONDS: Final = 86_400  # of a day
 _LEAST: Final = 4  # clients of a t-SNE
 _MOST: Final = 20_000  # clients on a map
-_BIN, _TYPE, _TIME, _SUBJECT = "bin", "event_type", "time", "subject"
+_BIN, _TYPE, _TIME, _ABOUT = "bin", "event_type", "time", "subjects"
+_SUBJECTS: Final = 2  # named of a moment's events
 
 
 # --- what a client did --------------------------------------------------------------------------------
@@ -145,8 +146,9 @@ class Histories:
         width: of a bin of time, in days.
         bins: how many of them the history has.
         counts: ``client_id``, ``event_type``, ``bin`` and ``events``; bins without events are left out.
-        newest: ``client_id``, ``time``, ``event_type``, ``subject`` (Int64; null for a query), ``category``, ``price``:
-            each client's newest events, the newest first.
+        newest: each client's newest moments with events, the newest first, and of one moment the types in the reverse
+            of their order: ``client_id``, ``time``, ``event_type``, ``events``, and ``subjects``, the smallest few of
+            what they are about (list of Int64; empty for queries).
     """
 
     width: int
@@ -162,45 +164,41 @@ class Histories:
             history: whose events before its end.
             clients: int64, each once.
             bins: at most so many of equal length, of whole days.
-            newest: events listed of each client.
+            newest: moments and types listed of each client.
         """
         days = -((history.start - history.as_of) // _DAY)
         width = -(-days // bins)
         place = ((pl.col(schema.TIMESTAMP) - history.start).dt.total_days() // width).alias(_BIN)
         counted, listed = [], []
-        for event_type in history.event_types:
+        for event_type in reversed(history.event_types):
             events, name = history.events(event_type, clients), pl.lit(str(event_type)).alias(_TYPE)
             keys = [pl.col(schema.CLIENT_ID), name, place]
             counted.append(events.group_by(keys).agg(pl.len().alias(EVENTS)))
-            column = event_type.subject
-            about = pl.lit(None, pl.Int64) if column in schema.CODE_COLUMNS else pl.col(column)
-            last = events.sort(schema.TIMESTAMP, descending=True, maintain_order=True).group_by(schema.CLIENT_ID)
-            rows = last.agg(pl.col(schema.TIMESTAMP, column).head(newest)).explode(schema.TIMESTAMP, column)
-            time = pl.col(schema.TIMESTAMP).alias(_TIME)
-            listed.append(rows.select(schema.CLIENT_ID, time, name, about.alias(_SUBJECT)))
+            moments = moments_of(events, event_type).with_columns(name)
+            listed.append(newest_of(moments, newest))
         order = [schema.CLIENT_ID, _TYPE, _BIN]
         return cls(
             width=width,
             bins=-(-days // width),
             counts=collect(pl.concat(counted)).sort(order),
-            newest=_with_attributes(history, newest_of_all(collect(pl.concat(listed)), newest)),
+            newest=collect(newest_of(pl.concat(listed), newest)),
         )
 
 
-def newest_of_all(events: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Each client's newest events, the newest first; of one moment in the order in which they lie."""
-    ordered = events.sort(_TIME, descending=True, maintain_order=True)
+def moments_of(events: pl.LazyFrame, event_type: EventType) -> pl.LazyFrame:
+    """Each moment of a client with events of a type: ``client_id``, ``time``, ``events`` and ``subjects``."""
+    column = event_type.subject
+    none = pl.lit([], dtype=pl.List(pl.Int64))
+    about = none if column in schema.CODE_COLUMNS else pl.col(column).unique().sort().head(_SUBJECTS)
+    time = pl.col(schema.TIMESTAMP).alias(_TIME)
+    grouped = events.group_by(schema.CLIENT_ID, time).agg(pl.len().alias(EVENTS), about.alias(_ABOUT))
+    return grouped.with_columns(none.alias(_ABOUT)) if column in schema.CODE_COLUMNS else grouped
+
+
+def newest_of(moments: pl.LazyFrame, count: int) -> pl.LazyFrame:
+    """Each client's newest moments, the newest first; of one time in the order in which they lie."""
+    ordered = moments.sort(_TIME, descending=True, maintain_order=True)
     return ordered.group_by(schema.CLIENT_ID, maintain_order=True).head(count)
-
-
-def _with_attributes(history: ChallengeData, events: pl.DataFrame) -> pl.DataFrame:
-    """Events with the category and the price of their item; null for what is about none."""
-    about_items = [str(event_type) for event_type in history.event_types if event_type.has_sku]
-    skus = pl.when(pl.col(_TYPE).is_in(about_items)).then(pl.col(_SUBJECT)).alias(schema.SKU)
-    with_skus = events.with_columns(skus)
-    met = with_skus[schema.SKU].drop_nulls().unique()
-    known = history.properties_of(met, CATEGORY, schema.PRICE)
-    return with_skus.join(known, on=schema.SKU, how="left", maintain_order="left").drop(schema.SKU)
 
 
 # --- all of it ----------------------------------------------------------------------------------------
@@ -324,30 +322,39 @@ class ClientView:
     @cached_property
     def category_names(self) -> dict[int, str]:
         """Likewise of the categories that are met."""
-        met = pl.concat([self.facts[CATEGORY], self.histories.newest[CATEGORY]]).drop_nulls().unique().sort()
+        met = pl.concat([self.facts[CATEGORY], self.items[CATEGORY]]).drop_nulls().unique().sort()
         return self.own.names("category", met.to_list())
 
-    def subject_names(self) -> Mapping[tuple[str, int], str]:
-        """Likewise of what the listed events are about, by the kind (``item`` or ``url``) and the id."""
-        found: dict[tuple[str, int], str] = {}
-        for kind in ("item", "url"):
-            types = [str(each) for each in self.history.event_types if kind_of(each) == kind]
-            ids = self.histories.newest.filter(pl.col(_TYPE).is_in(types))[_SUBJECT].drop_nulls().unique().sort()
-            found |= {(kind, id_): name for id_, name in self.own.names(kind, ids.to_list()).items()}
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """``sku``, ``category`` and ``price`` of the items that are named."""
+        return self.history.properties_of(pl.Series(self._named("item"), dtype=pl.Int64), CATEGORY, schema.PRICE)
+
+    @cached_property
+    def subjects(self) -> dict[tuple[str, int], str]:
+        """What the listed events are about, in words, by the kind (``item`` or ``url``) and the id."""
+        found = {("url", id_): f"url {name}" for id_, name in self.own.names("url", self._named("url")).items()}
+        names = self.own.names("item", self._named("item"))
+        found |= {("item", id_): f"item {name}" for id_, name in names.items()}
+        for sku, category, price in self.items.iter_rows():
+            found["item", sku] += f" (category {self.category_names[category]}, price {price})"
         return found
+
+    def _named(self, kind: str) -> list[int]:
+        """The ids of a kind among the listed events."""
+        types = [str(each) for each in self.history.event_types if kind_of(each) == kind]
+        listed = self.histories.newest.filter(pl.col(_TYPE).is_in(types))[_ABOUT]
+        return listed.explode().drop_nulls().unique().sort().to_list()
 
     def as_records(self) -> dict[int, dict[str, Any]]:
         """Each shown client's history as plain values: counts by type, and the newest events in words."""
-        subjects = self.subject_names()
         kinds = {str(each): kind_of(each) for each in self.history.event_types}
         found: dict[int, dict[str, Any]] = {id_: {"counts": {}, "newest": []} for id_ in self.shown}
         for id_, name, place, events in self.histories.counts.iter_rows():
             found[id_]["counts"].setdefault(name, []).append((place, events))
         for row in self.histories.newest.iter_rows(named=True):
-            subject, kind = row[_SUBJECT], kinds[row[_TYPE]]
-            about = "" if subject is None else f"{kind} {subjects[kind, subject]}"
-            category = "" if row[CATEGORY] is None else self.category_names[row[CATEGORY]]
-            listed = (f"{row[_TIME]:%Y-%m-%d %H:%M}", row[_TYPE], about, category, row[schema.PRICE])
+            named = [self.subjects[kinds[row[_TYPE]], id_] for id_ in row[_ABOUT]]
+            listed = (f"{row[_TIME]:%Y-%m-%d %H:%M}", row[_TYPE], row[EVENTS], named)
             found[row[schema.CLIENT_ID]]["newest"].append(listed)
         return found
 

@@ -31,12 +31,15 @@ from ubp.report.made import MERGE, REFERENCE, AblationTable, Curve, DriftDay, Ma
 PALETTE: Final = ("#aa3377", "#4477aa", "#ccbb44", "#ee6677", "#228833", "#66ccee", "#bb7744", "#7766cc", "#999999")
 FIRST, SECOND, GREY = "#4477aa", "#ee7733", "#999999"
 
+# From little to much; each can be seen on white and on black.
+SCALE: Final = ("#5566cc", "#3399bb", "#44aa77", "#ddaa33", "#dd5533")
+
 SUM: Final = "sum"
 
 _WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _POINTS: Final = 60  # of a line of a tail
 _CATEGORIES: Final = 8  # with a colour of their own on the map
-_GAPS: Final = (1, 2, 3, 4, 8, 15, 31, 61, 121)  # first days of the bars
+_GAPS: Final = (1, 2, 3, 4, 8, 15, 31, 61)  # first days of the bars
 _ROW: Final = 21  # pixels of a name on an axis
 
 JSON = dict[str, Any]
@@ -66,12 +69,14 @@ class Choice:
         data: changed attributes of the traces, a list with one value a trace each.
         layout: changed attributes of the layout.
         first: changed attributes of the first trace alone.
+        height: of the figure in pixels; None: unchanged.
     """
 
     label: str
     data: JSON = field(default_factory=dict)
     layout: JSON = field(default_factory=dict)
     first: JSON = field(default_factory=dict)
+    height: int | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ def gaps(found: pl.DataFrame) -> Drawn:
     labels, shares = gap_shares(found)
     bars = go.Bar(x=labels, y=shares, marker_color=FIRST, hovertemplate="%{x} days: %{y:.1f} %<extra></extra>")
     figure = drawn(
-        [bars], xaxis={"title": {"text": "days to the next day with events"}, "type": "category"},
+        [bars], xaxis={"type": "category", "tickangle": 0, "tickfont": {"size": 11}},
         yaxis={"ticksuffix": " %"}, bargap=0.15,
     )  # fmt: skip
     return Drawn(figure, 260)
@@ -239,7 +244,8 @@ def scores(rows: Sequence[Made]) -> Drawn | None:
     """
     tasks = [SUM, *(task.name for task in TASKS)]
     choices = []
-    for probe in in_order({probe for row in rows for probe in row.scores}):
+    probes = in_order({probe for row in rows for probe in row.scores})
+    for probe in sorted(probes, key=lambda probe: -sum(probe in row.scores for row in rows)):
         scored = [row for row in rows if probe in row.scores]
         for task in tasks:
             values = {row.name: value for row in scored if (value := score_of(row, probe, task)) is not None}
@@ -255,12 +261,11 @@ def scores(rows: Sequence[Made]) -> Drawn | None:
         )
         for place, (name, colour, symbol) in enumerate((("block", FIRST, "circle"), ("merge", SECOND, "diamond")))
     ]  # fmt: skip
-    most = max(len(choice.layout["yaxis.categoryarray"]) for choice in choices)
     layout = _nested(first.layout)
     margins = {"l": 8, "r": 12, "t": 30, "b": 40}
-    figure = drawn(traces, legend={**_LEGEND, "y": 1.04}, margin=margins, **layout)
+    figure = drawn(traces, legend=_LEGEND, showlegend=True, margin=margins, **layout)
     figure.update_yaxes(automargin=True, type="category", categoryorder="array")
-    return Drawn(figure, 110 + _ROW * most, tuple(choices), "score")
+    return Drawn(figure, first.height or 0, tuple(choices), "score")
 
 
 def score_of(row: Made, probe: str, task: str) -> float | None:
@@ -297,7 +302,8 @@ def _scores_choice(rows: Sequence[Made], values: Mapping[str, float], label: str
         "x": [[values[name] for name in group] for group in (blocks, merges)],
         "y": [[text(name) for name in group] for group in (blocks, merges)],
     }
-    return Choice(label, data, {"yaxis.categoryarray": names, "shapes": shapes, "annotations": notes})
+    layout = {"yaxis.categoryarray": names, "shapes": shapes, "annotations": notes}
+    return Choice(label, data, layout, height=110 + _ROW * len(names))
 
 
 def _nested(flat: Mapping[str, Any]) -> JSON:
@@ -321,11 +327,11 @@ def curve(found: Curve) -> Drawn:
     ]
     traces = [
         go.Scatter(
-            x=[step for step, _ in points], y=[loss for _, loss in points], name=name,
+            x=[step for step, _ in line], y=[loss for _, loss in line], name=name,
             hovertemplate="step %{x:,}: %{y:.4g}<extra>" + name + "</extra>", **look,
         )
-        for points, name, look in parts
-        if points
+        for lines, name, look in parts
+        for line in lines
     ]  # fmt: skip
     margins = {"l": 44, "r": 8, "t": 6, "b": 24}
     figure = drawn(traces, showlegend=False, margin=margins, xaxis={"nticks": 4}, yaxis={"nticks": 5})
@@ -344,7 +350,7 @@ def ablation(table: AblationTable, kind: str) -> Drawn:
     spreads = [change.spread or 0.0 for change in rows]
     bars = go.Bar(
         x=values[SUM], y=names, orientation="h", marker_color=_signs(values[SUM]),
-        error_x={"type": "data", "array": spreads, "visible": any(spreads), "thickness": 1},
+        error_x={"type": "data", "array": spreads, "visible": any(spreads), "thickness": 1, "color": GREY},
         hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
     )  # fmt: skip
     figure = drawn(

@@ -158,9 +158,12 @@ def best(rows: Sequence[Made]) -> Made | None:
 # --- training curves ----------------------------------------------------------------------------------
 
 
+Line = list[tuple[float, float]]  # points
+
+
 @dataclass(frozen=True)
 class Curve:
-    """How the training of a block went.
+    """How the training of a block went; a block that was trained several times has several lines of each kind.
 
     Attributes:
         name: of the block.
@@ -170,9 +173,9 @@ class Curve:
     """
 
     name: str
-    steps: list[tuple[float, float]] = field(default_factory=list)
-    train: list[tuple[float, float]] = field(default_factory=list)
-    validation: list[tuple[float, float]] = field(default_factory=list)
+    steps: list[Line] = field(default_factory=list)
+    train: list[Line] = field(default_factory=list)
+    validation: list[Line] = field(default_factory=list)
 
 
 def curves_of(paths: DataPaths, names: Sequence[str]) -> list[Curve]:
@@ -195,11 +198,13 @@ def curve_of(folder: Path, name: str) -> Curve | None:
     with file.open(newline="") as text:
         lines = list(csv.DictReader(text))
 
-    def column(name: str) -> list[tuple[float, float]]:
-        return [(float(line["step"]), float(line[name])) for line in lines if line.get(name) and line.get("step")]
+    def column(name: str) -> list[Line]:
+        points = [(float(line["step"]), float(line[name])) for line in lines if line.get(name) and line.get("step")]
+        return trainings([(step, loss) for step, loss in points if math.isfinite(loss)])
 
     try:
-        curve = Curve(name, thinned(column(_STEP_LOSS), _MOST_STEPS), column(_TRAIN_LOSS), column(_VALIDATION_LOSS))
+        steps = [thinned(line, _MOST_STEPS) for line in column(_STEP_LOSS)]
+        curve = Curve(name, steps, column(_TRAIN_LOSS), column(_VALIDATION_LOSS))
     except ValueError as error:
         logger.warning("left out: %s: no training curve (%s)", file, error)
         return None
@@ -211,7 +216,13 @@ def _version(file: Path) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+def trainings(points: Line) -> list[Line]:
+    """The points of each training: the steps of a new one begin anew."""
+    starts = [place for place in range(len(points)) if place == 0 or points[place][0] < points[place - 1][0]]
+    return [points[start:end] for start, end in zip(starts, [*starts[1:], len(points)], strict=True)]
+
+
+def thinned(points: Line, most: int) -> Line:
     """Points whose means stand for stretches of equally many, so that they are no more than ``most``."""
     width = max(1, math.ceil(len(points) / most))
     stretches = [points[start : start + width] for start in range(0, len(points), width)]

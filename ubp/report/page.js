@@ -16,6 +16,7 @@
     const found = {
       ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: zooms ? "zoom" : false,
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: ink },
     };
     for (const axis of axes) {
       found[axis] = { ...found[axis], gridcolor: line, linecolor: line, zerolinecolor: line, fixedrange: !zooms };
@@ -27,13 +28,15 @@
     const zooms = figure.zooms && !touch;
     const config = {
       responsive: true, displaylogo: false, displayModeBar: zooms ? "hover" : false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"],
+      modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
     };
     return Plotly.react(canvas, figure.data, themed(figure.layout, zooms), config);
   }
 
   async function choose(canvas, choice) {
+    if (choice.height) canvas.style.height = `${choice.height}px`;
     await Plotly.update(canvas, choice.data, choice.layout);
+    if (choice.height) Plotly.Plots.resize(canvas);
     if (Object.keys(choice.first).length) await Plotly.restyle(canvas, choice.first, [0]);
   }
 
@@ -90,16 +93,15 @@
   function events(id) {
     const table = element("table");
     const head = table.createTHead().insertRow();
-    for (const title of ["time", "event", "about", "category", "price"]) head.append(element("th", title));
+    for (const title of ["time", "event", "about"]) head.append(element("th", title));
     const body = table.createTBody();
-    for (const [time, type, about, category, price] of clients.histories[id].newest) {
-      const row = body.insertRow();
-      row.append(element("td", time, "time"));
-      const cell = element("td"), dot = element("span", "", "dot");
+    for (const [time, type, count, named] of clients.histories[id].newest) {
+      const row = body.insertRow(), cell = element("td", "", "word"), dot = element("span", "", "dot");
       const known = clients.types.find((each) => each.name === type);
       dot.style.background = known.colour;
-      cell.append(dot, known.label);
-      row.append(cell, element("td", about), element("td", category), element("td", price === null ? "" : String(price)));
+      cell.append(dot, count > 1 ? `${count} × ${known.label}` : known.label);
+      const more = named.length && count > named.length ? ", and more" : "";
+      row.append(element("td", time, "word"), cell, element("td", named.join(", ") + more));
     }
     const scroll = element("div", "", "scroll");
     scroll.append(table);
@@ -108,7 +110,7 @@
 
   function neighbour(id, cosine, place) {
     const made = element("details");
-    const summary = element("summary", `nearest ${place + 1}: client ${clients.names[id]}, cosine ${cosine.toFixed(3)}; ${clients.about[id]}`);
+    const summary = element("summary", `nearest ${place + 1}: client ${clients.names[id]}, cosine ${cosine.toFixed(3)}: ${clients.about[id]}`);
     made.append(summary, events(id));
     return made;
   }

@@ -27,6 +27,7 @@ _HERE: Final = Path(__file__).parent
 _POLICY: Final = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 _UNKNOWN: Final = "–"
 _MINUTE, _HOUR = 60, 3600
+_ALL: Final = 0.995  # of the clients are as good as all
 _MOST_DAYS: Final = 31  # rows of the table of drift
 _MOST_FIGURES: Final = 8  # its columns
 _KINDS: Final = {
@@ -95,7 +96,7 @@ def page(content: Content) -> str:
 <h1>{escaped(content.title)}: the log and its profiles</h1>
 {paragraphs(content.notes)}
 {facts_list(content)}
-<noscript><p class="missing">The figures of this page are drawn by a script that is part of it; scripts are off.</p></noscript>
+<noscript>{missing("The figures are drawn by a script that is part of this page; scripts are off.")}</noscript>
 </header>
 <nav aria-label="sections"><ul>{links}</ul></nav>
 <main>{main}</main>
@@ -194,7 +195,8 @@ def facts_list(content: Content) -> str:
     facts |= {"different skus": f"{log.skus:,}", "categories": f"{log.categories:,}"}
     blocks = sum(row.kind != REFERENCE for row in content.made)
     facts |= {"blocks and merges": f"{blocks:,}"} | ({"clients shown by": view.profiles.name} if view else {})
-    return f'<dl class="facts">{"".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in facts.items())}</dl>'
+    cards = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(fact)}</dd></div>" for name, fact in facts.items())
+    return f'<dl class="facts">{cards}</dl>'
 
 
 # --- sections -----------------------------------------------------------------------------------------
@@ -295,7 +297,7 @@ def blocks_section(content: Content, body: _Body) -> str:  # noqa: ARG001 (secti
     head += tuple(short(task) for task in tasks)
     cells = [
         (
-            f"{escaped(row.name)}<small>{escaped('; '.join([row.kind if row.kind == REFERENCE else row.what, *row.warnings]).strip('; '))}</small>",
+            f"{escaped(row.name)}<small>{escaped(_remarks(row))}</small>",
             f"{row.columns:,}",
             _clients(row, content.log.relevant),
             duration(row.seconds),
@@ -314,8 +316,13 @@ def blocks_section(content: Content, body: _Body) -> str:  # noqa: ARG001 (secti
     return paragraphs([" ".join(lines)]) + table(head, cells, 1, classes)
 
 
+def _remarks(row: Made) -> str:
+    what = row.kind if row.kind == REFERENCE else row.what
+    return "; ".join([*([what] if what else []), *row.warnings])
+
+
 def _clients(row: Made, relevant: int | None) -> str:
-    share = f" ({100 * row.clients / relevant:.0f} %)" if relevant and row.clients < relevant else ""
+    share = f" ({100 * row.clients / relevant:.0f} %)" if relevant and row.clients < _ALL * relevant else ""
     return f"{row.clients:,}{share}"
 
 
@@ -352,17 +359,18 @@ def training_section(content: Content, body: _Body) -> str:
         for curve in content.curves
     ]
     text = (
-        "The loss of each block's latest training by its steps. Blue: training (thin at single steps, thick the mean of "
-        "an epoch); orange: clients that were held out. Losses of different blocks cannot be compared."
+        "The loss of each block's latest training by its steps. Blue: training (thin at single steps, thick the mean "
+        "of an epoch); orange: clients that were held out. Losses of different blocks cannot be compared."
     )
     return paragraphs([text]) + f'<div class="many">{"".join(parts)}</div>'
 
 
 def _curve_caption(curve: Curve) -> str:
-    if not curve.validation:
-        return f"{len(curve.train)} epochs"
-    step, lowest = min(curve.validation, key=lambda point: point[1])
-    return f"{len(curve.validation)} epochs; held out {lowest:.4g} at best, at step {step:,.0f}"
+    lines = curve.validation or curve.train
+    epochs = " and ".join(str(len(line)) for line in lines)
+    times = f"{len(lines)} trainings of {epochs} epochs" if len(lines) > 1 else f"{epochs or 0} epochs"
+    best = min((loss for line in curve.validation for _, loss in line), default=None)
+    return times if best is None else f"{times}; held out {best:.4g} at best"
 
 
 def ablation_section(content: Content, body: _Body) -> str:
@@ -394,18 +402,16 @@ def clients_section(content: Content, body: _Body) -> str:
     view = content.view
     if view is None:
         return missing("A map of clients needs a block or a merge; see above.")
-    count = len(view.client_ids)
-    of_all = (
-        f"{count:,} of {len(view.profiles.client_ids):,}" if count < len(view.profiles.client_ids) else f"All {count:,}"
-    )
-    how = (
-        "t-SNE: near points are near profiles, distances between groups mean little"
-        if view.shares is None
-        else f"the two main directions, which hold {100 * view.shares[0]:.0f} and {100 * view.shares[1]:.0f} % of the variance"
-    )
+    sample, every = len(view.client_ids), len(view.profiles.client_ids)
+    of_all = f"{sample:,} of {every:,}" if sample < every else f"All {every:,}"
+    if view.shares is None:
+        how = "t-SNE: near points are near profiles, distances between groups mean little"
+    else:
+        first, second = (f"{100 * share:.0f}" for share in view.shares)
+        how = f"the two main directions, which hold {first} and {second} % of the variance"
     caption = (
-        f"{of_all} clients by their profile {view.profiles.name}, {how}. Colours are logarithmic. The outermost half per "
-        "cent on each side lies outside the frame; a double click shows all."
+        f"{of_all} clients by their profile {view.profiles.name}, {how}. Colours are logarithmic. The outermost half "
+        "per cent on each side lies outside the frame."
     )
     names = [f'<option value="{id_}">{escaped(shortened(view.client_names[id_]))}</option>' for id_ in view.drawn]
     legend = "".join(
@@ -452,11 +458,14 @@ def client_values(view: ClientView, colours: Mapping[str, str]) -> JSON:
 
 def _about(row: Mapping[str, Any], view: ClientView) -> str:
     """A client in a few words."""
-    parts = [f"{row[EVENTS]:,} events, {row[PURCHASES]:,} of them purchases"]
+    parts = [f"{row[EVENTS]:,} events, {row[PURCHASES]:,} purchases"]
     if row[SINCE] is not None:
-        parts.append(f"the last {row[SINCE]:,.0f} days before the end")
+        days = int(row[SINCE])
+        parts.append(
+            "the last on the last day" if days == 0 else f"the last {days:,} day{'s' if days > 1 else ''} before"
+        )
     if row[CATEGORY] is not None:
-        parts.append(f"most often category {shortened(view.category_names[row[CATEGORY]])}")
+        parts.append(f"mostly category {shortened(view.category_names[row[CATEGORY]])}")
     return ", ".join(parts)
 
 

@@ -135,8 +135,9 @@ def cosines(vectors: Matrix, others: Matrix) -> Matrix:
 
 
 def _of_length_1(vectors: Matrix) -> Matrix:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    lengths: Matrix = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: Matrix = vectors / np.where(lengths > 0, lengths, np.float32(1))
+    return found
 
 
 def nearest(
