@@ -25,7 +25,7 @@ from ubp.data.targets import TASKS
 from ubp.evaluation.ablation import Change
 from ubp.report.clients import CATEGORY, PURCHASES, SINCE, SINCE_PURCHASE, ClientView
 from ubp.report.log import ANY, CLIENTS, EVENTS, HOUR, PERIOD, TYPE, WEEKDAY, LogSummary
-from ubp.report.made import MERGE, REFERENCE, AblationTable, Curve, DriftDay, Made, in_order
+from ubp.report.made import MERGE, REFERENCE, AblationTable, Curve, DriftDay, Line, Made, in_order
 
 # Tol's bright scheme: told apart by the colour-blind, on white and on black.
 PALETTE: Final = ("#aa3377", "#4477aa", "#ccbb44", "#ee6677", "#228833", "#66ccee", "#bb7744", "#7766cc", "#999999")
@@ -167,7 +167,8 @@ def week_shares(rhythm: pl.DataFrame) -> npt.NDArray[np.float64]:
     found = np.zeros((7, 24))
     places = rhythm[WEEKDAY].to_numpy().astype(int) - 1, rhythm[HOUR].to_numpy().astype(int)
     np.add.at(found, places, rhythm[EVENTS].to_numpy())
-    return np.round(100 * found / max(found.sum(), 1), 4)
+    shares: npt.NDArray[np.float64] = np.round(100 * found / max(found.sum(), 1), 4)
+    return shares
 
 
 def tails(log: LogSummary, colours: Mapping[str, str]) -> Drawn:
@@ -250,20 +251,27 @@ def scores(rows: Sequence[Made]) -> Drawn | None:
         for task in tasks:
             values = {row.name: value for row in scored if (value := score_of(row, probe, task)) is not None}
             if any(row.kind != REFERENCE for row in scored if row.name in values):
-                choices.append(_scores_choice(scored, values, f"{short(task)}, {probe}"))
+                choices.append(_scores_choice(rows, values, f"{short(task)}, {probe}"))
     if not choices:
         return None
     first = choices[0]
+    looks: dict[str, JSON] = {
+        "block": {"mode": "markers", "marker": {"color": FIRST, "size": 9}},
+        "merge": {"mode": "markers", "marker": {"color": SECOND, "size": 9, "symbol": "diamond"}},
+    }
+    references = [row.name for row in rows if row.kind == REFERENCE]
+    for name, dash in zip(references, ("dot", "dash"), strict=False):
+        mark = {"symbol": "line-ns-open", "size": 9}
+        looks[text(name)] = {"mode": "lines+markers", "line": {"color": GREY, "dash": dash}, "marker": mark}
     traces = [
         go.Scatter(
-            x=first.data["x"][place], y=first.data["y"][place], mode="markers", name=name,
-            marker={"color": colour, "size": 9, "symbol": symbol}, hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+            x=first.data["x"][place], y=first.data["y"][place], name=name,
+            hovertemplate="%{y}: %{x:.4f}<extra></extra>" if place < 2 else name + ": %{x:.4f}<extra></extra>", **look,
         )
-        for place, (name, colour, symbol) in enumerate((("block", FIRST, "circle"), ("merge", SECOND, "diamond")))
+        for place, (name, look) in enumerate(looks.items())
     ]  # fmt: skip
-    layout = _nested(first.layout)
     margins = {"l": 8, "r": 12, "t": 30, "b": 40}
-    figure = drawn(traces, legend=_LEGEND, showlegend=True, margin=margins, **layout)
+    figure = drawn(traces, legend=_LEGEND, showlegend=True, margin=margins, **_nested(first.layout))
     figure.update_yaxes(automargin=True, type="category", categoryorder="array")
     return Drawn(figure, first.height or 0, tuple(choices), "score")
 
@@ -283,27 +291,14 @@ def _scores_choice(rows: Sequence[Made], values: Mapping[str, float], label: str
     own = sorted(
         (row for row in rows if row.kind != REFERENCE and row.name in values), key=lambda row: values[row.name]
     )
-    blocks = [row.name for row in own if row.kind != MERGE]
-    merges = [row.name for row in own if row.kind == MERGE]
-    lines = {row.name: values[row.name] for row in rows if row.kind == REFERENCE and row.name in values}
-    shapes = [
-        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": GREY, "dash": dash}}
-        for at, dash in zip(lines.values(), ("dot", "dash"), strict=False)
-    ]
-    notes = [
-        {
-            "x": at, "y": 0.02 + 0.07 * place, "yref": "paper", "text": text(name), "showarrow": False,
-            "xanchor": "right", "yanchor": "bottom", "font": {"size": 11},
-        }
-        for place, (name, at) in enumerate(lines.items())
-    ]  # fmt: skip
     names = [text(row.name) for row in own]
+    groups = [[row.name for row in own if (row.kind == MERGE) == is_merge] for is_merge in (False, True)]
+    lines = [values.get(row.name) for row in rows if row.kind == REFERENCE]
     data = {
-        "x": [[values[name] for name in group] for group in (blocks, merges)],
-        "y": [[text(name) for name in group] for group in (blocks, merges)],
+        "x": [*([values[name] for name in group] for group in groups), *([at, at] for at in lines)],
+        "y": [*([text(name) for name in group] for group in groups), *([names[0], names[-1]] for _ in lines)],
     }
-    layout = {"yaxis.categoryarray": names, "shapes": shapes, "annotations": notes}
-    return Choice(label, data, layout, height=110 + _ROW * len(names))
+    return Choice(label, data, {"yaxis.categoryarray": names}, height=110 + _ROW * len(names))
 
 
 def _nested(flat: Mapping[str, Any]) -> JSON:
@@ -320,7 +315,7 @@ def _nested(flat: Mapping[str, Any]) -> JSON:
 
 def curve(found: Curve) -> Drawn:
     """The loss of training at its steps, and of held-out clients at the ends of epochs."""
-    parts = [
+    parts: list[tuple[Sequence[Line], str, JSON]] = [
         (found.steps, "training, at steps", {"mode": "lines", "line": {"color": FIRST, "width": 1}, "opacity": 0.5}),
         (found.train, "training, mean of an epoch", {"mode": "lines+markers", "line": {"color": FIRST}}),
         (found.validation, "held out", {"mode": "lines+markers", "line": {"color": SECOND}}),
@@ -399,16 +394,18 @@ def client_map(view: ClientView) -> Drawn:
     marker = {
         "size": 5,
         "opacity": 0.75,
-        "colorscale": "Viridis",
+        "colorscale": SCALE,
         "showscale": True,
         "colorbar": {"thickness": 10, "len": 0.8},
     }
     traces = [go.Scatter(x=x, y=y, mode="markers", marker=marker, hovertext=hover, hoverinfo="text", showlegend=False)]
     traces[0].update(next(iter(colours.values())))
     for place, (category, rows) in enumerate(top_groups(view.facts[CATEGORY], _CATEGORIES)):
-        is_one = category is not None and category >= 0
-        name = f"category {view.category_names[category]}" if is_one else "none" if category is None else "others"
-        look = {"size": 5, "opacity": 0.75, "color": PALETTE[place] if is_one else GREY}
+        if category is None or category < 0:
+            name, colour = "none" if category is None else "others", GREY
+        else:
+            name, colour = f"category {view.category_names[category]}", PALETTE[place]
+        look = {"size": 5, "opacity": 0.75, "color": colour}
         traces.append(
             go.Scatter(
                 x=x[rows], y=y[rows], mode="markers", name=text(shortened(name)), visible=False, marker=look,

@@ -19,7 +19,8 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: ink },
     };
     for (const axis of axes) {
-      found[axis] = { ...found[axis], gridcolor: line, linecolor: line, zerolinecolor: line, fixedrange: !zooms };
+      const narrow = found[axis]?.type === "category" && innerWidth < 600 ? { tickfont: { size: 9 } } : {};
+      found[axis] = { ...found[axis], ...narrow, gridcolor: line, linecolor: line, zerolinecolor: line, fixedrange: !zooms };
     }
     return found;
   }
@@ -91,7 +92,7 @@
   }
 
   function events(id) {
-    const table = element("table");
+    const table = element("table", "", "events");
     const head = table.createTHead().insertRow();
     for (const title of ["time", "event", "about"]) head.append(element("th", title));
     const body = table.createTBody();

@@ -423,9 +423,7 @@ def clients_section(content: Content, body: _Body) -> str:
     each = "day" if histories.width == 1 else f"{histories.width} days"
     return f"""{body.figure("map", figures.client_map(view), caption)}
 <h3>A client and its nearest</h3>
-<p>Drawn at random; the nearest are those with the largest cosine of {escaped(view.profiles.name)}, each column less its
-mean{"" if view.profiles.is_merge else " and over its deviation"}. Histories end on {view.history.as_of:%Y-%m-%d}, as the
-profile does. Is what they did alike?</p>
+{paragraphs([_how_near(view)])}
 <div id="client">
 <div class="controls"><label>client <select>{"".join(names)}</select></label>
 <button type="button" id="another">another one</button></div>
@@ -436,6 +434,15 @@ profile does. Is what they did alike?</p>
 <div class="columns"><div><h3>Its newest events</h3><div id="newest"></div></div>
 <div><h3>Its nearest</h3><div id="neighbours"></div></div></div>
 </div>"""
+
+
+def _how_near(view: ClientView) -> str:
+    """What the nearest are."""
+    scaled = "" if view.profiles.is_merge else " and over its deviation"
+    return (
+        f"Drawn at random. The nearest are those with the largest cosine of {view.profiles.name}, each column less its "
+        f"mean{scaled}. Histories end before {view.history.as_of:%Y-%m-%d}, as what the profile was made from."
+    )
 
 
 def client_values(view: ClientView, colours: Mapping[str, str]) -> JSON:
@@ -461,9 +468,8 @@ def _about(row: Mapping[str, Any], view: ClientView) -> str:
     parts = [f"{row[EVENTS]:,} events, {row[PURCHASES]:,} purchases"]
     if row[SINCE] is not None:
         days = int(row[SINCE])
-        parts.append(
-            "the last on the last day" if days == 0 else f"the last {days:,} day{'s' if days > 1 else ''} before"
-        )
+        when = "on the last day" if days == 0 else f"{days:,} day{'s' if days > 1 else ''} before the end"
+        parts.append(f"last event {when}")
     if row[CATEGORY] is not None:
         parts.append(f"mostly category {shortened(view.category_names[row[CATEGORY]])}")
     return ", ".join(parts)
