@@ -91,7 +91,7 @@ def content_of(config: DictConfig, common: Common) -> Content:
         client = choose_client(config.client, history)
         view = ClientView.of(ProfileFile.open(shown.path), history, settings, client, common.seed)
     return Content(
-        title=common.paths.log,
+        title=str(config.title or common.paths.log),
         log=LogSummary.of(log),
         made=rows,
         curves=curves_of(common.paths, [row.name for row in rows]),

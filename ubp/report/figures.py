@@ -298,7 +298,7 @@ def _scores_choice(rows: Sequence[Made], values: Mapping[str, float], label: str
         "x": [*([values[name] for name in group] for group in groups), *([at, at] for at in lines)],
         "y": [*([text(name) for name in group] for group in groups), *([names[0], names[-1]] for _ in lines)],
     }
-    return Choice(label, data, {"yaxis.categoryarray": names}, height=110 + _ROW * len(names))
+    return Choice(label, data, {"yaxis.categoryarray": names}, height=170 + _ROW * len(names))
 
 
 def _nested(flat: Mapping[str, Any]) -> JSON:

@@ -81,7 +81,7 @@ def page(content: Content) -> str:
         f'<section id="{name}"><h2>{escaped(title)}</h2>{inside}</section>'
         for name, (title, inside) in sections.items()
     )
-    values = {"figures": body.figures, "clients": content.view and client_values(content.view, content.colours)}
+    values = {"figures": body.figures, "clients": content.view and client_values(content.view, present(content))}
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -293,16 +293,16 @@ def blocks_section(content: Content, body: _Body) -> str:  # noqa: ARG001 (secti
     tasks = [task.name for task in TASKS] if probes else []
     first = probes[0] if probes else ""
     main = max(probes, key=lambda probe: (sum(probe in row.scores for row in content.made), probe == first), default="")
-    head = ("block or merge", "columns", "clients", "time", "memory", *(f"sum, {probe}" for probe in probes))
-    head += tuple(short(task) for task in tasks)
+    sums = [f"sum, {probe}" for probe in probes]
+    head = ("block or merge", *sums, "columns", "clients", "time", "memory", *map(short, tasks))
     cells = [
         (
             f"{escaped(row.name)}<small>{escaped(_remarks(row))}</small>",
+            *(_score(row, probe, figures.SUM) for probe in probes),
             f"{row.columns:,}",
             _clients(row, content.log.relevant),
             duration(row.seconds),
             memory(row.megabytes),
-            *(_score(row, probe, figures.SUM) for probe in probes),
             *(_score(row, main, task) for task in tasks),
         )
         for row in content.made
@@ -416,8 +416,7 @@ def clients_section(content: Content, body: _Body) -> str:
     names = [f'<option value="{id_}">{escaped(shortened(view.client_names[id_]))}</option>' for id_ in view.drawn]
     legend = "".join(
         f'<span><span class="dot" style="background:{colour}"></span>{escaped(words(name))}</span>'
-        for name, colour in content.colours.items()
-        if name in {about.event_type for about in content.log.types}
+        for name, colour in present(content).items()
     )
     histories = view.histories
     each = "day" if histories.width == 1 else f"{histories.width} days"
@@ -443,6 +442,12 @@ def _how_near(view: ClientView) -> str:
         f"Drawn at random. The nearest are those with the largest cosine of {view.profiles.name}, each column less its "
         f"mean{scaled}. Histories end before {view.history.as_of:%Y-%m-%d}, as what the profile was made from."
     )
+
+
+def present(content: Content) -> dict[str, str]:
+    """The colours of the event types that the log has."""
+    names = {about.event_type for about in content.log.types}
+    return {name: colour for name, colour in content.colours.items() if name in names}
 
 
 def client_values(view: ClientView, colours: Mapping[str, str]) -> JSON:

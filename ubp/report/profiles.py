@@ -135,9 +135,9 @@ def cosines(vectors: Matrix, others: Matrix) -> Matrix:
 
 
 def _of_length_1(vectors: Matrix) -> Matrix:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
-    found: Matrix = vectors / np.where(lengths > 0, lengths, np.float32(1))
-    return found
+    lengths: Matrix = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+    lengths[lengths == 0] = 1
+    return vectors / lengths
 
 
 def nearest(
