@@ -112,7 +112,7 @@ def main(config: DictConfig) -> Path:
     content = content_of(config, common)
     with atomic_write(out) as aside:
         aside.write_text(page(content), encoding="utf-8")
-    closing_line(f"report, {out.stat().st_size / 1e6:.1f} MB", out)
+    closing_line("report", out)
     return out
 
 

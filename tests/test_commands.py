@@ -51,6 +51,7 @@ ALL = {
     "encode": ["scripts/encode.py", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
     "recommend": ["scripts/recommend.py"],
+    "report": ["scripts/report.py"],
     "demo": ["scripts/demo.py"],
     "all_embeddings": ["scripts/all_embeddings.py"],
     **TEXTS,
