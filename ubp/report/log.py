@@ -25,6 +25,7 @@ WEEKDAY: Final = "weekday"
 HOUR: Final = "hour"
 
 _MOST_BARS: Final = 400  # days on an axis; longer logs are shown by weeks, then by months
+_AT_ONCE: Final = 20_000_000  # events; of a log with few a client that is as many clients in memory
 _DAY: Final = timedelta(days=1)
 _BUSIEST: Final = 0.01  # share of the clients
 
@@ -246,14 +247,20 @@ def rhythm(hours: pl.DataFrame) -> pl.DataFrame:
     return hours.group_by(keys).agg(pl.col(EVENTS).sum()).sort(WEEKDAY, HOUR)
 
 
-def counts_of_counts(ids: pl.LazyFrame) -> pl.DataFrame:
+def counts_of_counts(ids: pl.LazyFrame, at_once: int = _AT_ONCE) -> pl.DataFrame:
     """How many clients have how many events: ``events``, ascending, and ``clients``.
 
     Args:
         ids: ``client_id``, a row an event.
+        at_once: events whose clients are counted together; of more, the clients are taken in parts.
     """
-    a_client = ids.group_by(schema.CLIENT_ID).agg(pl.len().alias(EVENTS))
-    return collect(a_client.group_by(EVENTS).agg(pl.len().alias(CLIENTS))).sort(EVENTS)
+    parts = -(-int(collect(ids.select(pl.len())).item()) // at_once)
+    part = pl.col(schema.CLIENT_ID).hash() % max(parts, 1)
+    tables = []
+    for place in range(parts):
+        a_client = ids.filter(part == place).group_by(schema.CLIENT_ID).agg(pl.len().cast(pl.Int64).alias(EVENTS))
+        tables.append(collect(a_client.group_by(EVENTS).agg(pl.len().cast(pl.Int64).alias(CLIENTS))))
+    return pl.concat(tables).group_by(EVENTS).agg(pl.col(CLIENTS).sum()).sort(EVENTS)
 
 
 def distinct(events: pl.LazyFrame, column: str) -> int | None:

@@ -218,8 +218,12 @@ def _version(file: Path) -> int | None:
 
 def trainings(points: Line) -> list[Line]:
     """The points of each training: the steps of a new one begin anew."""
-    starts = [place for place in range(len(points)) if place == 0 or points[place][0] < points[place - 1][0]]
-    return [points[start:end] for start, end in zip(starts, [*starts[1:], len(points)], strict=True)]
+    found: list[Line] = []
+    for point in points:
+        if not found or point[0] < found[-1][-1][0]:
+            found.append([])
+        found[-1].append(point)
+    return found
 
 
 def thinned(points: Line, most: int) -> Line:

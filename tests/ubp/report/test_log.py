@@ -70,9 +70,7 @@ def test_days_and_hours(log, summary):
     assert {(name, day): events for day, name, events in summary.by_period.select(
         "period", "event_type", "events"
     ).iter_rows()} == days  # fmt: skip
-    hours = Counter(
-        (str(kind), row[1].isoweekday(), row[1].hour) for kind in PRESENT for row in rows_of(log, kind)
-    )
+    hours = Counter((str(kind), row[1].isoweekday(), row[1].hour) for kind in PRESENT for row in rows_of(log, kind))
     assert {row[:3]: row[3] for row in summary.rhythm.iter_rows()} == hours
 
 
@@ -101,6 +99,7 @@ def test_quantiles_and_the_busiest(events, share):
     """A row a client."""
     ids = pl.LazyFrame({schema.CLIENT_ID: [client for client, count in enumerate(events) for _ in range(count)]})
     counts = counts_of_counts(ids)
+    assert counts_of_counts(ids, at_once=7).equals(counts)
     assert counts["clients"].sum() == len(events)
     found = quantile(counts, share)
     assert found in events
