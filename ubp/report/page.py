@@ -419,7 +419,7 @@ def clients_section(content: Content, body: _Body) -> str:
         for name, colour in present(content).items()
     )
     histories = view.histories
-    each = "day" if histories.width == 1 else f"{histories.width} days"
+    each = "a day" if histories.width == 1 else f"{histories.width} days"
     return f"""{body.figure("map", figures.client_map(view), caption)}
 <h3>A client and its nearest</h3>
 {paragraphs([_how_near(view)])}
