@@ -9,7 +9,14 @@ from ubp.blocks import registry
 from ubp.data.paths import REPOSITORY
 
 # No wing imports one of its own floor or of a higher one.
-FLOORS = {"io": 0, "data": 1, "sequences": 2, "blocks": 2, "training": 3, "evaluation": 3, "cli": 4, "report": 4, "api": 5}
+FLOORS = {
+    "io": 0,
+    "data": 1,
+    **dict.fromkeys(("sequences", "blocks"), 2),
+    **dict.fromkeys(("training", "evaluation"), 3),
+    **dict.fromkeys(("cli", "report"), 4),
+    "api": 5,
+}
 FAMILIES = sorted({entry.command.partition("/")[0] for entry in registry.entries()})
 LIBRARY = sorted((REPOSITORY / "ubp").glob("*/*.py"))
 

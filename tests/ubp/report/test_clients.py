@@ -90,7 +90,7 @@ def test_the_newest_events(log, history, newest):
 # --- the user's own ids ---------------------------------------------------------------------------------
 
 
-def test_own_ids_are_named_and_found_again(history, tmp_path):
+def test_own_ids_are_named_and_found_again(tmp_path):
     paths = small_logs.write(small_logs.random_log(0), tmp_path)
     own = OwnIds(paths)
     assert own.names("client", [1, 5]) == {1: "1", 5: "5"}
@@ -164,7 +164,7 @@ def test_the_client_that_is_asked_for_comes_first(profiles):
         ClientView.of(found, history, ClientSettings(), 12345, seed=1)
 
 
-def test_the_newest_events_are_said_in_words(profiles, tmp_path):
+def test_the_newest_events_are_said_in_words(profiles):
     found, history = profiles
     raw = history.paths.raw
     pl.DataFrame({"id": list(range(100, 109)), "original": [f"<b>{sku}" for sku in range(9)]}).write_parquet(

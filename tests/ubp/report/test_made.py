@@ -47,10 +47,9 @@ def paths(tmp_path):
 def made(paths):
     """Two blocks, a merge and a reference row; the registry knows one block."""
     ids, vectors = np.arange(10), np.ones((10, 4), np.float32)
+    lineage = {"report": {"warnings": ["<odd>"], "health": {"collapsed": ["one direction"]}}}
     for name in ("somebody_elses", "stat_features"):
-        EmbeddingTable(ids, vectors, {"report": {"warnings": ["<odd>"], "health": {"collapsed": ["one direction"]}}}).write(
-            paths.block(name, submit=False)
-        )  # fmt: skip
+        EmbeddingTable(ids, vectors, lineage).write(paths.block(name, submit=False))
     write_entry(paths.embeddings(submit=False) / "merged", ids[:7], vectors[:7])
     folder = reference_folder(REFERENCES[0], paths)
     write_entry(folder, ids, vectors)
