@@ -14,9 +14,9 @@ from tests.ubp.blocks.toy import make_purchases
 from tests.ubp.report.test_page import parsed
 from ubp.blocks.entry import write_entry
 from ubp.cli.config import composed
+from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
-from ubp.data.schema import EventType
 from ubp.data.split import SplitDates
 from ubp.data.targets import TASKS, TargetRules
 from ubp.evaluation.ablation import Change
@@ -74,7 +74,8 @@ def leave_everything(paths):
     for day in ("2023-02-01", "2023-02-02"):
         folder = paths.root / "profiles" / "basics" / f"day={day}"
         folder.mkdir(parents=True)
-        (folder / "drift.json").write_text(json.dumps({"clients": 12, "cosine": {"median": 0.99}}))
+        report = {"clients": int(day[-1]), "canaries": {"below": 3}, "verdict": f"<{day}>"}
+        (folder / "drift.json").write_text(json.dumps(report))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_a_page_at_every_stage_of_a_log(name, tmp_path):
     assert values_in(made(paths.root))["clients"] is None
     make_purchases(paths, submit=False)
     clients = values_in(made(paths.root))["clients"]
-    present = [str(kind) for kind in EventType if len(log.events[kind])]
+    present = [str(kind) for kind in schema.EVENT_TYPES if len(log.events[kind])]
     assert sorted(each["name"] for each in clients["types"]) == sorted(present)
     assert "scores" not in values_in(made(paths.root))["figures"]
 

@@ -146,8 +146,8 @@ class Histories:
         width: of a bin of time, in days.
         bins: how many of them the history has.
         counts: ``client_id``, ``event_type``, ``bin`` and ``events``; bins without events are left out.
-        newest: each client's newest moments with events, the newest first, and of one moment the types in the reverse
-            of their order: ``client_id``, ``time``, ``event_type``, ``events``, and ``subjects``, the smallest few of
+        newest: each client's newest moments with events, the newest first, and of one moment the type that comes last
+            first: ``client_id``, ``time``, ``event_type``, ``events``, and ``subjects``, the smallest few of
             what they are about (list of Int64; empty for queries).
     """
 
@@ -170,7 +170,7 @@ class Histories:
         width = -(-days // bins)
         place = ((pl.col(schema.TIMESTAMP) - history.start).dt.total_days() // width).alias(_BIN)
         counted, listed = [], []
-        for event_type in reversed(history.event_types):
+        for event_type in sorted(history.event_types, key=lambda kind: -kind.code):
             events, name = history.events(event_type, clients), pl.lit(str(event_type)).alias(_TYPE)
             keys = [pl.col(schema.CLIENT_ID), name, place]
             counted.append(events.group_by(keys).agg(pl.len().alias(EVENTS)))

@@ -52,7 +52,7 @@ def text(value: object) -> str:
 
 def colours_of(history: ChallengeData) -> dict[str, str]:
     """Of each event type, by its name: the same whichever of them the log has."""
-    return {str(kind): PALETTE[place % len(PALETTE)] for place, kind in enumerate(history.event_types)}
+    return {str(kind): PALETTE[kind.code % len(PALETTE)] for kind in history.event_types}
 
 
 def spaced(name: str) -> str:

@@ -267,6 +267,17 @@ def ablations_of(paths: DataPaths) -> list[AblationTable]:
 
 # --- drift --------------------------------------------------------------------------------------------
 
+# What is shown of a night's report, by where it lies in it.
+_DRIFT: Final = {
+    "clients": "clients that came",
+    "moved.quantiles.0.5": "their cosine with the profile before, median",
+    "canaries.least": "least cosine of a canary",
+    "canaries.below": "canaries that moved",
+    "columns.drifted": "columns that drifted",
+    "probe.now.mean": "mean score of the probe",
+    "probe.training.mean": "the same at training",
+}
+
 
 @dataclass(frozen=True)
 class DriftDay:
@@ -275,12 +286,14 @@ class DriftDay:
     Attributes:
         name: of the profiles.
         day: as their folder has it.
-        figures: by name, numbers alone; those of a part of the report are called ``part.name``.
+        figures: by what they are.
+        verdict: in words; empty where there is none.
     """
 
     name: str
     day: str
     figures: dict[str, float]
+    verdict: str = ""
 
 
 def drift_of(paths: DataPaths) -> list[DriftDay]:
@@ -292,9 +305,17 @@ def drift_of(paths: DataPaths) -> list[DriftDay]:
         except (OSError, ValueError) as error:
             logger.warning("left out: %s: not readable (%s)", file, error)
             continue
-        if figures := numbers_in(report):
-            found.append(DriftDay(file.parents[1].name, file.parent.name.removeprefix("day="), figures))
+        verdict = str(report.get("verdict", "")) if isinstance(report, dict) else ""
+        if figures := figures_of_night(report):
+            found.append(DriftDay(file.parents[1].name, file.parent.name.removeprefix("day="), figures, verdict))
     return found
+
+
+def figures_of_night(report: Any) -> dict[str, float]:  # noqa: ANN401 (whatever JSON holds)
+    """The figures of a report that are shown; all its numbers by their dotted paths where it has none of these."""
+    numbers = numbers_in(report)
+    known = {label: numbers[path] for path, label in _DRIFT.items() if path in numbers}
+    return known or numbers
 
 
 def numbers_in(report: Any, prefix: str = "") -> dict[str, float]:  # noqa: ANN401 (whatever JSON holds)

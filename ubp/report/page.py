@@ -483,17 +483,22 @@ def _about(row: Mapping[str, Any], view: ClientView) -> str:
 def drift_section(content: Content, body: _Body) -> str:
     """The figures of a nightly run's days."""
     if not content.drift:
-        return missing("No day was compared with another yet.")
+        return missing("No nightly run yet: python scripts/nightly.py says each night how far profiles moved.")
     names = figures.common_figures(content.drift, _MOST_FIGURES)
     newest = sorted(content.drift, key=lambda day: (day.day, day.name), reverse=True)[:_MOST_DAYS]
     rows = [
         (
             escaped(day.day),
             escaped(day.name),
+            escaped(day.verdict),
             *(_UNKNOWN if name not in day.figures else f"{day.figures[name]:,.4g}" for name in names),
         )
         for day in newest
     ]
     drawn = figures.drift(content.drift)
-    plot = body.figure("drift", drawn, "A figure of each day.") if drawn else missing("One day alone: no line to draw.")
-    return plot + table(("day", "profile", *names), rows, 2)
+    plot = (
+        body.figure("drift", drawn, "What scripts/nightly.py found each night.")
+        if drawn
+        else missing("One night alone: no line to draw.")
+    )
+    return plot + table(("day", "profile", "verdict", *names), rows, 3)

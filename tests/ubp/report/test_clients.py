@@ -33,7 +33,7 @@ def history(log, tmp_path_factory):
 
 def events_of(log, client):
     """Type, time and subject of a client's events before the day."""
-    rows = [(kind, *row[1:]) for kind in EventType for row in log.events[kind].iter_rows() if row[0] == client]
+    rows = [(kind, *row[1:]) for kind in schema.EVENT_TYPES for row in log.events[kind].iter_rows() if row[0] == client]
     return [row for row in rows if row[1] < AS_OF]
 
 
@@ -177,7 +177,7 @@ def test_the_newest_events_are_said_in_words(profiles):
     assert {name for row in said for name in row[3] if row[1] == "product_buy"} <= wanted
     assert {name for row in said for name in row[3] if row[1] == "page_visit"} <= {f"url {url}" for url in range(9)}
     assert all(row[3] == [] for row in said if row[1] == "search_query")
-    assert {row[1] for row in said} == {str(kind) for kind in EventType}
+    assert {row[1] for row in said} == {str(kind) for kind in schema.EVENT_TYPES}
 
 
 @pytest.mark.parametrize(

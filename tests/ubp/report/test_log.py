@@ -25,7 +25,7 @@ from ubp.report.log import (
     share_of_busiest,
 )
 
-PRESENT = tuple(kind for kind in schema.EVENT_ORDER if kind is not EventType.ADD_TO_CART)
+PRESENT = tuple(kind for kind in schema.EVENT_TYPES if kind is not EventType.ADD_TO_CART)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from ubp.report.made import (
     BLOCK,
     MERGE,
     REFERENCE,
+    DriftDay,
     ablations_of,
     best,
     curve_of,
@@ -190,8 +191,8 @@ def test_ablations(paths, caplog):
 def test_drift(paths, caplog):
     assert drift_of(paths) == []
     reports = {
-        "2022-02-02": {"psi": {"a": 0.1}},
-        "2022-02-01": {"clients": 3, "due": True},
+        "2022-02-02": {"clients": 3, "canaries": {"below": 1, "other": 2}, "verdict": "fine"},
+        "2022-02-01": {"psi": {"a": 0.1}},  # somebody else's report
         "2022-02-03": {"due": True},
     }
     for day, report in reports.items():
@@ -200,9 +201,10 @@ def test_drift(paths, caplog):
         (folder / "drift.json").write_text(json.dumps(report))
     (folder.parent / "day=x").mkdir()
     (folder.parent / "day=x" / "drift.json").write_text("{")
-    assert [(day.name, day.day, day.figures) for day in drift_of(paths)] == [
-        ("combined", "2022-02-01", {"clients": 3}), ("combined", "2022-02-02", {"psi.a": 0.1}),
-    ]  # fmt: skip
+    assert drift_of(paths) == [
+        DriftDay("combined", "2022-02-01", {"psi.a": 0.1}),
+        DriftDay("combined", "2022-02-02", {"clients that came": 3, "canaries that moved": 1}, "fine"),
+    ]
     assert "not readable" in caplog.text
 
 

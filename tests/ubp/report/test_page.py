@@ -124,7 +124,7 @@ def test_what_is_not_there_is_said(nothing):
     text = "".join(tree.text)
     for line in (
         "No block was made yet", "Nothing was scored yet", "No training curves", "No ablation yet",
-        "A map of clients needs a block", "No day was compared",
+        "A map of clients needs a block", "No nightly run yet",
     ):  # fmt: skip
         assert line in text
     values = json.loads(tree.scripts[0])
