@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from ubp.data import schema
+from ubp.data.event_types import by_code
 from ubp.data.history import ChallengeData
 from ubp.data.own_ids import ID, ORIGINAL
 from ubp.data.paths import DataPaths
@@ -170,7 +171,7 @@ class Histories:
         width = -(-days // bins)
         place = ((pl.col(schema.TIMESTAMP) - history.start).dt.total_days() // width).alias(_BIN)
         counted, listed = [], []
-        for event_type in sorted(history.event_types, key=lambda kind: -kind.code):
+        for event_type in reversed(by_code(history.event_types)):
             events, name = history.events(event_type, clients), pl.lit(str(event_type)).alias(_TYPE)
             keys = [pl.col(schema.CLIENT_ID), name, place]
             counted.append(events.group_by(keys).agg(pl.len().alias(EVENTS)))

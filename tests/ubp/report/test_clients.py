@@ -21,9 +21,16 @@ AS_OF = small_logs.START + timedelta(days=45)
 CLIENTS = np.array([7, 2, 5, 0, 99], np.int64)  # 99 is not in the log
 
 
-@pytest.fixture(scope="module", params=[(), (EventType.SEARCH_QUERY, EventType.REMOVE_FROM_CART)])
+OWN = EventType("transfer", schema.SKU, 5)  # the log's own
+
+
+@pytest.fixture(scope="module", params=["the challenge's types", "fewer", "one more"])
 def log(request):
-    return small_logs.random_log(5, empty=request.param)
+    empty = (EventType.SEARCH_QUERY, EventType.REMOVE_FROM_CART) if request.param == "fewer" else ()
+    found = small_logs.random_log(5, empty=empty)
+    if request.param == "one more":
+        found.events[OWN] = small_logs.random_log(6).events[EventType.ADD_TO_CART]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def history(log, tmp_path_factory):
 
 def events_of(log, client):
     """Type, time and subject of a client's events before the day."""
-    rows = [(kind, *row[1:]) for kind in schema.EVENT_TYPES for row in log.events[kind].iter_rows() if row[0] == client]
+    rows = [(kind, *row[1:]) for kind, table in log.events.items() for row in table.iter_rows() if row[0] == client]
     return [row for row in rows if row[1] < AS_OF]
 
 
@@ -74,7 +81,7 @@ def test_histories(log, history, bins, width):
 @pytest.mark.parametrize("newest", [1, 4, 1000])
 def test_the_newest_events(log, history, newest):
     found = Histories.of(history, CLIENTS, 45, newest).newest
-    order = [*reversed(schema.EVENT_ORDER)]
+    order = [OWN, *reversed(schema.EVENT_ORDER)]
     for client in CLIENTS.tolist():
         moments = defaultdict(list)
         for kind, time, subject in events_of(log, client):
