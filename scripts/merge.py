@@ -39,8 +39,8 @@ from ubp.blocks.merge import (
 )
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
-from ubp.cli.output import closing_line
-from ubp.cli.run import versions
+from ubp.cli.output import closing_line, cost_so_far
+from ubp.cli.run import COST, versions
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some, require
 from ubp.io.files import digest_of
@@ -70,6 +70,7 @@ def _keep(
         "fingerprint": data.fingerprint,
         "as_of": data.as_of.isoformat(sep=" "),
         "versions": versions(),
+        "report": {COST: cost_so_far()},
     }
     save(fitted, fitted.folder, lineage)
     for refusal in fitted.refusals:

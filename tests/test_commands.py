@@ -55,6 +55,7 @@ ALL = {
     "nightly": ["scripts/nightly.py", "day=2022-11-09", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
     "recommend": ["scripts/recommend.py"],
+    "report": ["scripts/report.py"],
     "demo": ["scripts/demo.py"],
     "all_embeddings": ["scripts/all_embeddings.py"],
     **TEXTS,

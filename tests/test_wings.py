@@ -12,12 +12,10 @@ from ubp.data.paths import REPOSITORY
 FLOORS = {
     "io": 0,
     "data": 1,
-    "sequences": 2,
-    "blocks": 2,
-    "training": 3,
-    "evaluation": 3,
+    **dict.fromkeys(("sequences", "blocks"), 2),
+    **dict.fromkeys(("training", "evaluation"), 3),
     "nightly": 4,
-    "cli": 5,
+    **dict.fromkeys(("cli", "report"), 5),
     "api": 6,
 }
 FAMILIES = sorted({entry.command.partition("/")[0] for entry in registry.entries()})

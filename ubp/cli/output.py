@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 # When this process began, on `time.time`'s clock; imports come before any line of ours.
-_STARTED = psutil.Process().create_time()
+_STARTED: float = psutil.Process().create_time()
 
 _WIDTH, _WIDEST = 140, 400  # of a table, in characters, where nobody's screen limits it
 
@@ -37,8 +37,18 @@ def closing_line(
         seconds: that it took; None for all since the process began.
     """
     size = f" · {clients:,} clients × {columns:,} columns" if clients is not None else ""
-    seconds = time.time() - _STARTED if seconds is None else seconds
+    seconds = seconds_so_far() if seconds is None else seconds
     say(f"{what}{size} · {seconds:.1f} s · {peak_megabytes():,.0f} MB · {path}")
+
+
+def seconds_so_far() -> float:
+    """Since this process began."""
+    return time.time() - _STARTED
+
+
+def cost_so_far() -> dict[str, float]:
+    """Of this process: seconds since it began, and the megabytes that it held at most."""
+    return {"seconds": round(seconds_so_far(), 1), "megabytes": round(peak_megabytes())}
 
 
 def show(table: Table) -> None:

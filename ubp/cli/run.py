@@ -20,7 +20,7 @@ from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
 from ubp.blocks.registry import needs_of
 from ubp.cli.config import Common, resolved
-from ubp.cli.output import COLLAPSED, closing_line
+from ubp.cli.output import COLLAPSED, closing_line, cost_so_far
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
 from ubp.data.targets import OPEN_COLUMNS, open_targets
@@ -37,6 +37,7 @@ _NOT_IN_LINEAGE = (
 )
 _INPUTS = "inputs"  # in a config: the fitted blocks that are read; in a lineage: which fit of each
 _TARGETS = "targets"  # in a lineage: which lists of the open tasks are read, by column
+COST = "cost"  # key of a fitted block's report, not of its parquet's: what was made again is to have the same bytes
 WARNINGS = "warnings"  # key of a report: what stands in the closing line, list[str]
 _PACKAGE = "universal-behavioral-profiles"
 
@@ -83,7 +84,7 @@ class EmbeddingRun:
         encoded = fitted.encode(self.data, self.data.relevant_clients)
         if not len(encoded):
             raise no_events(self.data, needs_of(self.name), f"{self.name}: no relevant client has a vector")
-        keep_fitted(fitted, self.model, lineage | {"report": dict(report)})
+        keep_fitted(fitted, self.model, lineage | {"report": {**report, COST: cost_so_far()}})
         health = health_of(encoded.vectors, self.seed)
         found = {**report, "health": health.as_dict()}
         logger.info(

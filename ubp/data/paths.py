@@ -114,3 +114,13 @@ class DataPaths:
     def exported(self, name: str) -> Path:
         """The folder of a block's encoder as ONNX (``scripts/export.py``)."""
         return self.root / "exported" / name
+
+    @property
+    def log(self) -> str:
+        """What the log is called: the name of the data path's folder."""
+        return self.root.resolve().name
+
+    @property
+    def report(self) -> Path:
+        """The page that ``scripts/report.py`` writes."""
+        return self.root / "reports" / f"{self.log}.html"

@@ -55,7 +55,10 @@ def test_the_fitted_block_is_kept_with_the_lineage(config):
     folder = DataPaths(Path(config.data_path)).model("als_64_buy_add_categories", submit=True)
     np.testing.assert_array_equal(load(folder).rows, vectors.astype(np.float32))
     lineage = lineage_of(folder)
+    cost = lineage["report"].pop("cost")
     assert lineage["report"] == {"loss": 0.5}
+    assert cost["seconds"] > 0
+    assert cost["megabytes"] > 10
     assert {key: read_lineage(path)[key] for key in ("name", "config", "seed", "fingerprint", "as_of")} == {
         key: lineage[key] for key in ("name", "config", "seed", "fingerprint", "as_of")
     }
