@@ -162,3 +162,21 @@ def test_a_client_without_events_or_without_a_vector(history):
     events = ClientEvents.of(history, without[0])
     with pytest.raises(UserError, match=f"client={without[0]}: no vector: it has no event that the block reads"):
         occluded(Purchases(WEIGHTS), history, events, events.parts(2, 0), history.seen()[:2])
+
+
+def test_a_logs_own_event_types_are_left_out_like_the_others(tmp_path):
+    log = synthetic()
+    paths = log.write(tmp_path / "data")
+    paths.event_types.write_text('{"transfer": "sku"}')
+    carts = pl.read_parquet(paths.raw / "add_to_cart.parquet")
+    carts.write_parquet(paths.raw / "transfer.parquet")
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, np.array(ids_of(log)))
+    history, client = ChallengeData(paths, submit=True), client_of(log)
+    events = ClientEvents.of(history, client)
+    parts = [part for part in events.parts(0, 0) if part.name == "transfer"]
+    assert [len(part.places) for part in parts] == [len(carts.filter(pl.col("client_id") == client))]
+    block = StatFeaturesRecipe().fit(history, 0, paths.cache).block
+    found = occluded(block, history, events, parts, history.seen()[:3])
+    assert found.own.tobytes() == block.encode(history, [client]).vectors[0].tobytes()
+    assert not np.array_equal(found.left_out[0], found.own)
