@@ -383,8 +383,9 @@ def _rows(night: Night, found: Drift, written: int) -> Iterator[tuple[str, str]]
         yield "moved since their last profile", f"{found.moved.clients:,} clients; cosine {values or '–'}"
     if (seen := found.canaries) is not None:
         below = f"{seen.below:,} below {night.drift.canary_cosine:g}, {seen.quiet_below:,} of them without a new event"
-        named = f": {name_some(_own_names(night.history.paths, seen.named), 5)}" if seen.named else ""
-        yield "canaries", f"{seen.clients:,} clients; least cosine {seen.least:.3f}; {below}{named}"
+        lines = [f"{seen.clients:,} clients; least cosine {seen.least:.3f}", below]
+        lines += [name_some(_own_names(night.history.paths, seen.named), 3)] if seen.named else []
+        yield "canaries", "\n".join(lines)
     if (drifted := found.columns) is not None:
         yield (
             "columns that drifted",
