@@ -36,7 +36,7 @@ from ubp.cli.chosen import choose_fit, fitted_names
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say, show
-from ubp.data import schema
+from ubp.data import own_ids, schema
 from ubp.data.growth import forget_before
 from ubp.data.history import ChallengeData
 from ubp.data.own_log import ImportSettings, all_files
@@ -383,8 +383,9 @@ def _rows(night: Night, found: Drift, written: int) -> Iterator[tuple[str, str]]
         yield "moved since their last profile", f"{found.moved.clients:,} clients; cosine {values or '–'}"
     if (seen := found.canaries) is not None:
         below = f"{seen.below:,} below {night.drift.canary_cosine:g}, {seen.quiet_below:,} of them without a new event"
-        named = f": {name_some(seen.named, 5)}" if seen.named else ""
-        yield "canaries", f"{seen.clients:,} clients; least cosine {seen.least:.3f}; {below}{named}"
+        lines = [f"{seen.clients:,} clients; least cosine {seen.least:.3f}", below]
+        lines += [name_some(_own_names(night.history.paths, seen.named), 3)] if seen.named else []
+        yield "canaries", "\n".join(lines)
     if (drifted := found.columns) is not None:
         yield (
             "columns that drifted",
@@ -432,6 +433,13 @@ def _night(config: DictConfig, common: Common, order: Order, day: date, model: P
 def _originals(paths: DataPaths) -> pl.DataFrame | None:
     file = paths.ids("client")
     return pl.read_parquet(file, glob=False) if file.exists() else None
+
+
+def _own_names(paths: DataPaths, clients: list[int]) -> list[object]:
+    """What the log's owner calls some clients, in their order."""
+    table = _originals(paths)
+    known = {} if table is None else dict(table.filter(pl.col(own_ids.ID).is_in(clients)).iter_rows())
+    return [known.get(client, client) for client in clients]
 
 
 @command("scripts", "nightly")

@@ -145,7 +145,7 @@ def score(table: EmbeddingTable, history: ChallengeData, probe: str = "judge", d
     from ubp.evaluation.profiles import profiles_of
     from ubp.io.errors import UserError
 
-    known = config_names(CONFIGS / "scripts" / "probe")
+    known = [name for name in config_names(CONFIGS / "scripts" / "probe") if name != "none"]
     if probe not in known:
         raise UserError(f"{probe}: no such probe; known: {', '.join(known)}")
     config = composed(CONFIGS / "scripts", "evaluate", [f"probe={probe}", f"data_path={history.paths.root}"])

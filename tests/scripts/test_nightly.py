@@ -174,7 +174,7 @@ def test_a_fault_that_moves_quiet_clients_is_said(night, paths, monkeypatch):
     monkeypatch.setattr(Purchases, "vectors", other)
     said = night(NEXT)
     assert found(paths, NEXT)["canaries"]["quiet_below"] > 10
-    assert "without a new event: " in said
+    assert "of them without a new event" in said
 
 
 def turned_model(paths, turn, shift):

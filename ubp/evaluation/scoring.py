@@ -70,7 +70,7 @@ def scorer(probe: Probe, paths: DataPaths, device: torch.device) -> Iterator["Sc
         UserError: targets or windows are missing, or cannot be used.
     """
     truth, stop = GroundTruth.load(paths), threading.Event()
-    with _workers(probe, device) as (pool, workers), progress_bar() as progress, warnings.catch_warnings():
+    with workers_of(probe, device) as (pool, workers), progress_bar() as progress, warnings.catch_warnings():
         # A label that nobody bought counts as torchmetrics counts it; a line for each would bury the table.
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
         try:
@@ -80,7 +80,7 @@ def scorer(probe: Probe, paths: DataPaths, device: torch.device) -> Iterator["Sc
 
 
 @contextmanager
-def _workers(probe: Probe, device: torch.device) -> Iterator[tuple[Executor, int]]:
+def workers_of(probe: Probe, device: torch.device) -> Iterator[tuple[Executor, int]]:
     """What runs are given to, and how many it does at once; 0: in the caller's own thread."""
     if not probe.side_by_side or device.type != "cpu":
         yield _InTurn(), 0

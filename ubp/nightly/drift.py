@@ -206,7 +206,7 @@ class Canaries:
         least: cosine.
         below: how many are below the limit.
         quiet_below: how many of these had no event since: nothing but the day, or a fault, moved them.
-        named: the quiet ones' ids, or else the others', the farthest first; ten at most.
+        named: ids, the quiet ones first and the farthest before, ten at most.
     """
 
     clients: int

@@ -8,9 +8,10 @@ before it: that it may have learned from. So a model's scores begin a fortnight 
 import logging
 import time
 import warnings
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +28,10 @@ from ubp.data.split import DAYS_IN_TARGET
 from ubp.data.targets import TASKS, Targets, Task, load_targets, target_files
 from ubp.evaluation.evaluate import choose_device, deterministic
 from ubp.evaluation.judge import TaskData, judge
+from ubp.evaluation.metrics import TaskScore
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.scores import Scores
-from ubp.evaluation.scoring import best_epoch, summed
+from ubp.evaluation.scoring import best_epoch, summed, workers_of
 from ubp.evaluation.tasks import labels
 
 logger = logging.getLogger(__name__)
@@ -93,16 +95,21 @@ def score_window(
     window = _purchases(log, start, start + WINDOW)
     buyers = collect(known.events(EventType.PRODUCT_BUY).select(schema.CLIENT_ID).unique())[schema.CLIENT_ID].to_numpy()
     device = choose_device("auto")
-    details: dict[str, list[dict[str, Any]]] = {}
-    with deterministic(device.type == "cpu"), warnings.catch_warnings():
+    is_buyer = np.isin(table.client_ids, buyers)
+    runs = dict[str, list[Future[list[TaskScore]]]]()
+    with deterministic(device.type == "cpu"), workers_of(probe, device) as (pool, _), warnings.catch_warnings():
         # A label that nobody bought counts as torchmetrics counts it.
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
         for task in TASKS:
-            part = np.isin(table.client_ids, buyers) if task.active_only else np.ones(len(table), bool)
-            if task.name == "conversion" and "churn" in details and np.isin(table.client_ids, buyers).all():
-                details[task.name] = details["churn"]  # the same question about the same clients
+            part = is_buyer if task.active_only else np.ones(len(table), bool)
+            if task.name == "conversion" and "churn" in runs and is_buyer.all():
+                runs[task.name] = runs["churn"]  # the same question about the same clients
             elif data := _task_data(task, log, table, (part & teaches, part & ~teaches), window, device):
-                details[task.name] = [best_epoch(judge(data, probe, each, lambda: None), each) for each in probe.seeds]
+                runs[task.name] = [pool.submit(judge, data, probe, each, lambda: None) for each in probe.seeds]
+        details = {
+            task: [best_epoch(run.result(), each) for run, each in zip(of_task, probe.seeds, strict=True)]
+            for task, of_task in runs.items()
+        }
     scores = summed("profiles", table.columns, probe, details)
     found = WindowScores.of(start, len(table), scores, time.perf_counter() - began)
     logger.info("the window from %s: %.4f over %d tasks in %.1f s", start, found.mean, scores.n_tasks, found.seconds)
