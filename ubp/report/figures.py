@@ -25,11 +25,11 @@ from ubp.data.targets import TASKS
 from ubp.evaluation.ablation import Change
 from ubp.report.clients import CATEGORY, PURCHASES, SINCE, SINCE_PURCHASE, ClientView
 from ubp.report.log import ANY, CLIENTS, EVENTS, HOUR, PERIOD, TYPE, WEEKDAY, LogSummary
-from ubp.report.made import MERGE, REFERENCE, AblationTable, Curve, DriftDay, Line, Made, in_order
+from ubp.report.made import DRIFT_FIGURES, MERGE, REFERENCE, AblationTable, Curve, DriftDay, Line, Made, in_order
 
 # Tol's bright scheme: told apart by the colour-blind, on white and on black.
 PALETTE: Final = ("#aa3377", "#4477aa", "#ccbb44", "#ee6677", "#228833", "#66ccee", "#bb7744", "#7766cc", "#999999")
-FIRST, SECOND, GREY = "#4477aa", "#ee7733", "#999999"
+FIRST, SECOND, THIRD, GREY = "#4477aa", "#ee7733", "#aa3377", "#999999"
 
 # From little to much; each can be seen on white and on black.
 SCALE: Final = ("#5566cc", "#3399bb", "#44aa77", "#ddaa33", "#dd5533")
@@ -260,9 +260,9 @@ def scores(rows: Sequence[Made]) -> Drawn | None:
         "merge": {"mode": "markers", "marker": {"color": SECOND, "size": 9, "symbol": "diamond"}},
     }
     references = [row.name for row in rows if row.kind == REFERENCE]
-    for name, dash in zip(references, ("dot", "dash"), strict=False):
-        mark = {"symbol": "line-ns-open", "size": 9}
-        looks[text(name)] = {"mode": "lines+markers", "line": {"color": GREY, "dash": dash}, "marker": mark}
+    for name, dash, colour in zip(references, ("dot", "dash"), (GREY, THIRD), strict=False):
+        mark = {"symbol": "line-ns-open", "size": 12, "color": colour}
+        looks[text(name)] = {"mode": "lines+markers", "line": {"color": colour, "dash": dash}, "marker": mark}
     traces = [
         go.Scatter(
             x=first.data["x"][place], y=first.data["y"][place], name=name,
@@ -402,10 +402,10 @@ def client_map(view: ClientView) -> Drawn:
     traces[0].update(next(iter(colours.values())))
     for place, (category, rows) in enumerate(top_groups(view.facts[CATEGORY], _CATEGORIES)):
         if category is None or category < 0:
-            name, colour = "none" if category is None else "others", GREY
+            name, look = "none" if category is None else "others", {"opacity": 0.35, "color": GREY}
         else:
-            name, colour = f"category {view.category_names[category]}", PALETTE[place]
-        look = {"size": 5, "opacity": 0.75, "color": colour}
+            name, look = f"category {view.category_names[category]}", {"opacity": 0.85, "color": PALETTE[place]}
+        look |= {"size": 5}
         traces.append(
             go.Scatter(
                 x=x[rows], y=y[rows], mode="markers", name=text(shortened(name)), visible=False, marker=look,
@@ -525,5 +525,7 @@ def drift(days: Sequence[DriftDay]) -> Drawn | None:
 
 
 def common_figures(days: Sequence[DriftDay], most: int = 24) -> list[str]:
-    """The names of figures in the order in which they were written, so many at the most."""
-    return list(dict.fromkeys(name for day in days for name in day.figures))[:most]
+    """The names of figures, those that are known first and in their order; so many at the most."""
+    known = list(DRIFT_FIGURES.values())
+    found = dict.fromkeys(name for day in days for name in day.figures)
+    return sorted(found, key=lambda name: known.index(name) if name in known else len(known))[:most]

@@ -268,7 +268,7 @@ def ablations_of(paths: DataPaths) -> list[AblationTable]:
 # --- drift --------------------------------------------------------------------------------------------
 
 # What is shown of a night's report, by where it lies in it.
-_DRIFT: Final = {
+DRIFT_FIGURES: Final = {
     "clients": "clients that came",
     "moved.quantiles.0.5": "their cosine with the profile before, median",
     "canaries.least": "least cosine of a canary",
@@ -314,7 +314,7 @@ def drift_of(paths: DataPaths) -> list[DriftDay]:
 def figures_of_night(report: Any) -> dict[str, float]:  # noqa: ANN401 (whatever JSON holds)
     """The figures of a report that are shown; all its numbers by their dotted paths where it has none of these."""
     numbers = numbers_in(report)
-    known = {label: numbers[path] for path, label in _DRIFT.items() if path in numbers}
+    known = {label: numbers[path] for path, label in DRIFT_FIGURES.items() if path in numbers}
     return known or numbers
 
 
