@@ -1,6 +1,6 @@
 # make demo     real data in, a scored profile out; a second run does not repeat what is done
 # make demo-quick   the same of six blocks, without the judge
-# make test     the fast tests: under four minutes on two cores
+# make test     the fast tests, in two processes; WORKERS=8 says in how many
 # make test-full   all tests: those that start processes too
 # make lint     style and types
 # make setup    only the .venv
@@ -11,6 +11,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A file's tests stay together: what they share is made once. One thread each, so that the processes leave each other room.
+WORKERS ?= 2
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo demo-quick setup test test-full lint audit clean
 
@@ -23,10 +26,10 @@ demo-quick: $(READY)
 setup: $(READY)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not full" $(ARGS)
+	$(TEST) -m "not full" $(ARGS)
 
 test-full: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(TEST) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
