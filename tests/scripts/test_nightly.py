@@ -13,10 +13,10 @@ from scripts import import_log, nightly
 from tests.ubp.blocks.toy import Purchases, make_purchases
 from tests.ubp.data.test_own_log import FILES, SCHEMA
 from ubp.blocks.fitted import load, save
+from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.own_log import outputs
 from ubp.data.paths import DataPaths
-from ubp.data.schema import EventType
 from ubp.nightly.profiles import ProfileDays
 from ubp.sequences import build as building
 from ubp.sequences.build import build_or_open
@@ -233,18 +233,18 @@ def test_a_new_space_where_nothing_is_to_be_turned(night, paths):
 
 def test_the_store_is_continued_and_not_built(paths, monkeypatch, night):
     last = ChallengeData(paths, True).as_of
-    for kind in EventType:
+    for kind in schema.EVENT_TYPES:
         table = pl.read_parquet(paths.raw / kind.file_name)
         table.filter(pl.col("timestamp") < NEXT).write_parquet(paths.raw / kind.file_name)
         table.write_parquet(paths.root / kind.file_name)
     build_or_open(ChallengeData(paths, True))
-    for kind in EventType:
+    for kind in schema.EVENT_TYPES:
         (paths.root / kind.file_name).replace(paths.raw / kind.file_name)
     monkeypatch.setattr(building, "build", lambda *_: pytest.fail("built anew"))
     night(NEXT)
     whole = ChallengeData(paths, True)
     assert whole.as_of == last
-    assert len(build_or_open(whole).time) == sum(whole.rows(kind) for kind in EventType)
+    assert len(build_or_open(whole).time) == sum(whole.rows(kind) for kind in schema.EVENT_TYPES)
 
 
 def test_the_probe_begins_a_fortnight_after_the_model(run, paths):
@@ -309,12 +309,12 @@ def test_a_day_is_taken_in_and_its_clients_have_their_own_names(run, own):
     assert code == 0
     assert "2 new events (sales 2), 1 new clients, 1 new items" in said
     assert sorted(day_of(paths, "2025-01-11")["original"]) == ["aaa", "bob"]
-    before = {path: path.read_bytes() for path in outputs(paths)}
+    before = {path: path.read_bytes() for path in outputs(paths, schema.EVENT_TYPES)}
     code, said, _ = own_night(run, own, "2025-01-11")
     assert code == 0
     assert "0 new events" in said
     assert "done before" in said
-    assert {path: path.read_bytes() for path in outputs(paths)} == before
+    assert {path: path.read_bytes() for path in outputs(paths, schema.EVENT_TYPES)} == before
     code, _, err = own_night(run, own, "2025-01-10")
     assert code == 1
     assert any("day=2025-01-10: the log goes on until 2025-01-11 already" in line for line in err)
