@@ -42,14 +42,15 @@ from ubp.data.history import ChallengeData
 from ubp.data.own_log import ImportSettings, all_files
 from ubp.data.own_log_day import TakenDay, take_day
 from ubp.data.paths import DataPaths
-from ubp.data.reading import collect
+from ubp.data.reading import collect, load_clients
 from ubp.data.text_codes import TextSettings
 from ubp.evaluation.probes import Probe
+from ubp.io.arrays import read_arrays, write_arrays
 from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import atomic_write
 from ubp.io.stage import Stage
 from ubp.nightly.drift import Canaries, Columns, Drift, DriftSettings, Moved, Reference, column_names, cosines
-from ubp.nightly.profiles import VERSION, ProfileDays, in_space, space_of
+from ubp.nightly.profiles import BEGIN_ANEW, VERSION, ProfileDays, in_space, space_of
 from ubp.nightly.rotation import Rotation
 from ubp.sequences.append import append_or_build, earlier_store
 
@@ -229,7 +230,7 @@ def encoded(night: Night, fitted: FittedBlock) -> EmbeddingTable:
     """
     file = night.profiles.folder / "canaries.npy"
     # The canaries are made although they may not have changed.
-    asked = night.history.seen() if night.writes_all else np.union1d(night.changed, np.load(file, allow_pickle=False))
+    asked = night.history.seen() if night.writes_all else np.union1d(night.changed, load_clients(file))
     table = fitted.encode(night.history, asked)
     if not len(table):
         raise UserError(f"{night.name}: none of {len(asked):,} clients has events that it reads; nothing is written")
@@ -303,16 +304,16 @@ def compared(
     night: Night, table: EmbeddingTable, mean: npt.NDArray[np.float64]
 ) -> tuple[Moved | None, Canaries | None]:
     """How far clients and canaries moved since their last profiles; tonight's of the canaries are kept."""
-    asked = np.load(night.profiles.folder / "canaries.npy", allow_pickle=False)
+    asked = load_clients(night.profiles.folder / "canaries.npy")
     rows = np.isin(table.client_ids, asked)
     tonight = EmbeddingTable(table.client_ids[rows], table.vectors[rows], {})
-    with atomic_write(night.profiles.of_day(night.day) / _CANARIES) as aside:
-        np.savez(aside, allow_pickle=False, ids=tonight.client_ids, vectors=tonight.vectors)
+    kept = {"ids": tonight.client_ids, "vectors": tonight.vectors}
+    write_arrays(night.profiles.of_day(night.day) / _CANARIES, kept)
     if not night.same_version:
         return None, None
     last = night.same_version[0]
-    with np.load(night.profiles.of_day(last) / _CANARIES, allow_pickle=False) as kept:
-        before = EmbeddingTable(kept["ids"], kept["vectors"], {})
+    arrays = read_arrays(night.profiles.of_day(last) / _CANARIES, tuple(kept), BEGIN_ANEW)
+    before = EmbeddingTable(arrays["ids"], arrays["vectors"], {})
     canaries = Canaries.of(*cosines(before, tonight, mean), night.changed, night.drift.canary_cosine)
     earlier = night.profiles.newest(np.intersect1d(table.client_ids, night.changed), night.day, night.version)
     moved = Moved.of(cosines(earlier, table, mean)[1] if earlier else np.zeros(0))

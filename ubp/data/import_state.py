@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -51,5 +52,5 @@ class ImportState:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return cls(TextCodes.from_arrays(arrays, embedder), arrays["prices"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise UserError(f"{file}: not readable ({error}); import the log anew, and fit the models again") from error

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock
 from ubp.blocks.merge import FittedMerge
-from ubp.io.errors import UserError, require, require_positive
-from ubp.io.files import atomic_write
+from ubp.io.arrays import read_arrays, write_arrays
+from ubp.io.errors import require, require_positive
+from ubp.nightly.profiles import BEGIN_ANEW
 
 BINS: Final = 10
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5)
@@ -91,8 +92,7 @@ class Reference:
 
     def write(self, file: Path) -> None:
         """Keep it; plain numbers."""
-        with atomic_write(file) as aside, aside.open("wb") as opened:
-            np.savez(opened, allow_pickle=False, mean=self.mean, edges=self.edges, counts=self.counts)
+        write_arrays(file, {"mean": self.mean, "edges": self.edges, "counts": self.counts})
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -101,11 +101,8 @@ class Reference:
         Raises:
             UserError: it cannot be read.
         """
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["mean"], arrays["edges"], arrays["counts"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise UserError(f"{file}: not readable ({error}); remove its version's profiles and begin anew") from error
+        arrays = read_arrays(file, ("mean", "edges", "counts"), BEGIN_ANEW)
+        return cls(arrays["mean"], arrays["edges"], arrays["counts"])
 
 
 def binned(vectors: Matrix, edges: Floats) -> npt.NDArray[np.int64]:

@@ -22,6 +22,8 @@ from ubp.data import own_ids, schema
 from ubp.data.reading import collect, scan
 from ubp.io.files import atomic_write
 
+BEGIN_ANEW: Final = "remove its version's profiles and begin anew"  # where a file of a version is broken
+
 _FILE: Final = "profiles.parquet"
 _DAY: Final = "day="
 _PATTERN: Final = re.compile(r"day=(\d{4}-\d{2}-\d{2})")

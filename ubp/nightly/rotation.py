@@ -12,8 +12,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from ubp.io.arrays import read_arrays, write_arrays
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.nightly.profiles import BEGIN_ANEW
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
@@ -76,8 +77,7 @@ class Rotation:
     def write(self, file: Path) -> None:
         """Keep it; plain numbers."""
         numbers = {"residual": np.float64(self.residual), "clients": np.int64(self.clients)}
-        with atomic_write(file) as aside, aside.open("wb") as opened:
-            np.savez(opened, allow_pickle=False, mean=self.mean, turn=self.turn, onto=self.onto, **numbers)
+        write_arrays(file, {"mean": self.mean, "turn": self.turn, "onto": self.onto, **numbers})
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -86,9 +86,6 @@ class Rotation:
         Raises:
             UserError: it cannot be read.
         """
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                rest = float(arrays["residual"]), int(arrays["clients"])
-                return cls(arrays["mean"], arrays["turn"], arrays["onto"], *rest)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise UserError(f"{file}: not readable ({error}); remove its version's profiles and begin anew") from error
+        arrays = read_arrays(file, ("mean", "turn", "onto", "residual", "clients"), BEGIN_ANEW)
+        rest = float(arrays["residual"]), int(arrays["clients"])
+        return cls(arrays["mean"], arrays["turn"], arrays["onto"], *rest)

@@ -199,3 +199,10 @@ def test_a_log_that_was_not_imported(folder, grown):
     grown.import_state.unlink()
     with pytest.raises(UserError, match=r"import_state.npz: file missing; days can be taken into a log that was"):
         take(folder, grown, "2025-01-05")
+
+
+@pytest.mark.parametrize("left", [0, 10, 200])
+def test_a_broken_state_of_the_import_is_named(folder, grown, left):
+    grown.import_state.write_bytes(grown.import_state.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"import_state\.npz: not readable .*import the log anew"):
+        take(folder, grown, "2025-01-05")
