@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import hydra.utils
@@ -134,7 +135,7 @@ def fit(
     checkpoint = folder / f"{LAST}.ckpt"
     first_epoch = 0
     if checkpoint.exists():
-        first_epoch = torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"] + 1
+        first_epoch = _loaded(checkpoint)["epoch"] + 1
         logger.info("taking up the run in %s after %d epochs", folder, first_epoch)
     finished = folder / FINISHED
     if finished.exists():  # nothing is left to train, whatever stopped it then: only load what it learnt
@@ -144,7 +145,7 @@ def fit(
         model.use_dense_gradients()
     training = Training(model, source, parts, settings, seed, first_epoch)
     with limited_threads(settings.threads), kernels(trainer.strategy.root_device), random_numbers():
-        trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=False)
+        trainer.fit(training, ckpt_path=checkpoint if first_epoch else None, weights_only=True)
     best_score = float(cast("Tensor", best.best_model_score)) if best.best_model_path else math.nan
     if not math.isfinite(best_score):
         raise UserError(f"training: {monitor} is no number from the start; try a smaller trainer.learning_rate")
@@ -152,6 +153,22 @@ def fit(
         with atomic_write(finished) as aside:
             aside.write_text(str(trainer.current_epoch))
     path = checkpoint if keep_last else Path(best.best_model_path)
-    kept = torch.load(path, map_location="cpu", weights_only=False)
+    kept = _loaded(path)
     training.load_state_dict(kept["state_dict"])
     return Trained(model, parts, trainer, path, best_score, trainer.current_epoch, kept["epoch"] + 1, settings)
+
+
+def _loaded(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint that lies there; code that somebody may have put into it is refused, not run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        found: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{checkpoint}: not a usable checkpoint ({reason}); delete {checkpoint.parent} to train from the start"
+        ) from error
+    return found

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -328,6 +329,29 @@ def test_a_killed_run_says_the_means_of_an_undisturbed_one(tmp_path, caplog):
     fit(Remembering(), Numbers(), settings(), tmp_path / "killed", seed=1)
     assert lines_of(caplog, "train_loss") == wanted
     assert len(set(wanted)) == 4
+
+
+class Evil:
+    def __init__(self, touched):
+        self.touched = touched
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.touched),)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_named_and_its_code_not_run(tmp_path):
+    """One that somebody changed, and ones that were cut."""
+    folder = tmp_path / "run"
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(Remembering(fail_at=21), Numbers(), settings(), folder, seed=1)
+    (checkpoint,) = folder.glob("last.ckpt")
+    whole = checkpoint.read_bytes()
+    torch.save({"epoch": Evil(tmp_path / "touched")}, checkpoint)
+    for content in (checkpoint.read_bytes(), b"", whole[:100], whole[: len(whole) // 2]):
+        checkpoint.write_bytes(content)
+        with pytest.raises(UserError, match=r"last\.ckpt: not a usable checkpoint .*; delete .* to train"):
+            fit(Remembering(), Numbers(), settings(), folder, seed=1)
+    assert not (tmp_path / "touched").exists()
 
 
 class Threaded(Copier):
