@@ -24,7 +24,6 @@ from ubp.cli.output import closing_line, say
 from ubp.data.paths import LOCAL, DataPaths
 from ubp.io.errors import UserError, name_some, require
 from ubp.io.stage import Stage, content_of
-from ubp.training.export import OPSET, encoder_of, export, model_of, require_libraries
 
 _KEPT = ("name", "seed", "fingerprint", "as_of")  # of the fit's lineage
 
@@ -75,6 +74,9 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     order = order_of(config, common.paths)
     model = choose_fit(common.paths, order.name, None if config.submit is None else common.submit)
+    # torch takes a second to import.
+    from ubp.training.export import OPSET, encoder_of, export, model_of, require_libraries
+
     block = load(model)
     if isinstance(block, FittedMerge):
         names = ", ".join(part.name for part in block.blocks)
