@@ -16,6 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ubp.blocks.fitted import is_fitted, load
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line
@@ -28,6 +29,7 @@ from ubp.report.log import LogSummary
 from ubp.report.made import Made, ablations_of, best, curves_of, drift_of, made_of
 from ubp.report.page import Content, page
 from ubp.report.profiles import ProfileFile
+from ubp.report.rests import Rests, rests_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,14 @@ def notes_of(shown: Made | None, history: ChallengeData, submit: bool) -> list[s
     return lines
 
 
+def rests_on_page(name: str, view: ClientView, common: Common, submit: bool, explained: int) -> dict[int, Rests]:
+    """What the profiles of the first clients rest on; nothing where the fit that made them is not there."""
+    model = common.paths.model(name, submit)
+    if not explained or not is_fitted(model):
+        return {}
+    return rests_of(name, load(model), view.history, view.drawn[:explained], common.seed)
+
+
 def content_of(config: DictConfig, common: Common) -> Content:
     """All that the page shows.
 
@@ -100,6 +110,7 @@ def content_of(config: DictConfig, common: Common) -> Content:
         drift=drift_of(common.paths),
         colours=colours_of(log),
         notes=notes_of(shown, history, submit),
+        rests=rests_on_page(shown.name, view, common, submit, settings.explained) if shown and view else {},
     )
 
 

@@ -215,6 +215,7 @@ class ClientSettings:
         neighbours: of each, by the cosine of their profiles.
         newest: events listed of each client.
         bins: of time in a client's history, at most.
+        explained: of the clients to look at, the first so many are shown with what their profile rests on.
         map: ``pca`` (fast, and distances mean something) or ``tsne`` (near ones stay near).
 
     Raises:
@@ -226,10 +227,12 @@ class ClientSettings:
     neighbours: int = 5
     newest: int = 12
     bins: int = 180
+    explained: int = 1
     map: str = PCA
 
     def __post_init__(self) -> None:
         require_positive(self, "view", "drawn", "neighbours", "newest", "bins")
+        require(self.explained >= 0, "view.explained", self.explained, "at least 0")
         require(1 < self.sample <= _MOST, "view.sample", self.sample, f"from 2 to {_MOST:,}, as a page can bear")
         require(self.map in MAPS, "view.map", self.map, f"{PCA} or {TSNE}")
 

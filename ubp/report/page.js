@@ -79,6 +79,15 @@
       });
       return trace;
     });
+    const days = clients.rests.days[id] ?? [];
+    if (days.length) {
+      const most = Math.max(...days.map(([, move]) => move));
+      data.push({
+        x: days.map(([bin]) => at(bin)), y: days.map(() => -0.8), text: days.map(([, , said]) => said),
+        name: "rests on", type: "scatter", mode: "markers", hoverinfo: "text",
+        marker: { color: "#999999", symbol: "square", size: days.map(([, move]) => 2 + 16 * move / most), line: { width: 0 } },
+      });
+    }
     const names = shown.map((client, row) => (row ? `nearest ${row}` : "the client"));
     const shapes = shown.slice(1).map((_, row) => ({
       type: "line", xref: "paper", x0: 0, x1: 1, y0: row + 0.5, y1: row + 0.5, line: { width: 1, color: "#999999" },
@@ -86,7 +95,11 @@
     const layout = {
       margin: { l: 70, r: 8, t: 8, b: 30 }, showlegend: false, shapes, hovermode: "closest",
       xaxis: { type: "date", range: [at(-1), at(clients.bins)] },
-      yaxis: { range: [shown.length - 0.5, -0.5], tickvals: shown.map((_, row) => row), ticktext: names, showgrid: false },
+      yaxis: {
+        range: [shown.length - 0.5, days.length ? -1.2 : -0.5], showgrid: false,
+        tickvals: [...(days.length ? [-0.8] : []), ...shown.map((_, row) => row)],
+        ticktext: [...(days.length ? ["rests on"] : []), ...names],
+      },
     };
     return { data, layout, zooms: false };
   }
@@ -120,6 +133,7 @@
     const place = document.getElementById("client");
     place.querySelector("select").value = String(id);
     document.getElementById("about-client").textContent = `Client ${clients.names[id]}: ${clients.about[id]}.`;
+    document.getElementById("rests").textContent = clients.rests.lines[id];
     document.getElementById("newest").replaceChildren(events(id));
     const beside = clients.neighbours[id].map(([other, cosine], row) => neighbour(other, cosine, row));
     document.getElementById("neighbours").replaceChildren(...beside);

@@ -22,6 +22,7 @@ from ubp.report.clients import CATEGORY, PURCHASES, SINCE, ClientView
 from ubp.report.figures import JSON, Drawn, short, shortened
 from ubp.report.log import ANY, EVENTS, LogSummary
 from ubp.report.made import REFERENCE, AblationTable, Curve, DriftDay, Made, in_order
+from ubp.report.rests import Rests
 
 _HERE: Final = Path(__file__).parent
 _POLICY: Final = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -51,6 +52,7 @@ class Content:
         drift: by profile and day.
         colours: of the event types, by name.
         notes: lines below the title, about what the reader should know of the whole.
+        rests: by their ids what the profiles of some shown clients rest on.
     """
 
     title: str
@@ -62,6 +64,7 @@ class Content:
     drift: Sequence[DriftDay]
     colours: Mapping[str, str]
     notes: Sequence[str] = ()
+    rests: Mapping[int, Rests] = field(default_factory=dict)
 
 
 def page(content: Content) -> str:
@@ -81,7 +84,10 @@ def page(content: Content) -> str:
         f'<section id="{name}"><h2>{escaped(title)}</h2>{inside}</section>'
         for name, (title, inside) in sections.items()
     )
-    values = {"figures": body.figures, "clients": content.view and client_values(content.view, present(content))}
+    values = {
+        "figures": body.figures,
+        "clients": content.view and client_values(content.view, present(content), content.rests),
+    }
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -427,9 +433,12 @@ def clients_section(content: Content, body: _Body) -> str:
 <div class="controls"><label>client <select>{"".join(names)}</select></label>
 <button type="button" id="another">another one</button></div>
 <p id="about-client"></p>
+<p id="rests"></p>
 <div class="legend">{legend}</div>
-<figure><div class="canvas" style="height:{60 + 74 * (1 + min(map(len, view.neighbours.values())))}px"></div>
-<figcaption>A mark stands for all events of a type in {each}; larger ones for more events.</figcaption></figure>
+<figure><div class="canvas" style="height:{60 + 74 * (2 + min(map(len, view.neighbours.values())))}px"></div>
+<figcaption>A mark stands for all events of a type in {each}; larger ones for more events. In the row above the \
+client, where there is one, a mark stands for what its profile rests on: the larger, the further it moves without that \
+day.</figcaption></figure>
 <div class="columns"><div><h3>Its newest events</h3><div id="newest"></div></div>
 <div><h3>Its nearest</h3><div id="neighbours"></div></div></div>
 </div>"""
@@ -450,7 +459,30 @@ def present(content: Content) -> dict[str, str]:
     return {name: colour for name, colour in content.colours.items() if name in names}
 
 
-def client_values(view: ClientView, colours: Mapping[str, str]) -> JSON:
+def _rests_values(view: ClientView, rests: Mapping[int, Rests]) -> JSON:
+    """What profiles rest on, a line for each client and a mark for each day."""
+    start, lines, days = view.history.start.date(), dict[int, str](), dict[int, list[tuple[int, float, str]]]()
+    for id_ in view.drawn:
+        if id_ not in rests:
+            lines[id_] = (
+                f"What its profile rests on: python scripts/explain.py name={view.profiles.name} "
+                f"client={view.client_names[id_]}"
+            )
+            continue
+        moves = [f"{words(name)} ({events:,} events) {move:.2f}" for name, events, move in rests[id_].types]
+        lines[id_] = (
+            f"How far its profile {view.profiles.name} moves without its events of a type, 1 being the median distance "
+            f"to other clients: {', '.join(moves)}."
+        )
+        width = view.histories.width
+        days[id_] = [
+            ((day - start).days // width, round(move, 4), f"without {day}, {events:,} events: {move:.3f}")
+            for day, events, move in rests[id_].days
+        ]
+    return {"lines": lines, "days": days}
+
+
+def client_values(view: ClientView, colours: Mapping[str, str], rests: Mapping[int, Rests]) -> JSON:
     """What the script needs to show clients."""
     places = {id_: place for place, id_ in enumerate(view.client_ids.tolist())}
     rows = view.facts.filter(pl.col(schema.CLIENT_ID).is_in(view.shown))
@@ -465,6 +497,7 @@ def client_values(view: ClientView, colours: Mapping[str, str]) -> JSON:
         "about": {row[schema.CLIENT_ID]: _about(row, view) for row in rows.iter_rows(named=True)},
         "points": {id_: [round(float(value), 5) for value in view.points[places[id_]]] for id_ in view.shown},
         "histories": view.as_records(),
+        "rests": _rests_values(view, rests),
     }
 
 

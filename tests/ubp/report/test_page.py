@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import polars as pl
@@ -15,8 +17,9 @@ from ubp.report.clients import ClientSettings, ClientView
 from ubp.report.figures import colours_of
 from ubp.report.log import LogSummary
 from ubp.report.made import made_of
-from ubp.report.page import Content, as_script, duration, memory, page
+from ubp.report.page import Content, as_script, client_values, duration, memory, page
 from ubp.report.profiles import ProfileFile
+from ubp.report.rests import Rests
 
 HOSTILE = "</script><img src=https://example.com/x onerror=alert(1)>"
 EMPTY = {"meta", "link", "br", "img", "input"}
@@ -154,3 +157,17 @@ def test_durations(seconds, said):
 @pytest.mark.parametrize(("megabytes", "said"), [(None, "–"), (310, "310 MB"), (1449, "1.4 GB"), (12_000, "12.0 GB")])
 def test_memory(megabytes, said):
     assert memory(megabytes) == said
+
+
+def test_what_a_profile_rests_on_stands_by_the_client_and_a_command_by_the_others(content):
+    view = content.view
+    first, *others = view.drawn
+    day = view.history.start.date() + timedelta(days=3)
+    rests = {first: Rests([("page_visit", 1_234, 0.456)], [(day, 5, 0.12345)])}
+    found = client_values(view, {}, rests)["rests"]
+    assert "1 being the median distance to other clients: page visit (1,234 events) 0.46." in found["lines"][first]
+    assert found["days"] == {first: [(3 // view.histories.width, 0.1235, f"without {day}, 5 events: 0.123")]}
+    assert others
+    for id_ in others:
+        assert f"scripts/explain.py name={view.profiles.name} client={view.client_names[id_]}" in found["lines"][id_]
+    parsed(page(replace(content, rests=rests)))
