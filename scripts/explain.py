@@ -17,14 +17,13 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.embeddings import EmbeddingTable, find_vectors
 from ubp.blocks.fitted import FittedBlock, lineage_of, load
 from ubp.cli.chosen import choose_fit, fitted_names
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.explanation import Strip, moves_table, spread_lines
 from ubp.cli.output import closing_line, say, show
-from ubp.data import schema
 from ubp.data.client_names import ClientNames
 from ubp.data.paths import LOCAL, DataPaths
 from ubp.evaluation.explanation import Explanation, OcclusionSettings, explain
@@ -90,10 +89,8 @@ def readers_of(name: str, model: Path, fitted: FittedBlock, common: Common, sett
     except UserError as error:
         logger.info("no predictions: %s", error.messages[0])
         return []
-    if model.name == LOCAL:
-        for path in (common.paths.embeddings(submit=False) / name, common.paths.block(name, submit=False)):
-            if path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file():
-                return fit_readers(EmbeddingTable.read(path), truth, settings, common.seed)
+    if model.name == LOCAL and (path := find_vectors(name, [common.paths.embeddings(submit=False)])):
+        return fit_readers(EmbeddingTable.read(path), truth, settings, common.seed)
     clients = local.clients
     if len(clients) > settings.clients:
         drawn = np.random.default_rng(common.seed).choice(clients, settings.clients, replace=False)

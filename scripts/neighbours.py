@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
-from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.embeddings import EmbeddingTable, find_vectors, lies_at, names_in
 from ubp.blocks.merge import content_of
 from ubp.blocks.neighbours import (
     IndexSettings,
@@ -35,7 +35,6 @@ from ubp.cli.chosen import read_clients
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say, show
-from ubp.data import schema
 from ubp.data.client_names import ClientNames
 from ubp.data.paths import DataPaths
 from ubp.io.errors import UserError, name_some, require
@@ -78,7 +77,7 @@ class Order:
             raise UserError("search=index: name the index's file: index=FILE; it is made where it is not there")
 
 
-def find_vectors(paths: DataPaths, name: str, submit: bool | None) -> Path:
+def choose_vectors(paths: DataPaths, name: str, submit: bool | None) -> Path:
     """Where a merge's entry or a block's parquet lies.
 
     Args:
@@ -90,13 +89,11 @@ def find_vectors(paths: DataPaths, name: str, submit: bool | None) -> Path:
         UserError: there is no such thing, with the names that there are.
     """
     folders = [paths.embeddings(choice) for choice in ((True, False) if submit is None else (submit,))]
-    asked = [place for folder in folders for place in (folder / name, folder / f"{name}.parquet")]
-    for path in (*asked, Path(name)):
-        if path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file():
-            return path
-    entries = [path.parent.name for folder in folders for path in folder.glob(f"*/{schema.ENTRY_EMBEDDINGS}")]
-    blocks = [path.stem for folder in folders for path in folder.glob("*.parquet") if not path.name.startswith(".")]
-    there = name_some(sorted({*entries, *blocks}), 50) or "none"
+    if found := find_vectors(name, folders):
+        return found
+    if lies_at(path := Path(name)):
+        return path
+    there = name_some(sorted({known for folder in folders for known in names_in(folder)}), 50) or "none"
     raise UserError(f"name={name}: neither a merge or block nor a path of one; there are: {there}")
 
 
@@ -253,7 +250,7 @@ def main(config: DictConfig) -> None:
     build = parse(IndexSettings, config, at="build")
     if order.index:
         usearch()  # before anything is read
-    path = find_vectors(common.paths, order.name, None if config.submit is None else common.submit)
+    path = choose_vectors(common.paths, order.name, None if config.submit is None else common.submit)
     table = EmbeddingTable.read(path)
     names = ClientNames.of(common.paths)
     search = Search(order, build, path, Space.of(table.client_ids, table.vectors), names)

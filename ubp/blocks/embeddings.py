@@ -1,6 +1,7 @@
 """One embedding (block): the parquet that every command writes and merge reads."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from ubp.io.files import atomic_write
 if TYPE_CHECKING:  # a third of a second of imports, where something is read or written
     import pyarrow as pa
 
-_LINEAGE = "lineage"  # key in the parquet's metadata
+LINEAGE = "lineage"  # key in the parquet's metadata
 _GROUP = 2**22  # floats in a row group: writing holds as many a second time
 _BATCH = 2**21  # floats decoded at a time, which takes four times their memory: repetition levels, growing buffers
 _BUFFER = 2**20  # bytes read at a time
@@ -70,16 +71,11 @@ class EmbeddingTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        flat = pa.array(np.ascontiguousarray(self.vectors).reshape(-1))
-        # Nothing can be null: reading then decodes no levels for it, and takes a third of the time.
-        kind = pa.list_(pa.field("element", pa.float32(), nullable=False), self.columns)
-        fields = {schema.CLIENT_ID: pa.int64(), schema.EMBEDDING: kind}
         layout = pa.schema(
-            [pa.field(name, dtype, nullable=False) for name, dtype in fields.items()],
-            metadata={_LINEAGE: json.dumps(self.lineage)},
+            [pa.field(schema.CLIENT_ID, pa.int64(), nullable=False), vectors_field(self.columns)],
+            metadata={LINEAGE: json.dumps(self.lineage)},
         )
-        vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind)
-        table = pa.table([pa.array(self.client_ids), vectors], schema=layout)
+        table = pa.table([pa.array(self.client_ids), vectors_array(self.vectors)], schema=layout)
         with atomic_write(path) as aside:
             pq.write_table(
                 table,
@@ -88,7 +84,7 @@ class EmbeddingTable:
                 compression="none",
                 use_dictionary=False,
                 write_statistics=[schema.CLIENT_ID],
-                row_group_size=max(_GROUP // self.columns, 1),
+                row_group_size=rows_of_group(self.columns),
             )
 
     @classmethod
@@ -121,7 +117,7 @@ class EmbeddingTable:
                     client_ids[rows] = _without_nulls(batch, schema.CLIENT_ID)
                     vectors[rows] = _without_nulls(batch, schema.EMBEDDING).reshape(-1, columns)
                     start += len(batch)
-                lineage = (file.metadata.metadata or {}).get(_LINEAGE.encode(), b"{}")
+                lineage = (file.metadata.metadata or {}).get(LINEAGE.encode(), b"{}")
         except pa.ArrowException as error:
             raise ValueError(str(error)) from error
         return cls(client_ids, vectors, json.loads(lineage))
@@ -137,6 +133,23 @@ class EmbeddingTable:
         return cls(client_ids.astype(np.int64, copy=False), vectors.astype(np.float32, copy=False), {})
 
 
+def lies_at(path: Path) -> bool:
+    """Whether a block's parquet or an entry's folder lies there."""
+    return path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file()
+
+
+def find_vectors(name: str, folders: Iterable[Path]) -> Path | None:
+    """The entry or block of that name in the first of some folders that has one; None where none has."""
+    places = (place for folder in folders for place in (folder / name, folder / f"{name}.parquet"))
+    return next(filter(lies_at, places), None)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of a folder's entries, then of its blocks."""
+    entries = [path.parent.name for path in folder.glob(f"*/{schema.ENTRY_EMBEDDINGS}")]
+    return [*entries, *(path.stem for path in folder.glob("*.parquet") if not path.name.startswith("."))]
+
+
 def read_lineage(path: Path) -> dict[str, Any]:
     """The lineage in a block's parquet; empty where there is none.
 
@@ -144,10 +157,34 @@ def read_lineage(path: Path) -> dict[str, Any]:
         UserError: it is no readable parquet.
     """
     try:
-        lineage: dict[str, Any] = json.loads(pl.read_parquet_metadata(path).get(_LINEAGE, "{}"))
+        lineage: dict[str, Any] = json.loads(pl.read_parquet_metadata(path).get(LINEAGE, "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet ({str(error).splitlines()[0]}); make it again") from error
     return lineage
+
+
+def vectors_field(columns: int) -> "pa.Field":
+    """The column of vectors of so many numbers.
+
+    Nothing can be null: reading then decodes no levels for it, and takes a third of the time.
+    """
+    import pyarrow as pa
+
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=False), columns)
+    return pa.field(schema.EMBEDDING, kind, nullable=False)
+
+
+def vectors_array(vectors: npt.NDArray[np.float32]) -> "pa.FixedSizeListArray":
+    """Vectors, float32 [rows, columns], as that column holds them."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=vectors_field(vectors.shape[1]).type)
+
+
+def rows_of_group(columns: int) -> int:
+    """Rows of a row group of a parquet of vectors."""
+    return max(_GROUP // columns, 1)
 
 
 def _columns_of(layout: "pa.Schema") -> int:

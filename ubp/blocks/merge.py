@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ubp.blocks.condition import ConditionSettings, FittedCondition
-from ubp.blocks.embeddings import read_lineage
+from ubp.blocks.embeddings import lies_at, read_lineage
 from ubp.blocks.entry import entry_files
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, content_digest, is_fitted, lineage_of, load, settled
 from ubp.blocks.steps import BlockSettings, FittedSteps, columns_of
@@ -119,9 +119,7 @@ def _paths(settings: MergeSettings, folder: Path) -> dict[str, Path]:
 
 
 def _missing(paths: Mapping[str, Path]) -> dict[str, Path]:
-    return {
-        name: path for name, path in paths.items() if not (path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file())
-    }
+    return {name: path for name, path in paths.items() if not lies_at(path)}
 
 
 def _by_name(name: str, folder: Path) -> Path:

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ubp.blocks.embeddings import EmbeddingTable
+from ubp.blocks.embeddings import EmbeddingTable, find_vectors, lies_at, names_in
 from ubp.blocks.entry import read_entry, violations
 from ubp.blocks.steps import align
-from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some
 
@@ -90,11 +89,11 @@ def find_profiles(name_or_path: str, folder: Path) -> Path:
     Raises:
         UserError: there is no such thing.
     """
-    for path in (folder / name_or_path, folder / f"{name_or_path}.parquet", Path(name_or_path)):
-        if path.is_file() or (path / schema.ENTRY_EMBEDDINGS).is_file():
-            return path
-    entries = [path.parent.name for path in folder.glob(f"*/{schema.ENTRY_EMBEDDINGS}")]
-    there = sorted([*entries, *(path.stem for path in folder.glob("*.parquet") if not path.name.startswith("."))])
+    if found := find_vectors(name_or_path, [folder]):
+        return found
+    if lies_at(path := Path(name_or_path)):
+        return path
+    there = sorted(names_in(folder))
     raise UserError(
         f"embeddings={name_or_path}: neither a block or entry of {folder} nor a path of one; there are: "
         f"{name_some(there, 50) or 'none'}"

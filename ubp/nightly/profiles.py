@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.embeddings import LINEAGE, EmbeddingTable, read_lineage, rows_of_group, vectors_array, vectors_field
 from ubp.data import own_ids, schema
 from ubp.data.reading import collect, scan
 from ubp.io.files import atomic_write
@@ -27,7 +27,6 @@ BEGIN_ANEW: Final = "remove its version's profiles and begin anew"  # where a fi
 _FILE: Final = "profiles.parquet"
 _DAY: Final = "day="
 _PATTERN: Final = re.compile(r"day=(\d{4}-\d{2}-\d{2})")
-_GROUP: Final = 2**22  # floats in a row group: writing holds as many a second time
 _SPACE: Final = "@"  # before the version in whose space a rotated one lies
 VERSION: Final = "version"
 
@@ -87,18 +86,15 @@ class ProfileDays:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        kind = pa.list_(pa.field("element", pa.float32(), nullable=False), table.columns)
         ids = pl.DataFrame({schema.CLIENT_ID: table.client_ids})
         if originals is not None:
             own = originals.rename({own_ids.ID: schema.CLIENT_ID})
             ids = ids.join(own, on=schema.CLIENT_ID, how="left", maintain_order="left")
         ids = ids.with_columns(pl.lit(version).alias(VERSION))
         fields = {name: column.to_arrow().type for name, column in zip(ids.columns, ids, strict=True)}
-        lineage = json.dumps(table.lineage | {VERSION: version})
         layout = pa.schema(
-            [pa.field(name, dtype) for name, dtype in fields.items()]
-            + [pa.field(schema.EMBEDDING, kind, nullable=False)],
-            metadata={"lineage": lineage},
+            [*(pa.field(name, dtype) for name, dtype in fields.items()), vectors_field(table.columns)],
+            metadata={LINEAGE: json.dumps(table.lineage | {VERSION: version})},
         )
         with (
             atomic_write(self.file(day)) as aside,
@@ -106,13 +102,11 @@ class ProfileDays:
                 aside, layout, compression="zstd", use_dictionary=[VERSION], write_statistics=[schema.CLIENT_ID]
             ) as writer,
         ):
-            step = max(_GROUP // table.columns, 1)
+            step = rows_of_group(table.columns)
             for start in range(0, len(table), step):
                 rows = slice(start, start + step)
-                flat = pa.array(np.ascontiguousarray(table.vectors[rows]).reshape(-1))
-                vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind)
                 columns = [column.to_arrow().cast(layout.field(column.name).type) for column in ids[rows]]
-                writer.write_table(pa.Table.from_arrays([*columns, vectors], schema=layout))
+                writer.write_table(pa.Table.from_arrays([*columns, vectors_array(table.vectors[rows])], schema=layout))
 
     def newest(self, clients: Ids, before: date, version: str) -> EmbeddingTable | None:
         """The last profiles of some clients, of one version.

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ubp.blocks import embeddings
 from ubp.blocks.embeddings import EmbeddingTable
-from ubp.nightly import profiles as module
 from ubp.nightly.profiles import ProfileDays, in_space, space_of
 
 DAYS = [date(2022, 11, day) for day in (7, 8, 9)]
@@ -40,7 +40,7 @@ def test_polars_reads_all_days_with_one_line(days):
 
 
 def test_groups_of_rows_do_not_show(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_GROUP", 6)
+    monkeypatch.setattr(embeddings, "_GROUP", 6)
     days, wanted = ProfileDays(tmp_path), table(range(7), 0)
     days.write(DAYS[0], wanted, "a", None)
     found = days.read(DAYS[0])
