@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.blocks.fitted import lineage_of, load
-from ubp.cli.chosen import choose_fit, fitted_names, read_clients
+from ubp.cli.chosen import choose_fit, read_clients, require_name
 from ubp.cli.command import command
 from ubp.cli.config import Common
 from ubp.cli.output import closing_line
 from ubp.data.history import ChallengeData
-from ubp.io.errors import UserError, name_some
+from ubp.io.errors import UserError
 from ubp.io.files import digest_of
 from ubp.io.stage import Stage, content_of
 
@@ -115,9 +115,7 @@ def _is_encoded(file: Path) -> bool:
 @command("scripts", "encode")
 def main(config: DictConfig) -> None:
     common = Common.of(config)
-    if OmegaConf.is_missing(config, "name"):
-        there = name_some(fitted_names(common.paths), 50) or "none"
-        raise UserError(f"name: say which fitted block or merge: name=NAME; there are: {there}")
+    require_name(config, common.paths)
     model = choose_fit(common.paths, config.name, None if config.submit is None else common.submit)
     clients = read_clients(Path(config.clients)) if config.clients else None
     request = Request(config.name, model, common.data(submit=True), clients)

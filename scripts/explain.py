@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ubp.blocks.embeddings import EmbeddingTable, find_vectors
 from ubp.blocks.fitted import FittedBlock, lineage_of, load
-from ubp.cli.chosen import choose_fit, fitted_names
+from ubp.cli.chosen import choose_fit, require_name
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.explanation import Strip, moves_table, spread_lines
@@ -29,7 +29,7 @@ from ubp.data.paths import LOCAL, DataPaths
 from ubp.evaluation.explanation import Explanation, OcclusionSettings, explain
 from ubp.evaluation.readers import Reader, ReaderSettings, fit_readers
 from ubp.evaluation.tasks import GroundTruth
-from ubp.io.errors import UserError, name_some, require_positive
+from ubp.io.errors import UserError, require_positive
 from ubp.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ def order_of(config: DictConfig, paths: DataPaths) -> Order:
     Raises:
         UserError: no block or client is named, or a number makes no sense.
     """
-    if OmegaConf.is_missing(config, "name"):
-        there = name_some(fitted_names(paths), 50) or "none"
-        raise UserError(f"name: say which fitted block or merge: name=NAME; there are: {there}")
+    require_name(config, paths)
     if OmegaConf.is_missing(config, "client"):
         raise UserError("client: say whose profile: client=ID")
     texts = config.copy()

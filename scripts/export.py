@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ubp.blocks.fitted import lineage_of, load
 from ubp.blocks.merge import FittedMerge
-from ubp.cli.chosen import choose_fit, fitted_names
+from ubp.cli.chosen import choose_fit, require_name
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say
 from ubp.data.paths import LOCAL, DataPaths
-from ubp.io.errors import UserError, name_some, require
+from ubp.io.errors import UserError, require
 from ubp.io.stage import Stage, content_of
 
 _KEPT = ("name", "seed", "fingerprint", "as_of")  # of the fit's lineage
@@ -53,9 +53,7 @@ def order_of(config: DictConfig, paths: DataPaths) -> Order:
     Raises:
         UserError: no block is named, or a number makes no sense.
     """
-    if OmegaConf.is_missing(config, "name"):
-        there = name_some(fitted_names(paths), 50) or "none"
-        raise UserError(f"name: say which fitted block: name=NAME; there are: {there}")
+    require_name(config, paths, "fitted block")
     return parse(Order, config, list(Order.__dataclass_fields__))
 
 

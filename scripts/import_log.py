@@ -166,7 +166,7 @@ def main(config: DictConfig) -> OwnLog:
     common, order = Common.of(config), parse(Order, config, ["source", "bad_rows"])
     log, text, paths = schema_in(config), parse(TextSettings, config, at="text"), common.paths
     files = all_files(log, Path(order.source))
-    settings = ImportSettings(order.bad_rows == "drop", text, common.seed, _now(log.zone), embedder)
+    settings = ImportSettings(order.bad_rows == "drop", text, common.seed, now_in(log.zone), embedder)
     made_from = {"version": _VERSION, "seed": common.seed, "text": asdict(text), "bad_rows": order.bad_rows}
     made_from |= {"schema": resolved(config)["schema"]}
 
@@ -193,7 +193,7 @@ def embedder(name: str) -> Embed:
     return open_embedder(name)
 
 
-def _now(zone: str | None) -> datetime:
+def now_in(zone: str | None) -> datetime:
     """The time in the log's zone, as its events have it."""
     return datetime.now(ZoneInfo(zone) if zone else None).replace(tzinfo=None)
 

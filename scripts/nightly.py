@@ -20,7 +20,6 @@ from datetime import date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +28,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
-from scripts.import_log import embedder, schema_in
+from scripts.import_log import embedder, now_in, schema_in
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load
-from ubp.cli.chosen import choose_fit, fitted_names
+from ubp.cli.chosen import choose_fit, require_name
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say, show
-from ubp.data import own_ids, schema
+from ubp.data import schema
+from ubp.data.client_names import ClientNames
 from ubp.data.growth import forget_before
 from ubp.data.history import ChallengeData
 from ubp.data.own_log import ImportSettings, all_files
@@ -93,8 +93,7 @@ class Order:
 def taken_in(config: DictConfig, common: Common, order: Order, day: date) -> TakenDay:
     """Take the day into the log, by the schema that it was brought in by."""
     log = schema_in(config)
-    now = datetime.now(ZoneInfo(log.zone) if log.zone else None).replace(tzinfo=None)
-    settings = ImportSettings(order.bad_rows == "drop", TextSettings(), common.seed, now, embedder)
+    settings = ImportSettings(order.bad_rows == "drop", TextSettings(), common.seed, now_in(log.zone), embedder)
     taken = take_day(log, all_files(log, Path(order.source)), common.paths, settings, day)
     sources = ", ".join(f"{each.source.name} {each.rows:,}" for each in taken.sources)
     say(f"{taken.events:,} new events ({sources}), {taken.clients:,} new clients, {taken.items:,} new items")
@@ -109,7 +108,7 @@ def history_of(common: Common, day: date) -> ChallengeData:
     """
     end = datetime.combine(day, time()) + _DAY
     history = ChallengeData(common.paths, True, common.unknown_sku, end)  # type: ignore[arg-type]
-    last = max(history.last(each) for each in history.event_types if history.has(each))
+    last = history.latest
     if last < end - _DAY:
         raise UserError(
             f"day={day}: the log ends on {last.date()}; take the day in with schema=NAME, or add it to raw/"
@@ -431,16 +430,10 @@ def _night(config: DictConfig, common: Common, order: Order, day: date, model: P
     return Night(config.name, day, model, history_of(common, day), order, probe, settings, common.seed)
 
 
-def _originals(paths: DataPaths) -> pl.DataFrame | None:
-    file = paths.ids("client")
-    return pl.read_parquet(file, glob=False) if file.exists() else None
-
-
 def _own_names(paths: DataPaths, clients: list[int]) -> list[object]:
-    """What the log's owner calls some clients, in their order."""
-    table = _originals(paths)
-    known = {} if table is None else dict(table.filter(pl.col(own_ids.ID).is_in(clients)).iter_rows())
-    return [known.get(client, client) for client in clients]
+    """What the log's owner calls some clients, in their order; one without a name as the log does."""
+    names = ClientNames.of(paths).names(np.array(clients))
+    return [client if name is None else name for client, name in zip(clients, names, strict=True)]
 
 
 @command("scripts", "nightly")
@@ -448,9 +441,7 @@ def main(config: DictConfig) -> Drift:
     common, day = Common.of(config), _day(config)
     if common.as_of:
         raise UserError(f"as_of={common.as_of}: leave it out; day= says it")
-    if OmegaConf.is_missing(config, "name"):
-        there = name_some(fitted_names(common.paths), 50) or "none"
-        raise UserError(f"name: say which fitted block or merge: name=NAME; there are: {there}")
+    require_name(config, common.paths)
     order = parse(Order, config, list(Order.__dataclass_fields__))
     model = choose_fit(common.paths, config.name, None if config.submit is None else common.submit)
     if config.schema:
@@ -464,7 +455,7 @@ def main(config: DictConfig) -> Drift:
         fitted = load(model)
         found, table = made(night, fitted)
         table = EmbeddingTable(table.client_ids, table.vectors, table.lineage | lineage)
-        night.profiles.write(day, table, night.version, _originals(common.paths))
+        night.profiles.write(day, table, night.version, ClientNames.of(common.paths).table)
         with atomic_write(drift_file) as aside:
             text = {"day": str(day), VERSION: night.version, "clients": len(table), **found.as_dict()}
             aside.write_text(json.dumps(text | {"verdict": verdict(found)}, indent=2) + "\n")

@@ -270,11 +270,6 @@ class EventSource:
         counts: Rows = np.concatenate([tokens_of(span, self.settings.merge) for span in self.spans])
         return np.minimum(counts, self.settings.tokens)
 
-    @cached_property
-    def types(self) -> Types:
-        """Of the store's events."""
-        return Types.of(self.spans[0].chosen.sequences.event_types)
-
     def rows_of(self, span: int) -> Rows:
         """The rows of a span: int64."""
         return np.arange(self.starts[span], self.starts[span + 1])
@@ -300,7 +295,7 @@ class EventSource:
         return {name: torch.from_numpy(values) for name, values in found.items()}
 
     def _contents(self, moments: "Moments") -> dict[str, Array]:
-        kinds = self.types.kind[moments.event]
+        kinds = moments.types.kind[moments.event]
         contents = self.catalogue.take(kinds, moments.subject)
         return {
             EVENT: moments.padded(moments.event.astype(np.int64)),
@@ -333,7 +328,7 @@ class EventSource:
 
     def _popularity(self, moments: "Moments") -> npt.NDArray[np.float32]:
         """Of what each event is about, 0 where there is no sampler of its kind."""
-        kinds, found = self.types.kind[moments.event], np.zeros(len(moments.event), np.float32)
+        kinds, found = moments.types.kind[moments.event], np.zeros(len(moments.event), np.float32)
         for kind, name in enumerate((ITEM, URL)):
             if self.samplers is not None and name in self.samplers:
                 own = kinds == kind

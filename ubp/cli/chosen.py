@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from omegaconf import DictConfig, OmegaConf
 
 from ubp.blocks.fitted import is_fitted
 from ubp.data import schema
@@ -44,6 +45,17 @@ def choose_fit(paths: DataPaths, name: str, submit: bool | None) -> Path:
         f"name={name}: neither a fitted block nor a fitted merge; there are: "
         f"{name_some(fitted_names(paths), 50) or 'none'}; make it with its command"
     )
+
+
+def require_name(config: DictConfig, paths: DataPaths, what: str = "fitted block or merge") -> None:
+    """Refuse a command line that names no fit.
+
+    Raises:
+        UserError: it has no ``name=``; with the names that there are.
+    """
+    if OmegaConf.is_missing(config, "name"):
+        there = name_some(fitted_names(paths), 50) or "none"
+        raise UserError(f"name: say which {what}: name=NAME; there are: {there}")
 
 
 def fitted_names(paths: DataPaths) -> list[str]:

@@ -1,7 +1,6 @@
 """What clients are called: the library's integers, and the ids of the log that `scripts/import_log.py` brought in."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +9,6 @@ import polars as pl
 from ubp.data.own_ids import ID, ORIGINAL
 from ubp.data.paths import DataPaths
 from ubp.io.errors import UserError
-
-_FILE: Final = "ids_client.parquet"
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class ClientNames:
         Raises:
             UserError: its file cannot be read.
         """
-        file = paths.raw / _FILE
+        file = paths.ids("client")
         if not file.exists():
             return cls(None)
         try:
@@ -59,7 +56,7 @@ class ClientNames:
         except ValueError:
             client = None
         if client is None or not -(2**63) <= client < 2**63:
-            known = "" if self.table is None else f", nor an own id of {_FILE}"
+            known = "" if self.table is None else ", nor an own id of ids_client.parquet"
             raise UserError(f"client={name}: not an integer{known}")
         return client
 

@@ -232,6 +232,11 @@ class ChallengeData:
         """The latest event of one type in the files; the type must have events."""
         return _present(self._summaries[event_type].last)
 
+    @property
+    def latest(self) -> datetime:
+        """The last event in the files, of the types that have one before ``as_of``."""
+        return max(self.last(event_type) for event_type in self.event_types if self.has(event_type))
+
     @cached_property
     def start(self) -> datetime:
         """Midnight of the day of the first event of any type."""

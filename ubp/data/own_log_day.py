@@ -83,7 +83,7 @@ def take_day(log: LogSchema, files: Files, paths: DataPaths, settings: ImportSet
             logger.info("%s: finished what an interrupted run had begun", paths.raw)
         history = ChallengeData(paths, submit=True)
         _require_same_types(log, history)
-        last = max(history.last(each) for each in history.event_types if history.has(each))
+        last = history.latest
         if day < last.date():
             raise UserError(f"day={day}: the log goes on until {last.date()} already; name that day or a later one")
         end = datetime.combine(day, time()) + timedelta(days=1)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -111,7 +110,7 @@ class OwnIds:
             ids: of that kind.
         """
         found = {id_: str(id_) for id_ in ids}
-        if (file := self._file(kind)).exists():
+        if (file := self.paths.ids(kind)).exists():
             table = pl.scan_parquet(file, glob=False).filter(pl.col(ID).is_in(list(found)))
             found |= {id_: str(original) for id_, original in collect(table.select(ID, ORIGINAL)).iter_rows()}
         return found
@@ -122,7 +121,7 @@ class OwnIds:
         Raises:
             UserError: it has none.
         """
-        if (file := self._file("client")).exists():
+        if (file := self.paths.ids("client")).exists():
             of_name = pl.scan_parquet(file, glob=False).filter(pl.col(ORIGINAL).cast(pl.String) == asked)
             if len(found := collect(of_name.select(ID))):
                 return int(found.item(0, 0))
@@ -131,9 +130,6 @@ class OwnIds:
             return int(asked)
         except ValueError as error:
             raise UserError(f"client={asked}: not an integer, as this log's ids are") from error
-
-    def _file(self, kind: str) -> Path:
-        return self.paths.raw / f"ids_{kind}.parquet"
 
 
 # --- histories of a few clients -----------------------------------------------------------------------

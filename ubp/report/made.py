@@ -299,7 +299,7 @@ class DriftDay:
 def drift_of(paths: DataPaths) -> list[DriftDay]:
     """What lies in ``profiles/NAME/day=DAY/drift.json``, by name and day; what cannot be read is left out."""
     found = []
-    for file in sorted((paths.root / "profiles").glob("*/day=*/drift.json")):
+    for file in sorted(paths.profiles("").glob("*/day=*/drift.json")):
         try:
             report = json.loads(file.read_text())
         except (OSError, ValueError) as error:
