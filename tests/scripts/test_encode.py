@@ -1,7 +1,6 @@
 """Any clients on any day, from what was fitted alone: the command, its refusals, and neighbours over two days."""
 
 import re
-import sys
 from datetime import datetime
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from scripts import encode, merge
 from stat_features import stat_features
+from tests.calls import called
 from tests.ubp.blocks.toy import make_purchases
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry
@@ -38,15 +38,8 @@ def run(paths, monkeypatch, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it: put back afterwards
 
     def call(command, *words):
-        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            command.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err.splitlines()
+        code, out, err = called(command, words, monkeypatch, capsys)
+        return code, out.splitlines(), err
 
     return call
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from datetime import date, datetime
 
 import numpy as np
@@ -10,6 +9,7 @@ import polars as pl
 import pytest
 
 from scripts import import_log, nightly
+from tests.calls import called
 from tests.ubp.blocks.toy import Purchases, make_purchases
 from tests.ubp.data.test_own_log import FILES, SCHEMA
 from ubp.blocks.fitted import load, save
@@ -40,15 +40,7 @@ def run(monkeypatch, capsys):
 
     def call(command, root, *words):
         monkeypatch.setenv("CHALLENGE_DATA_PATH", str(root))
-        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            command.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        out, err = capsys.readouterr()
-        return code, out, err.splitlines()
+        return called(command, words, monkeypatch, capsys)
 
     return call
 
