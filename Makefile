@@ -2,6 +2,7 @@
 # make demo-quick   the same of six blocks, without the judge
 # make test     the fast tests, in two processes; WORKERS=8 says in how many
 # make test-full   all tests: those that start processes too
+# make test-long   kills, bad inputs and mutants by the hundred: hours; its last lines say how many of each
 # make lint     style and types
 # make setup    only the .venv
 # make audit    known vulnerabilities and the licences of what is installed; asks PyPI
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-quick setup test test-full lint audit clean
+.PHONY: demo demo-quick setup test test-full test-long lint audit clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py $(ARGS)
@@ -26,10 +27,14 @@ demo-quick: $(READY)
 setup: $(READY)
 
 test: $(READY)
-	$(TEST) -m "not full" $(ARGS)
+	$(TEST) -m "not full and not long" $(ARGS)
 
 test-full: $(READY)
-	$(TEST) $(ARGS)
+	$(TEST) -m "not long" $(ARGS)
+
+# One process: the counts of all tests are printed together.
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long -s tests/reliability $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
