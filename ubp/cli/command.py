@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Generic, TypeVar, overload
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ubp.cli.config import Common, config_names, explain, hydra_put_back
+from ubp.blocks.registry import entries
+from ubp.cli.config import RAY, Common, config_names, explain, hydra_put_back
 from ubp.cli.help import help_of
+from ubp.cli.jobs import ERROR, JobFailed
 from ubp.cli.output import say
-from ubp.data.paths import CONFIGS
+from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.io.errors import UserError
 from ubp.io.stage import AlreadyDone
 
@@ -38,8 +41,8 @@ class Command(Generic[Made]):
 
     __wrapped__: Callable[[DictConfig], Made]
 
-    def __init__(self, body: Callable[[DictConfig], Made], folder: str, config_name: str | None) -> None:
-        self.folder, self.config_name = CONFIGS / folder, config_name
+    def __init__(self, body: Callable[[DictConfig], Made], folder: str, config_name: str | None, spreads: bool) -> None:
+        self.folder, self.config_name, self.spreads = CONFIGS / folder, config_name, spreads
         functools.update_wrapper(self, body)
 
     @overload
@@ -76,37 +79,55 @@ class Command(Generic[Made]):
             _fail([f"which one? python {script} --config-name=NAME, with one of these as NAME: {names}"])
         else:
             decorated = hydra.main(version_base=None, config_path=str(self.folder), config_name=config_name)
-            decorated(_reporting(self.__wrapped__))()
+            decorated(_reporting(self.__wrapped__, self.spreads))()
 
 
-def command(folder: str, config_name: str | None = None) -> Callable[[Callable[[DictConfig], Made]], Command[Made]]:
+def command(
+    folder: str, config_name: str | None = None, spreads: bool = False
+) -> Callable[[Callable[[DictConfig], Made]], Command[Made]]:
     """Turn a function of a config into a `Command`.
 
     Args:
         folder: of the command's configs, below ``configs/``.
         config_name: the config without ``--config-name``; None: one must be named.
+        spreads: with ``engine=ray`` it hands its work to the cluster by itself; else the whole command runs there.
     """
 
     def decorate(body: Callable[[DictConfig], Made]) -> Command[Made]:
-        return Command(body, folder, config_name)
+        return Command(body, folder, config_name, spreads)
 
     return decorate
 
 
-def _reporting(body: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
+def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[[DictConfig], None]:
     """The body with its errors as lines and exit codes."""
 
     @functools.wraps(body)
     def run(config: DictConfig) -> None:
         try:
-            _choose_gpus(Common.of(config))
+            common = Common.of(config)
+            if common.engine == RAY and not spreads:
+                _run_on_cluster(common)
+                return
+            _choose_gpus(common)
             body(config)
         except AlreadyDone as done:
             say(str(done))
+        except JobFailed as failed:
+            _fail([line.removeprefix(ERROR) for line in failed.lines()] or [str(failed)], failed.code)
         except UserError as error:
             _fail(error.messages, error.exit_code)
 
     return run
+
+
+def _run_on_cluster(common: Common) -> None:
+    """Let this very command run on a node of the cluster; see `ubp.cli.ray_tasks.run_alone`."""
+    from ubp.cli.ray_tasks import run_alone
+
+    script = Path(sys.argv[0]).resolve()
+    gpu = any(entry.gpu for entry in entries() if REPOSITORY / entry.command == script)
+    run_alone(script, sys.argv[1:], common.paths.root, Path(HydraConfig.get().runtime.output_dir), gpu)
 
 
 @contextmanager

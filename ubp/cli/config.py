@@ -25,9 +25,11 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ubp.blocks.registry import Entry
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, require
 
 Settings = TypeVar("Settings")
+
+LOCAL, RAY = "local", "ray"  # engines: where a command does its work
 
 
 class _OneTree(SearchPathPlugin):
@@ -62,8 +64,17 @@ class Common:
     overwrite: bool
     seed: int
     cuda_visible_devices: str | None
+    engine: str
     unknown_sku: str
     as_of: str | None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown engine.
+
+        Raises:
+            UserError: it is.
+        """
+        require(self.engine in (LOCAL, RAY), "engine", self.engine, f"{LOCAL} or {RAY}")
 
     @classmethod
     def of(cls, config: DictConfig) -> "Common":

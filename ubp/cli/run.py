@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Settings that change where or how a command runs, never what comes out.
 _NOT_IN_LINEAGE = (
-    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report"),
+    *("data_path", "submit", "overwrite", "cuda_visible_devices", "engine", "logger", "report"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
 _INPUTS = "inputs"  # in a config: the fitted blocks that are read; in a lineage: which fit of each

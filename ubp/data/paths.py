@@ -11,6 +11,7 @@ REPOSITORY = _PACKAGE.parent
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else REPOSITORY / "configs"
 
 
+DATA_PATH = "CHALLENGE_DATA_PATH"  # in the environment: where the data lie
 SUBMIT, LOCAL = "submit", "local"  # folders of what was fitted on all events, and on those before the train window
 
 

@@ -49,12 +49,14 @@ class Dropout(nn.Dropout):
         """Of any shape and float dtype; in training each element is zero by chance, the others grow by 1 / (1 - p)."""
         zeros = round(self.p * 2**self._BITS)  # of the 2^16 values of 16 bits
         if not self.training or not zeros or x.device.type != "cpu" or self.inplace:
-            return super().forward(x)
+            library: Tensor = super().forward(x)
+            return library
         drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-self._NUMBERS, None)
         values = drawn.view(torch.int16)[: x.numel()].view(x.shape)
         kept = 1 - zeros / 2**self._BITS
         mask = (values >= zeros - 2 ** (self._BITS - 1)).to(x.dtype).mul_(1 / kept if kept else 0.0)
-        return x * mask
+        dropped: Tensor = x * mask
+        return dropped
 
 
 def _use_dropout(model: nn.Module) -> None:
