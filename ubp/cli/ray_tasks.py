@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _RETRIES: Final = 3  # of a task whose worker or node was lost; a command that kills its worker each time shall end
 _INTERRUPTED: Final = 128 + signal.SIGINT
 _GRACE: Final = 20.0  # seconds that one command has to end itself
+_ANSWER: Final = 5.0  # seconds that a cluster has to answer
 _LOOK: Final = 0.5  # seconds between looks at a task
 _SAY: Final = 30.0  # seconds between lines on the terminal of how far a task is
 _THREADS: Final = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -106,6 +108,7 @@ def cluster() -> Iterator[Cluster]:
         import ray
     except ImportError as error:
         raise UserError("engine=ray: Ray is not installed here; pip install '.[ray]'") from error
+    _require_answer(os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home
     try:
         ray.init(log_to_driver=False, configure_logging=False)
@@ -118,6 +121,24 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(tuple(node["Resources"] for node in nodes if node["Alive"]))
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nobody listens: Ray would ask there for minutes, and end the process.
+
+    Raises:
+        UserError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # Ray's own words: auto, local
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except OSError as error:
+        raise UserError(
+            f"engine=ray: no connection to the cluster {address} ({error}); start one with ray start --head, or "
+            "correct RAY_ADDRESS"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -247,7 +268,9 @@ def run_order(order: Order) -> int:
     Runs in a worker of Ray, as a process of its own: a worker has threads, so nothing is forked from it but to become
     another program at once.
     """
-    node = f"{platform.node()}, PID {os.getpid()}"
+    import ray
+
+    node = f"{platform.node()}, node {ray.get_runtime_context().get_node_id()[:8]}, PID {os.getpid()}"
     if not order.log.exists():
         raise UserError(
             f"{node}: {order.log} is not there; the data path must be on a file system that all nodes share"
