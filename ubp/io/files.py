@@ -1,14 +1,18 @@
 """Files that appear whole or not at all, that one process makes at a time, and their fingerprints."""
 
+import ctypes
 import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -19,18 +23,25 @@ logger = logging.getLogger(__name__)
 _BLOCK = 64 * 1024
 _BLOCKS = 256
 
+# Of renameat2 in Linux.
+_HERE: Final = -100  # AT_FDCWD: paths begin at the working directory
+_EXCHANGE: Final = 2  # RENAME_EXCHANGE
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path to write a file or a folder to; on success it replaces ``path``, flushed to disk.
 
-    On an error ``path`` is as it was before; on a kill too, but for a folder between two renames: then the
-    earlier one lies beside it as ``.PID.old.NAME``. The name aside begins with a dot and ends like ``path``,
-    so that libraries that look at the ending are content.
+    On an error or a kill ``path`` is as it was before. Where the file system cannot exchange two folders (Linux can), a
+    kill between two renames leaves none, and the earlier one beside it, as ``.PID-PLACE-old.NAME``. What killed
+    processes left aside is removed by the next that writes the same path. The name aside begins with a dot and ends
+    like ``path``, so that libraries that look at the ending are content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{os.getpid()}.{path.name}"
-    _remove(aside)
+    aside = path.parent / f".{os.getpid()}-{_place()}.{path.name}"
+    for left, process, place in _left_aside(path):
+        if left == aside or (place == _place() and not _is_alive(process)):
+            _remove(left)
     try:
         yield aside
         for file in [aside, *sorted(aside.rglob("*"))] if aside.is_dir() else [aside]:
@@ -44,26 +55,62 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def remove_abandoned(path: Path) -> None:
     """Remove what killed processes left beside a path that they wrote with `atomic_write`, perhaps gigabytes.
 
-    To be called with the path's lock held: then nobody else is at work on it.
+    To be called with the path's lock held: then nobody else is at work on it, here or on another machine.
     """
-    for left in path.parent.glob(f".*.{path.name}"):
+    for left, _, _ in _left_aside(path):
         _remove(left)
+
+
+def _left_aside(path: Path) -> list[tuple[Path, int, str]]:
+    """What lies beside a path by `atomic_write`, of this process or others: with the process, and where it runs."""
+    if not path.parent.is_dir():
+        return []
+    pattern = re.compile(rf"\.(\d+)-([0-9a-f]+)(?:-old)?\.{re.escape(path.name)}")
+    found = ((left, pattern.fullmatch(left.name)) for left in path.parent.iterdir())
+    return [(left, int(match[1]), match[2]) for left, match in found if match]
+
+
+@cache
+def _place() -> str:
+    """Where a process's number means this process: the machine, and on it the container."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux
+        space = ""
+    return digest_of(platform.node(), space)[:8]
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this place runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _put_in_place(aside: Path, path: Path) -> None:
     if not path.is_dir():
         aside.replace(path)
-        return
-    # A folder that is not empty cannot be replaced in one step: move it away first.
-    old = path.parent / f".{os.getpid()}.old.{path.name}"
-    path.replace(old)
-    aside.replace(path)
-    shutil.rmtree(old)
+    elif not _exchanged(aside, path):
+        # A folder that is not empty cannot be replaced in one step: move it away first.
+        old = path.parent / f".{os.getpid()}-{_place()}-old.{path.name}"
+        path.replace(old)
+        aside.replace(path)
+        shutil.rmtree(old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Give each of two paths the other's content in one step, where system and file system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # another process may remove the same
     else:
         path.unlink(missing_ok=True)
 
@@ -108,6 +155,21 @@ def locked(path: Path, what: str) -> Iterator[bool]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def forget_killed_holder(path: Path) -> None:
+    """Remove what a killed process wrote of itself beside a lock; not where a living one holds it.
+
+    Args:
+        path: see `locked`.
+    """
+    holder = path.with_name(f"{path.name}-holder")
+    if holder.exists():
+        try:
+            with FileLock(path).acquire(blocking=False):
+                holder.unlink(missing_ok=True)
+        except Timeout:
+            return
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ubp.io.files import atomic_write, digest_of, fingerprint, locked, stamp
+from ubp.io.files import (
+    atomic_write,
+    digest_of,
+    fingerprint,
+    forget_killed_holder,
+    locked,
+    remove_abandoned,
+    stamp,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +113,16 @@ class Stage:
             AlreadyDone: they are, and ``overwrite`` is off or they were made meanwhile.
         """
         before = self._stamps()
+        lock = self.path.with_name(f"{self.path.name}.lock")
         if not overwrite and self.is_done():
+            forget_killed_holder(lock)
             raise self.done(remark())
         if not is_first_process():
             yield  # the first one holds the lock, and waits for this one
             return
-        with locked(self.path.with_name(f"{self.path.name}.lock"), self.name) as had_to_wait:
+        with locked(lock, self.name) as had_to_wait:
+            for path in (*self.outputs, self._note_file):
+                remove_abandoned(path)
             if had_to_wait:
                 waited()
             if self._stamps() != before and self._reason(self.made_from()) is None:
