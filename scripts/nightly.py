@@ -45,7 +45,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients
 from ubp.data.text_codes import TextSettings
 from ubp.evaluation.probes import Probe
-from ubp.io.arrays import read_arrays, write_arrays
+from ubp.io.arrays import read_arrays, save_array, write_arrays
 from ubp.io.errors import UserError, name_some, require, require_positive
 from ubp.io.files import atomic_write
 from ubp.io.stage import Stage
@@ -237,7 +237,7 @@ def encoded(night: Night, fitted: FittedBlock) -> EmbeddingTable:
         count = min(night.drift.canaries, len(table))
         drawn = np.random.default_rng(night.drift.seed).choice(table.client_ids, count, replace=False)
         with atomic_write(file) as aside:
-            np.save(aside, np.sort(drawn))
+            save_array(aside, np.sort(drawn))
     return table
 
 

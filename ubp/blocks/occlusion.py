@@ -23,6 +23,7 @@ from ubp.data.history import ChallengeData, of_clients
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, scan, times_parsed
 from ubp.data.schema import EventType
+from ubp.io.arrays import save_array
 from ubp.io.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ def _small_history(
             )
             beside = _filed(history, kind, companions)
             pl.concat([copies, beside]).sink_parquet(paths.raw / kind.file_name)
-        np.save(paths.relevant_clients, np.union1d(ids, companions))
+        save_array(paths.relevant_clients, np.union1d(ids, companions))
         yield ChallengeData(paths, submit=True, unknown_sku=history.unknown_sku, as_of=history.as_of)
 
 
