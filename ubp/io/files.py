@@ -16,6 +16,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from ubp.io.faults import refusal
+
 logger = logging.getLogger(__name__)
 
 # A file of up to 16 MiB is hashed whole; of a larger one, 256 blocks spread evenly over it, its first and
@@ -36,6 +38,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     kill between two renames leaves none, and the earlier one beside it, as ``.PID-PLACE-old.NAME``. What killed
     processes left aside is removed by the next that writes the same path. The name aside begins with a dot and ends
     like ``path``, so that libraries that look at the ending are content.
+
+    Raises:
+        UserError: the disk is full, or may not be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{os.getpid()}-{_place()}.{path.name}"
@@ -48,6 +53,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
             flush(file)
         _put_in_place(aside, path)
         flush(path.parent)
+    except Exception as error:
+        if (refused := refusal(error, path)) is not None:
+            raise refused from error
+        raise
     finally:
         _remove(aside)
 
@@ -61,11 +70,13 @@ def remove_abandoned(path: Path) -> None:
         _remove(left)
 
 
-def _left_aside(path: Path) -> list[tuple[Path, int, str]]:
+def _left_aside(path: Path) -> list[tuple[Path, int, str | None]]:
     """What lies beside a path by `atomic_write`, of this process or others: with the process, and where it runs."""
     if not path.parent.is_dir():
         return []
-    pattern = re.compile(rf"\.(\d+)-([0-9a-f]+)(?:-old)?\.{re.escape(path.name)}")
+    pattern = re.compile(
+        rf"\.(\d+)(?:-([0-9a-f]+))?(?:[-.]old)?\.{re.escape(path.name)}"
+    )  # older versions gave no place
     found = ((left, pattern.fullmatch(left.name)) for left in path.parent.iterdir())
     return [(left, int(match[1]), match[2]) for left, match in found if match]
 
