@@ -27,6 +27,7 @@ from ubp.data.schema import EventType
 from ubp.data.validation import FileSummary, check, require_files, summary_of
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, digest_of, fingerprint
+from ubp.io.together import finish
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class ChallengeData:
         self._as_of = _whole_second(as_of)
         self._mask: Mask | None = None
         self.folder = paths.history(submit)
+        for new in paths.new_files:
+            finish(new)
         self.event_types = read_event_types(paths.event_types)
         self._summaries = self._checked()
         if as_of is not None and (self.start >= as_of or not self.has(EventType.PRODUCT_BUY)):
