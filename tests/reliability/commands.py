@@ -142,8 +142,8 @@ class Workshop:
         assert done.code == 0, (command.name, done.out, done.err)
         return done
 
-    def begin(self, command: Command, again: bool = False) -> None:
-        """Put here what a command needs.
+    def begin(self, command: Command, again: bool = False) -> Path:
+        """Put here what a command needs; returns where the same is kept.
 
         Args:
             command: it.
@@ -151,6 +151,7 @@ class Workshop:
         """
         kept = self._kept(command.log, (*command.needs, f"{command.name} before") if again else command.needs)
         copy(kept, self.here)
+        return kept
 
     def require_untouched(self) -> None:
         """Nothing was written into a file that was there before: whoever reads it meanwhile reads it whole."""

@@ -54,6 +54,12 @@ class Done:
         return self.code == -signal.SIGKILL
 
 
+def environment_of(root: Path) -> dict[str, str]:
+    """The variables of a command on a data path."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | {"CHALLENGE_DATA_PATH": str(root), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
+
+
 def run(root: Path, words: Sequence[str], moment: Moment | None = None, **environment: str) -> Done:
     """A command of the project, its steps counted, killed at a moment or not.
 
@@ -67,10 +73,7 @@ def run(root: Path, words: Sequence[str], moment: Moment | None = None, **enviro
     counter = root.parent / "steps"
     counter.write_bytes(b"")
     program, *arguments = words
-    variables = os.environ | {
-        "CHALLENGE_DATA_PATH": str(root),
-        "OMP_NUM_THREADS": "1",
-        "POLARS_MAX_THREADS": "2",
+    variables = environment_of(root) | {
         "PYTHONPATH": str(STEPS),
         "STEPS_BELOW": str(root),
         "STEPS_COUNTED": str(counter),

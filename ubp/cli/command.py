@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Generic, TypeVar, overload
@@ -124,7 +124,8 @@ def _process_put_back(*names: str) -> Iterator[None]:
         yield
     finally:
         for handler in [handler for handler in root.handlers if handler not in handlers]:
-            handler.close()
+            with suppress(OSError):  # the log's last lines, on a full disk
+                handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
         logging.raiseExceptions = raising

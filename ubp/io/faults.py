@@ -35,7 +35,8 @@ def refusal(error: BaseException, path: Path) -> UserError | None:
 
     Args:
         error: of Python, numpy, Polars, Arrow, torch or another library.
-        path: what was to be written; an error that names a file speaks of that one.
+        path: what was to be written. An error that names a file speaks of that one: of a full disk only one below the
+            path, as libraries first write elsewhere.
     """
     if isinstance(error, UserError):
         return None
@@ -46,7 +47,9 @@ def refusal(error: BaseException, path: Path) -> UserError | None:
         return None
     what, advice = _FAULTS[number]
     named = getattr(error, "filename", None)
-    return UserError(f"{named if isinstance(named, (str, Path)) else path}: {what}; {advice}; {KEPT}")
+    if isinstance(named, (str, Path)) and (advice == _RIGHT or Path(named).is_relative_to(path)):
+        path = Path(named)
+    return UserError(f"{path}: {what}; {advice}; {KEPT}")
 
 
 def _number(error: BaseException | None) -> int | None:

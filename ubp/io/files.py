@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from filelock import FileLock, Timeout
@@ -43,10 +44,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         UserError: the disk is full, or may not be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{os.getpid()}-{_place()}.{path.name}"
-    for left, process, place in _left_aside(path):
-        if left == aside or (place == _place() and not _is_alive(process)):
-            _remove(left)
+    aside = path.parent / f"{_mark()}.{path.name}"
+    _remove(aside)
+    _remove_killed(path.parent, re.escape(path.name))
     try:
         yield aside
         for file in [aside, *sorted(aside.rglob("*"))] if aside.is_dir() else [aside]:
@@ -66,18 +66,47 @@ def remove_abandoned(path: Path) -> None:
 
     To be called with the path's lock held: then nobody else is at work on it, here or on another machine.
     """
-    for left, _, _ in _left_aside(path):
+    for left, _, _ in _marked(path.parent, re.escape(path.name)):
         _remove(left)
 
 
-def _left_aside(path: Path) -> list[tuple[Path, int, str | None]]:
-    """What lies beside a path by `atomic_write`, of this process or others: with the process, and where it runs."""
-    if not path.parent.is_dir():
+@contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield an empty folder for what is needed for a while, and remove it; and those of killed processes.
+
+    Args:
+        parent: in which it is; made where it is not there.
+        name: of what it is for.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_killed(parent, rf"{re.escape(name)}-\w+")
+    with TemporaryDirectory(dir=parent, prefix=f"{_mark()}.{name}-") as folder:
+        yield Path(folder)
+
+
+def _mark() -> str:
+    """What the names begin with of that which this process makes for a while."""
+    return f".{os.getpid()}-{_place()}"
+
+
+def _remove_killed(folder: Path, name: str) -> None:
+    """Remove what processes of this place made for a while, and left because they were killed.
+
+    Args:
+        folder: where it lies.
+        name: a regular expression, of their names without the mark.
+    """
+    for left, process, place in _marked(folder, name):
+        if place == _place() and not _is_alive(process):
+            _remove(left)
+
+
+def _marked(folder: Path, name: str) -> list[tuple[Path, int, str | None]]:
+    """What lies in a folder with the mark of a process, this one or another: with the process, and where it runs."""
+    if not folder.is_dir():
         return []
-    pattern = re.compile(
-        rf"\.(\d+)(?:-([0-9a-f]+))?(?:[-.]old)?\.{re.escape(path.name)}"
-    )  # older versions gave no place
-    found = ((left, pattern.fullmatch(left.name)) for left in path.parent.iterdir())
+    pattern = re.compile(rf"\.(\d+)(?:-([0-9a-f]+))?(?:[-.]old)?\.{name}")  # older versions gave no place
+    found = ((left, pattern.fullmatch(left.name)) for left in folder.iterdir())
     return [(left, int(match[1]), match[2]) for left, match in found if match]
 
 
@@ -107,7 +136,7 @@ def _put_in_place(aside: Path, path: Path) -> None:
         aside.replace(path)
     elif not _exchanged(aside, path):
         # A folder that is not empty cannot be replaced in one step: move it away first.
-        old = path.parent / f".{os.getpid()}-{_place()}-old.{path.name}"
+        old = path.parent / f"{_mark()}-old.{path.name}"
         path.replace(old)
         aside.replace(path)
         shutil.rmtree(old)

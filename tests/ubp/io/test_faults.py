@@ -33,6 +33,9 @@ def test_a_line_says_what_and_where(tmp_path, error, says):
 def test_an_error_that_names_a_file_speaks_of_it(tmp_path):
     found = refusal(PermissionError(errno.EACCES, "Permission denied", "/x/b.npy"), tmp_path)
     assert str(found).startswith("/x/b.npy: no permission")
+    full = (errno.ENOSPC, "No space left on device")
+    assert str(refusal(OSError(*full, f"{tmp_path}/b.npy"), tmp_path)).startswith(f"{tmp_path}/b.npy: no space")
+    assert str(refusal(OSError(*full, "/x/b.npy"), tmp_path)).startswith(f"{tmp_path}: no space")
 
 
 def test_what_it_came_from_counts(tmp_path):

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from ubp.io import files
-from ubp.io.files import atomic_write, digest_of, fingerprint, forget_killed_holder, locked, remove_abandoned, stamp
+from ubp.io.files import (
+    atomic_write,
+    digest_of,
+    fingerprint,
+    forget_killed_holder,
+    locked,
+    remove_abandoned,
+    scratch_folder,
+    stamp,
+)
 
 
 class Halfway(Exception):
@@ -99,6 +108,18 @@ def test_what_killed_runs_left_aside_is_removed_by_the_next_that_writes(tmp_path
         aside.write_text("new")
     assert path.read_text() == "new"
     assert names(tmp_path) == sorted(["a.txt", *kept])
+
+
+def test_a_scratch_folder_goes_and_those_of_killed_runs(tmp_path, dead):
+    place = aside_of(tmp_path / "a.txt").name.split(".")[1].partition("-")[2]
+    kept = [f".1-{place}.texts-abc", f".{dead}-0000.texts-abc", f".{dead}-{place}.other-abc"]
+    for left in (f".{dead}-{place}.texts-x_1y", *kept):
+        (tmp_path / left).mkdir()
+    with scratch_folder(tmp_path, "texts") as folder, scratch_folder(tmp_path, "texts") as second:
+        assert folder != second
+        (folder / "junk").write_text("junk")
+        assert len(names(tmp_path)) == len(kept) + 2
+    assert names(tmp_path) == sorted(kept)
 
 
 def aside_of(path):
