@@ -118,7 +118,8 @@ def make_texts(config: DictConfig) -> Path:
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }
-    with Stage(config.name, (path,), lambda: lineage).once(common.overwrite, waited=data.require_unchanged):
+    stage = Stage(config.name, (path,), lambda: lineage)
+    with stage.once(common.overwrite, waited=data.require_unchanged), data.unchanged():
         clients = write_texts(data, settings, path, lineage)
     closing_line(config.name, path, clients, 1)
     return path

@@ -72,6 +72,13 @@ _ALL = (
     _merge("basics", *BASICS),
     _merge("combined", "numeric_features_wide", "dcn", "sequential_encoder", "stacker"),
     _of_basics("encode", "scripts/encode.py", "name=basics", "as_of=2023-02-05", before=None),
+    Command(
+        "encode_als",
+        ("scripts/encode.py", "name=als_64_buy_add_categories", "as_of=2023-02-05"),
+        ("split", "als_64_buy_add_categories"),
+        before=None,
+        killed=False,
+    ),
     _of_basics(
         "evaluate", "scripts/evaluate.py", "embeddings=[basics,stat_features]", *PROBE, before=("probe.epochs=2",)
     ),

@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from ubp.data.paths import REPOSITORY
@@ -69,48 +70,63 @@ def run(root: Path, words: Sequence[str], moment: Moment | None = None, **enviro
         moment: None: never.
         environment: further variables.
     """
-    kill_at = moment.step if moment and moment.seconds is None else 0
-    counter = root.parent / "steps"
-    counter.write_bytes(b"")
-    program, *arguments = words
-    variables = environment_of(root) | {
-        "PYTHONPATH": str(STEPS),
-        "STEPS_BELOW": str(root),
-        "STEPS_COUNTED": str(counter),
-        "STEPS_KILL_AT": str(kill_at),
-        **environment,
-    }
-    began = time.monotonic()
-    with (root.parent / "out").open("w+") as out, (root.parent / "err").open("w+") as err:
-        process = subprocess.Popen(
-            [sys.executable, str(REPOSITORY / program), *arguments],
-            cwd=REPOSITORY, env=variables, stdout=out, stderr=err, start_new_session=True,
-        )  # fmt: skip
+    running = Running(root, words, moment, environment)
+    if moment and moment.seconds is not None:
+        running.kill_after(moment.step, moment.seconds)
+    return running.done()
+
+
+class Running:
+    """A command that runs; see `run`."""
+
+    def __init__(
+        self,
+        root: Path,
+        words: Sequence[str],
+        moment: Moment | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._folder = Path(mkdtemp(dir=root.parent, prefix="said-"))
+        self._counter = self._folder / "steps"
+        self._counter.write_bytes(b"")
+        program, *arguments = words
+        variables = environment_of(root) | {
+            "PYTHONPATH": str(STEPS),
+            "STEPS_BELOW": str(root),
+            "STEPS_COUNTED": str(self._counter),
+            "STEPS_KILL_AT": str(moment.step if moment and moment.seconds is None else 0),
+            **(environment or {}),
+        }
+        self._began = time.monotonic()
+        with (self._folder / "out").open("w") as out, (self._folder / "err").open("w") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, str(REPOSITORY / program), *arguments],
+                cwd=REPOSITORY, env=variables, stdout=out, stderr=err, start_new_session=True,
+            )  # fmt: skip
+
+    def kill_after(self, step: int, seconds: float) -> None:
+        """Kill the command some seconds after a step; not at all where it ends before."""
+        while step and self._counter.stat().st_size < step:
+            if self._process.poll() is not None:
+                return
+            time.sleep(0.0005)
         try:
-            if moment and moment.seconds is not None:
-                _kill_after(process, counter, moment.step, moment.seconds)
-            code = process.wait(LONGEST)
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            _kill(self._process.pid)
+
+    def done(self) -> Done:
+        """What it left, when it has ended."""
+        try:
+            code = self._process.wait(LONGEST)
         finally:
-            _kill(process.pid)
-            process.wait()
-        seconds = time.monotonic() - began
-        said = []
-        for file in (out, err):
-            file.seek(0)
-            said.append(file.read())
-    return Done(code, said[0], said[1], counter.stat().st_size, seconds)
-
-
-def _kill_after(process: "subprocess.Popen[bytes]", counter: Path, step: int, seconds: float) -> None:
-    """Kill a command some seconds after a step; not at all where it ends before."""
-    while step and counter.stat().st_size < step:
-        if process.poll() is not None:
-            return
-        time.sleep(0.0005)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        _kill(process.pid)
+            _kill(self._process.pid)
+            self._process.wait()
+        seconds = time.monotonic() - self._began
+        out, err = ((self._folder / name).read_text() for name in ("out", "err"))
+        steps = self._counter.stat().st_size
+        shutil.rmtree(self._folder)
+        return Done(code, out, err, steps, seconds)
 
 
 def _kill(group: int) -> None:
@@ -136,6 +152,16 @@ def moments(count: int, steps: int, seconds: float, draw: random.Random) -> Iter
     found += [Moment(0, share * seconds) for share in shares]
     draw.shuffle(found)
     yield from found
+
+
+def require_one_line(done: Done) -> str:
+    """The only error line of a command that failed as it should: its last."""
+    assert done.code == 1, (done.out, done.err)
+    assert "Traceback" not in done.err, done.err
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.err
+    assert done.err.splitlines()[-1] == lines[0], done.err
+    return lines[0]
 
 
 # --- what lies there --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from tests.reliability.commands import COMMANDS, Workshop
 from tests.reliability.disks import Disk, refused, room
-from tests.reliability.killing import content, differences, litter
+from tests.reliability.killing import content, differences, litter, require_one_line
 
 pytestmark = [pytest.mark.full, pytest.mark.skipif(bool(refused()), reason=refused())]
 
@@ -19,16 +19,6 @@ FEW = ["split_again", "gru_ae_day_event", "basics"]
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     return Workshop(tmp_path_factory.mktemp("disks"))
-
-
-def require_one_line(done) -> str:
-    """The only error line of a command, which is its last."""
-    assert done.code == 1, (done.out, done.err)
-    assert "Traceback" not in done.err, done.err
-    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.err
-    assert done.err.splitlines()[-1] == lines[0], done.err
-    return lines[0]
 
 
 def starved(workshop, name, disks, counts) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ubp.data import schema
 from ubp.io.arrays import append_array, save_array, write_header
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,10 @@ def read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     Raises:
         UserError: a line for each file that cannot be read.
     """
+    return read_whole(folder, lambda: _read_entry(folder))
+
+
+def _read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     faults = []
     for name in (schema.ENTRY_CLIENT_IDS, schema.ENTRY_EMBEDDINGS):

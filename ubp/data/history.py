@@ -8,6 +8,8 @@ strings.
 import copy
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -364,6 +366,21 @@ class ChallengeData:
                 f"{self.folder}: its event files, or {self.paths.properties.name}, changed while they were read; "
                 "give the command again"
             )
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Say of an error while the files are read that they changed, where they did: it came from that.
+
+        Raises:
+            UserError: they changed, and something failed.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception:
+            self.require_unchanged()
+            raise
 
     def _fingerprint_now(self) -> str:
         files = [*(self.file(event_type) for event_type in self.event_types), self.paths.properties]

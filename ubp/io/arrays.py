@@ -27,7 +27,7 @@ class _Written:
 def save_array(file: Path, array: npt.NDArray[Any]) -> None:
     """What ``np.save`` writes, or an error: numpy itself leaves a file that is too short on a full disk."""
     with file.open("wb") as opened:
-        np.lib.format.write_array(_Written(opened), array, allow_pickle=False)  # type: ignore[arg-type]
+        np.lib.format.write_array(_Written(opened), array, allow_pickle=False)
 
 
 def write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

@@ -8,18 +8,20 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, TypeVar
 
 from filelock import FileLock, Timeout
 
 from ubp.io.faults import refusal
 
 logger = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 # A file of up to 16 MiB is hashed whole; of a larger one, 256 blocks spread evenly over it, its first and
 # last among them. A parquet file's last block holds the footer: sizes, offsets and extremes of every chunk.
@@ -221,14 +223,34 @@ def stamp(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
+def read_whole(path: Path, read: Callable[[], Read]) -> Read:
+    """What a function reads of a folder that another process may replace meanwhile: again where it did.
+
+    Args:
+        path: of the folder, replaced by `atomic_write`.
+        read: its files, in any order.
+    """
+    while True:
+        before = stamp(path)
+        try:
+            found = read()
+        except Exception:
+            if stamp(path) == before:
+                raise
+        else:
+            if stamp(path) == before:
+                return found
+        logger.info("%s was replaced while it was read: reading it again", path)
+
+
 def fingerprint(path: Path) -> str:
     """32 hexadecimal digits that tell one content from another, whatever the file's name and date.
 
     Costs at most 16 MiB of reading a file (see the note on blocks above).
     """
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size  # of what was opened: another file may have taken its place
+        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
         if size <= _BLOCK * _BLOCKS:
             digest.update(file.read())
         else:

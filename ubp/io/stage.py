@@ -19,6 +19,7 @@ from ubp.io.files import (
     fingerprint,
     forget_killed_holder,
     locked,
+    read_whole,
     remove_abandoned,
     stamp,
 )
@@ -185,10 +186,14 @@ def content_of(output: Path) -> str:
     """Tells one content of a file, or of a folder's files, from another; notes apart."""
     if not output.is_dir():
         return fingerprint(output)
-    files = sorted(
-        file for file in output.rglob("*") if file.is_file() and _NOTES not in file.relative_to(output).parts
-    )
-    return digest_of(*(f"{file.relative_to(output)}:{fingerprint(file)}" for file in files))
+
+    def of_folder() -> str:
+        files = sorted(
+            file for file in output.rglob("*") if file.is_file() and _NOTES not in file.relative_to(output).parts
+        )
+        return digest_of(*(f"{file.relative_to(output)}:{fingerprint(file)}" for file in files))
+
+    return read_whole(output, of_folder)
 
 
 def is_first_process() -> bool:

@@ -193,6 +193,35 @@ def test_fingerprint_of_a_large_file_samples_its_blocks(tmp_path, monkeypatch, a
     assert fingerprint(path) != before
 
 
+def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path):
+    folder, seen = tmp_path / "entry", []
+    put(folder, "1")
+
+    def read():
+        first = (folder / "a").read_text()
+        if len(seen) < 2:
+            seen.append(first)
+            put(folder, str(len(seen) + 1))
+            if len(seen) == 2:
+                raise ValueError("half of the one, half of the other")
+        return first + (folder / "b").read_text()
+
+    assert files.read_whole(folder, read) == "33"
+    assert seen == ["1", "2"]
+
+
+def put(folder, text):
+    with atomic_write(folder) as aside:
+        aside.mkdir()
+        for name in "ab":
+            (aside / name).write_text(text)
+
+
+def test_an_error_of_a_folder_that_stays_is_raised(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.read_whole(tmp_path / "none", (tmp_path / "none" / "a").read_text)
+
+
 def test_digest_tells_parts_apart():
     assert digest_of("ab", "c") != digest_of("a", "bc")
     assert digest_of(1, None) == digest_of(1, None)
