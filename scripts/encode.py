@@ -19,7 +19,7 @@ import numpy.typing as npt
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
-from ubp.blocks.fitted import lineage_of, load
+from ubp.blocks.fitted import content_digest, lineage_of, load, require_same_fit
 from ubp.cli.chosen import choose_fit, read_clients, require_name
 from ubp.cli.command import command
 from ubp.cli.config import Common
@@ -27,7 +27,7 @@ from ubp.cli.output import closing_line
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
 from ubp.io.files import digest_of
-from ubp.io.stage import Stage, content_of
+from ubp.io.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Request:
             "fingerprint": self.history.fingerprint,
             "clients": None if self.clients is None else digest_of(self.clients.tobytes()),
             "fit": lineage_of(self.model),
-            "fit_digest": content_of(self.model),
+            "fit_digest": content_digest(self.model),
         }
 
     def encoded(self) -> tuple[EmbeddingTable, str]:
@@ -126,7 +126,10 @@ def main(config: DictConfig) -> None:
     stage = Stage(f"{config.name} as of {request.day}", (out,), lambda: lineage)
     with stage.once(common.overwrite, waited=request.history.require_unchanged):
         warn_of_later_events(config.name, lineage["fit"], request.history.as_of)
-        table, remark = request.encoded()
+        with request.history.unchanged():
+            table, remark = request.encoded()
+        request.history.require_unchanged()
+        require_same_fit(model, lineage["fit_digest"])
         EmbeddingTable(table.client_ids, table.vectors, table.lineage | lineage).write(out)
     closing_line(f"{config.name}{f' ({remark})' if remark else ''}", out, *table.vectors.shape)
 

@@ -47,6 +47,7 @@ from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.data.text_codes import codes_text
+from ubp.io.arrays import save_array
 from ubp.io.errors import UserError, require, require_positive
 from ubp.io.files import atomic_write, digest_of
 from ubp.io.stage import Stage
@@ -557,7 +558,7 @@ def write(shop: SyntheticShop, paths: DataPaths, timestamps: str) -> None:
     with atomic_write(paths.properties) as aside:
         shop.properties().write_parquet(aside, row_group_size=_ROW_GROUP)
     with atomic_write(paths.relevant_clients) as aside:
-        np.save(aside, shop.relevant_clients())
+        save_array(aside, shop.relevant_clients())
 
 
 def _refuse_to_replace(stage: Stage, paths: DataPaths, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Generic, TypeVar, overload
@@ -23,6 +23,7 @@ from ubp.cli.jobs import ERROR, JobFailed
 from ubp.cli.output import say
 from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.io.errors import UserError
+from ubp.io.faults import KEPT, refusal
 from ubp.io.stage import AlreadyDone
 
 Made = TypeVar("Made")
@@ -60,12 +61,17 @@ class Command(Generic[Made]):
         with _process_put_back("HYDRA_FULL_ERROR", "CUDA_VISIBLE_DEVICES"), hydra_put_back():
             # Hydra then raises what it would otherwise print in its own words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            logging.raiseExceptions = False  # a line that the log's disk has no room for is no fault of the command
             try:
                 self._run(config_name)
             except (HydraException, OmegaConfBaseException) as error:
                 _fail([explain(error, self.folder, config_name or "") or str(error)])
             except KeyboardInterrupt:
-                _fail(["interrupted; what was finished before is kept"], code=130)
+                _fail([f"interrupted; {KEPT}"], code=130)
+            except Exception as error:
+                if (refused := refusal(error, _data_path(sys.argv[1:]))) is None:
+                    raise
+                _fail(refused.messages)
         return None
 
     def _run(self, config_name: str | None) -> None:
@@ -134,19 +140,29 @@ def _run_on_cluster(common: Common) -> None:
 def _process_put_back(*names: str) -> Iterator[None]:
     """Leave these variables of the environment, and the log's handlers, as they were."""
     root, before = logging.getLogger(), {name: os.environ.get(name) for name in names}
-    handlers, level = [*root.handlers], root.level
+    handlers, level, raising = [*root.handlers], root.level, logging.raiseExceptions
     try:
         yield
     finally:
         for handler in [handler for handler in root.handlers if handler not in handlers]:
-            handler.close()
+            with suppress(OSError):  # the log's last lines, on a full disk
+                handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
+        logging.raiseExceptions = raising
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _data_path(words: list[str]) -> Path:
+    """Where the command's files go, as the command line or the environment says; read without a config."""
+    for word in words:
+        if word.startswith("data_path="):
+            return Path(word.partition("=")[2])
+    return Path(os.environ.get("CHALLENGE_DATA_PATH", "data"))
 
 
 def _leave_out_script_folder() -> None:

@@ -79,6 +79,7 @@ class EmbeddingRun:
             UserError: an input was fitted anew, or a list of an open task made anew, since the run began: the lineage
                 does not say what was learned from.
         """
+        self.data.require_unchanged()
         self._require_same_sources()
         lineage = self.lineage | {"versions": versions()} | described(fitted)
         encoded = fitted.encode(self.data, self.data.relevant_clients)
@@ -177,7 +178,8 @@ def embedding_run(
         if common.overwrite and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
         logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
-        yield run
+        with data.unchanged():
+            yield run
 
 
 def _remarks(report: Mapping[str, Any]) -> str:

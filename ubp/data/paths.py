@@ -41,6 +41,19 @@ class DataPaths:
         return self.root / "cache"
 
     @property
+    def new_files(self) -> tuple[Path, Path]:
+        """Folders of files that take their places together: in ``raw/``, and in ``raw/input`` and ``raw/target``.
+
+        See `ubp.io.together`.
+        """
+        return self.raw / ".new", self.input / ".new"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever replaces the files of ``raw/``: that of the stages which make them."""
+        return self.raw / ".done" / f"{schema.EventType.PRODUCT_BUY.file_name}.lock"
+
+    @property
     def properties(self) -> Path:
         return self.raw / schema.PRODUCT_PROPERTIES
 

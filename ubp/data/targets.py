@@ -15,6 +15,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients, read_array
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates
+from ubp.io.arrays import save_array
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 
@@ -156,7 +157,7 @@ def make_targets(data: ChallengeData, dates: SplitDates, rules: TargetRules, ove
 
     def save(path: Path, array: npt.NDArray[np.generic]) -> None:
         with atomic_write(path) as aside:
-            np.save(aside, array)
+            save_array(aside, array)
         written.append(path)
 
     if overwrite or not data.paths.relevant_clients.exists():
