@@ -1,7 +1,7 @@
 """Files as lazy Polars frames with the promised dtypes."""
 
 import pickle
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -101,6 +101,32 @@ def _holds_objects(opened: IO[bytes]) -> bool:
         return False  # np.load says what is wrong
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return bool(read_header(opened)[2].hasobject)
+
+
+YEARS: Final = (1970, 2199)  # a time outside is a sentinel, not a time
+_SECONDS: Final = tuple(
+    (datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    for year in (YEARS[0], YEARS[1] + 1)
+)
+_A_SECOND: Final = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+def datetimes(column: str, dtype: pl.Datetime) -> pl.Expr:
+    """A column of datetimes as Datetime(us) of its own zone, null where it lies outside of `YEARS`.
+
+    Polars has no date for the outermost of them, and ends the process's query where it needs one.
+    """
+    unit = _A_SECOND[dtype.time_unit]
+    number = pl.col(column).to_physical()
+    inside = number.is_between(_SECONDS[0] * unit, _SECONDS[1] * unit, closed="left")
+    return pl.when(inside).then(number).cast(dtype).cast(pl.Datetime("us", dtype.time_zone))
+
+
+def as_filed(value: pl.Series) -> Any:  # noqa: ANN401 (whatever it is)
+    """The only value of a column, for a message; of a datetime its number: not each of them has a date."""
+    if isinstance(value.dtype, pl.Datetime) and (number := value.to_physical().item()) is not None:
+        return f"{number} {value.dtype.time_unit} after 1970"
+    return value.item()
 
 
 def within(start: datetime, end: datetime) -> pl.Expr:

@@ -438,6 +438,19 @@ def test_a_sentinel_is_no_time(make_history, tmp_path):
         ChallengeData(history.write(tmp_path), submit=True)
 
 
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), -1])
+def test_a_datetime_that_has_no_date_is_no_time(make_history, tmp_path, unit, number):
+    paths = make_history().write(tmp_path / "data", timestamps=unit)
+    file = paths.raw / "page_visit.parquet"
+    far = pl.when(pl.int_range(pl.len()) == 3).then(pl.lit(number).cast(pl.Datetime(unit))).otherwise("timestamp")
+    pl.read_parquet(file).with_columns(far.alias("timestamp")).write_parquet(file)
+    with pytest.raises(UserError) as error:
+        ChallengeData(paths, True)
+    assert "page_visit.parquet: column timestamp: 1 of" in str(error.value)
+    assert f"(the first: row 3, '{number} {unit} after 1970')" in str(error.value)
+
+
 def test_an_archive_or_an_empty_list_of_clients(tmp_path):
     np.savez(tmp_path / "ids.npz", ids=np.arange(3))
     with pytest.raises(UserError, match="an archive of arrays"):
