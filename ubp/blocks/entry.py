@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ubp.data import schema
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
+from ubp.io.npy import read_npy
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +74,10 @@ def read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     faults = []
     for name in (schema.ENTRY_CLIENT_IDS, schema.ENTRY_EMBEDDINGS):
         try:
-            arrays[name] = np.load(folder / name, allow_pickle=False)
+            arrays[name] = read_npy(folder / name)
         except FileNotFoundError:
             faults.append(f"{folder / name}: file missing; an entry is a folder with both .npy files")
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError) as error:
             faults.append(f"{folder / name}: not a readable .npy file ({error}); write it again with np.save")
     if faults:
         raise UserError(faults)
