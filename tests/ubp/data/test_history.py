@@ -407,6 +407,15 @@ def test_the_same_content_is_checked_once(history, monkeypatch):
     assert (again.start, again.as_of) == (first.start, first.as_of)
 
 
+@pytest.mark.parametrize("text", [None, "", "{}", "null", "[]", '["{}", "0"]', "[" * 100_000])
+def test_a_note_of_the_check_that_was_changed_counts_for_nothing(history, text):
+    first = ChallengeData(history, True)
+    (note,) = (history.cache / "checked").iterdir()
+    rows = first.rows(EventType.PAGE_VISIT)
+    note.write_text(note.read_text().replace(str(rows), str(rows + 1)) if text is None else text)
+    assert ChallengeData(history, True).rows(EventType.PAGE_VISIT) == rows
+
+
 def test_changed_content_is_checked_again(history):
     ChallengeData(history, True)
     file = history.raw / "page_visit.parquet"
