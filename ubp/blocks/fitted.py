@@ -287,11 +287,11 @@ def _note(folder: Path) -> dict[str, Any]:
         note: dict[str, Any] = json.loads((folder / _NOTE).read_text())
         if note["format"] != _FORMAT:
             raise UserError(f"{folder}: format {note['format']}, not {_FORMAT}; fit the block again")
-        # Those of earlier versions have no digest.
-        if note.get("digest") not in (None, _digest(note)):
-            raise ValueError(f"{_NOTE} is not what was written")
+        as_written = note.get("digest") in (None, _digest(note))  # those of earlier versions have none
     except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise _unusable(folder, error) from error
+    if not as_written:
+        raise _unusable(folder, ValueError(f"{_NOTE} is not what was written"))
     return note
 
 
