@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ubp.cli.config import Common, config_names, explain, hydra_put_back
+from ubp.cli.config import Common, config_names, explain, hydra_errors, hydra_put_back
 from ubp.cli.help import help_of
 from ubp.cli.output import say
 from ubp.data.paths import CONFIGS
@@ -25,6 +25,7 @@ from ubp.io.stage import AlreadyDone
 Made = TypeVar("Made")
 
 _CONFIG_NAME = ("--config-name", "-cn")
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 
 
 class Command(Generic[Made]):
@@ -76,7 +77,8 @@ class Command(Generic[Made]):
             _fail([f"which one? python {script} --config-name=NAME, with one of these as NAME: {names}"])
         else:
             decorated = hydra.main(version_base=None, config_path=str(self.folder), config_name=config_name)
-            decorated(_reporting(self.__wrapped__))()
+            with hydra_errors():
+                decorated(_reporting(self.__wrapped__))()
 
 
 def command(folder: str, config_name: str | None = None) -> Callable[[Callable[[DictConfig], Made]], Command[Made]]:
@@ -105,8 +107,17 @@ def _reporting(body: Callable[[DictConfig], object]) -> Callable[[DictConfig], N
             say(str(done))
         except UserError as error:
             _fail(error.messages, error.exit_code)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
+            _fail([f"not enough memory ({str(error).splitlines()[0]}); choose smaller settings, or a larger machine"])
 
     return run
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether something was refused that asked for too much memory; torch says so in words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 @contextmanager
