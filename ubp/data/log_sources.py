@@ -137,7 +137,7 @@ def readable(file: Path) -> Iterator[None]:
         yield
     except pl.exceptions.NoDataError as error:
         raise UserError(f"{file}: empty, without even names of columns; export it again") from error
-    except (pl.exceptions.PolarsError, sqlite3.Error, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, sqlite3.Error, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}: not readable ({reason}); export it again, a CSV in UTF-8") from error
 

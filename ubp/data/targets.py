@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -113,13 +113,13 @@ def _read_array(file: Path, dtype: type[Number]) -> npt.NDArray[Number]:
         ) from error
 
 
-def _as_numbers(array: npt.NDArray[np.generic], dtype: type[Number]) -> npt.NDArray[Number]:
+def _as_numbers(array: npt.NDArray[Any], dtype: type[Number]) -> npt.NDArray[Number]:
     """The numbers of an array in another type, all of them as they are.
 
     Raises:
         ValueError: one of them is none, or would be another.
     """
-    found = np.array(array.tolist()) if array.dtype.hasobject and array.size else array
+    found: npt.NDArray[Any] = np.array(array.tolist()) if array.dtype.hasobject and array.size else array
     if found.shape != array.shape or found.dtype.kind not in ("iuf" if found.size else "iufO"):
         raise ValueError(f"{found.dtype}, no numbers")
     if not np.isfinite(found.astype(np.float64)).all():

@@ -120,7 +120,7 @@ def _type_faults(wanted: dict[Path, tuple[str, ...]]) -> Iterator[str]:
     for file, columns in wanted.items():
         try:
             found = pl.read_parquet_schema(file)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             yield f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again"
             continue
         for column in columns:
@@ -165,7 +165,7 @@ def _all_looked_at(wanted: dict[Path, tuple[str, ...]]) -> dict[Path, dict[str, 
     for file, columns in wanted.items():
         try:
             seen[file] = _looked_at(file, columns)
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             broken.append(f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again")
     _raise_all(broken)
     return seen
