@@ -98,10 +98,10 @@ def build(data: ChallengeData, folder: Path) -> None:
     """
     if data.as_of - data.start > timedelta(seconds=2**31 - 1):
         having = [event_type for event_type in data.event_types if data.has(event_type)]
-        first, last = min(having, key=data.first), max(having, key=data.last)
+        early, late = min(having, key=data.first), max(having, key=data.last)
         raise UserError(
-            f"{data.file(last)}: events until {data.last(last)}, more than 68 years after the first, "
-            f"{data.first(first)} in {data.file(first)}; fix the timestamps"
+            f"{data.file(late)}: events until {data.last(late)}, more than 68 years after the first, "
+            f"{data.first(early)} in {data.file(early)}; fix the timestamps"
         )
     logger.info("%s: putting the events in order (once for these files)", data.folder)
     folder.mkdir()
