@@ -30,7 +30,7 @@ import polars as pl
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import read_lineage
-from ubp.cli.config import Common, parse
+from ubp.cli.config import Common, parse, value_at
 from ubp.cli.output import closing_line
 from ubp.data import schema
 from ubp.data.event_types import chosen as chosen_types
@@ -114,7 +114,7 @@ def make_texts(config: DictConfig) -> Path:
     path = common.paths.texts(common.submit) / f"{config.name}.parquet"
     lineage = {
         "name": config.name,
-        "command": config.command,
+        "command": value_at(config, "command", str),
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }

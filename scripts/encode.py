@@ -22,7 +22,7 @@ from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.blocks.fitted import content_digest, lineage_of, load, require_same_fit
 from ubp.cli.chosen import choose_fit, read_clients, require_name
 from ubp.cli.command import command
-from ubp.cli.config import Common
+from ubp.cli.config import Common, optional_at
 from ubp.cli.output import closing_line
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
@@ -117,10 +117,11 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     require_name(config, common.paths)
     model = choose_fit(common.paths, config.name, None if config.submit is None else common.submit)
-    clients = read_clients(Path(config.clients)) if config.clients else None
+    asked, wanted = optional_at(config, "clients", str), optional_at(config, "out", str)
+    clients = read_clients(Path(asked)) if asked else None
     request = Request(config.name, model, common.data(submit=True), clients)
     folder, day = common.paths.encoded(config.name), request.day.replace(" ", "T").replace(":", "-")
-    out = Path(config.out) if config.out else folder / f"{day}.parquet"
+    out = Path(wanted) if wanted else folder / f"{day}.parquet"
     _require_room(out, common.overwrite)
     lineage = request.lineage()
     stage = Stage(f"{config.name} as of {request.day}", (out,), lambda: lineage)

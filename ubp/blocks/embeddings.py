@@ -13,6 +13,7 @@ import polars as pl
 from ubp.data import schema
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, read_whole
+from ubp.io.npy import read_npy
 
 if TYPE_CHECKING:  # a third of a second of imports, where something is read or written
     import pyarrow as pa
@@ -120,12 +121,11 @@ class EmbeddingTable:
                 lineage = (file.metadata.metadata or {}).get(LINEAGE.encode(), b"{}")
         except pa.ArrowException as error:
             raise ValueError(str(error)) from error
-        return cls(client_ids, vectors, json.loads(lineage))
+        return cls(client_ids, vectors, _lineage_in(lineage))
 
     @classmethod
     def _from_folder(cls, folder: Path) -> "EmbeddingTable":
-        client_ids = np.load(folder / schema.ENTRY_CLIENT_IDS, allow_pickle=False)
-        vectors = np.load(folder / schema.ENTRY_EMBEDDINGS, allow_pickle=False)
+        client_ids, vectors = read_npy(folder / schema.ENTRY_CLIENT_IDS), read_npy(folder / schema.ENTRY_EMBEDDINGS)
         if not np.issubdtype(client_ids.dtype, np.integer):
             raise ValueError(f"{schema.ENTRY_CLIENT_IDS} is {client_ids.dtype}, not integers")
         if not np.issubdtype(vectors.dtype, np.floating):
@@ -157,9 +157,23 @@ def read_lineage(path: Path) -> dict[str, Any]:
         UserError: it is no readable parquet.
     """
     try:
-        lineage: dict[str, Any] = json.loads(pl.read_parquet_metadata(path).get(LINEAGE, "{}"))
+        return _lineage_in(pl.read_parquet_metadata(path).get(LINEAGE, "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet ({str(error).splitlines()[0]}); make it again") from error
+
+
+def _lineage_in(text: str | bytes) -> dict[str, Any]:
+    """A lineage as a parquet holds it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        lineage = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its lineage is too deep") from error
+    if not isinstance(lineage, dict):
+        raise ValueError(f"its lineage is {str(lineage)[:20]!r}, not a mapping")  # noqa: TRY004 (of the file)
     return lineage
 
 

@@ -11,6 +11,7 @@ from ubp.data import schema
 from ubp.io.arrays import append_array, save_array, write_header
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, read_whole
+from ubp.io.npy import read_npy
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +78,10 @@ def _read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.flo
     faults = []
     for name in (schema.ENTRY_CLIENT_IDS, schema.ENTRY_EMBEDDINGS):
         try:
-            arrays[name] = np.load(folder / name, allow_pickle=False)
+            arrays[name] = read_npy(folder / name)
         except FileNotFoundError:
             faults.append(f"{folder / name}: file missing; an entry is a folder with both .npy files")
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError) as error:
             faults.append(f"{folder / name}: not a readable .npy file ({error}); write it again with np.save")
     if faults:
         raise UserError(faults)

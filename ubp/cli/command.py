@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ubp.blocks.registry import entries
-from ubp.cli.config import RAY, Common, config_names, explain, hydra_put_back
+from ubp.cli.config import RAY, Common, config_names, explain, hydra_errors, hydra_put_back
 from ubp.cli.help import help_of
 from ubp.cli.jobs import ERROR, JobFailed
 from ubp.cli.output import say
@@ -29,6 +29,7 @@ from ubp.io.stage import AlreadyDone
 Made = TypeVar("Made")
 
 _CONFIG_NAME = ("--config-name", "-cn")
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 
 
 class Command(Generic[Made]):
@@ -85,7 +86,8 @@ class Command(Generic[Made]):
             _fail([f"which one? python {script} --config-name=NAME, with one of these as NAME: {names}"])
         else:
             decorated = hydra.main(version_base=None, config_path=str(self.folder), config_name=config_name)
-            decorated(_reporting(self.__wrapped__, self.spreads))()
+            with hydra_errors():
+                decorated(_reporting(self.__wrapped__, self.spreads))()
 
 
 def command(
@@ -123,6 +125,10 @@ def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[
             _fail([line.removeprefix(ERROR) for line in failed.lines()] or [str(failed)], failed.code)
         except UserError as error:
             _fail(error.messages, error.exit_code)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
+            _fail([f"not enough memory ({str(error).splitlines()[0]}); choose smaller settings, or a larger machine"])
 
     return run
 
@@ -134,6 +140,11 @@ def _run_on_cluster(common: Common) -> None:
     script = Path(sys.argv[0]).resolve()
     gpu = any(entry.gpu for entry in entries() if REPOSITORY / entry.command == script)
     run_alone(script, sys.argv[1:], common.paths.root, Path(HydraConfig.get().runtime.output_dir), gpu)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether something was refused that asked for too much memory; torch says so in words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 @contextmanager

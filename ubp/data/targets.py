@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -107,11 +107,28 @@ def open_targets(paths: DataPaths) -> dict[str, Ids]:
 
 def _read_array(file: Path, dtype: type[Number]) -> npt.NDArray[Number]:
     try:
-        return read_array(file).astype(dtype)
-    except (ValueError, OSError, EOFError, TypeError) as error:  # the last: an object that is no number
+        return _as_numbers(read_array(file), dtype)
+    except (ValueError, OSError, EOFError, TypeError, OverflowError) as error:  # the last two: no number that fits
         raise UserError(
             f"{file}: not a readable .npy file ({error}); delete it and make it with: python scripts/make_targets.py"
         ) from error
+
+
+def _as_numbers(array: npt.NDArray[Any], dtype: type[Number]) -> npt.NDArray[Number]:
+    """The numbers of an array in another type, all of them as they are.
+
+    Raises:
+        ValueError: one of them is none, or would be another.
+    """
+    found: npt.NDArray[Any] = np.array(array.tolist()) if array.dtype.hasobject and array.size else array
+    if found.shape != array.shape or found.dtype.kind not in ("iuf" if found.size else "iufO"):
+        raise ValueError(f"{found.dtype}, no numbers")
+    if not np.isfinite(found.astype(np.float64)).all():
+        raise ValueError("some of its values are not finite")
+    numbers = found.astype(dtype)
+    if (numbers.astype(found.dtype) != found).any() or ((numbers < 0) != (found < 0)).any():
+        raise ValueError(f"not all of its {found.size:,} values are {np.dtype(dtype)}")
+    return numbers
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, remove_abandoned
 from ubp.io.stage import AlreadyDone, Stage
 from ubp.sequences.arrays import Int64, offsets_of
-from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, write_note
+from ubp.sequences.layout import COLUMNS, TABLE_OF, VERSION, write_note
 from ubp.sequences.selection import Selection, select
 from ubp.sequences.store import Sequences
 
@@ -82,7 +82,7 @@ def made_once(history: ChallengeData, make: Callable[[ChallengeData, Path], None
     """
     folder = history.paths.sequences(history.events_fingerprint)
     made_from = {"events": history.events_fingerprint, "version": VERSION}
-    stage = Stage(f"the sequence store of {history.folder}", (folder / NOTE,), lambda: made_from, of=folder)
+    stage = Stage(f"the sequence store of {history.folder}", (folder,), lambda: made_from)
     with suppress(AlreadyDone), stage.once(overwrite=False):
         remove_abandoned(folder)
         with atomic_write(folder) as aside:
@@ -97,7 +97,12 @@ def build(data: ChallengeData, folder: Path) -> None:
     Needs 20 bytes per event on disk besides the store until it is done.
     """
     if data.as_of - data.start > timedelta(seconds=2**31 - 1):
-        raise UserError(f"{data.folder}: events from {data.start} to {data.as_of}; fix the timestamps")
+        having = [event_type for event_type in data.event_types if data.has(event_type)]
+        early, late = min(having, key=data.first), max(having, key=data.last)
+        raise UserError(
+            f"{data.file(late)}: events until {data.last(late)}, more than 68 years after the first, "
+            f"{data.first(early)} in {data.file(early)}; fix the timestamps"
+        )
     logger.info("%s: putting the events in order (once for these files)", data.folder)
     folder.mkdir()
     parts = folder / "parts"

@@ -162,3 +162,16 @@ def test_a_folder_counts_wherever_it_lies(tmp_path):
     before = content_of(folder)
     (folder / "file").write_text("2")
     assert content_of(folder) != before
+
+
+@pytest.mark.parametrize(
+    "note", ["", "[]", "null", '{"made_from": 3}', '{"made_from": {}}', '{"outputs": {"a": 1}}', "[" * 100_000]
+)
+def test_a_note_that_says_nothing_is_no_note(made, note):
+    made.make()
+    (file,) = made.outputs[0].parent.glob(".done/*.json")
+    file.write_text(note)
+    assert not made.stage.is_done()
+    made.make()
+    assert made.times == 2
+    assert made.stage.is_done()
