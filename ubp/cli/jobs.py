@@ -28,6 +28,7 @@ class Job:
         seconds: about how long it takes beside the others; the longest begin first.
         after: names of the jobs that must be done before.
         gpu: uses the GPU where there is one.
+        environment: its own; None: that of all jobs.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Job:
     seconds: float
     after: tuple[str, ...] = ()
     gpu: bool = False
+    environment: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def run_jobs(
     Args:
         jobs: in the order of preference.
         limits: how many run at once.
-        environment: of the jobs.
+        environment: of the jobs that have none of their own.
         logs: folder for the jobs' logs; None: they write to this process' terminal, in its process group.
         started: called when a job begins.
         done: called when it has ended well, with its seconds.
@@ -190,6 +192,7 @@ def _next(waiting: Sequence[Job], running: Collection[Job], done: Collection[str
 
 def _start(job: Job, environment: Mapping[str, str], logs: Path | None) -> _Running:
     since = time.monotonic()
+    environment = environment if job.environment is None else job.environment
     if logs is None:
         return _Running(job, subprocess.Popen(job.words, env=environment), None, since)  # noqa: S603
     log = logs / f"{job.name}.log"
