@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
 from ubp.blocks.fitted import content_digest, lineage_of, load, require_same_fit
 from ubp.cli.chosen import choose_fit, read_clients, require_name
+from ubp.cli.circumstances import circumstances
 from ubp.cli.command import command
 from ubp.cli.config import Common, optional_at
 from ubp.cli.output import closing_line
@@ -123,15 +124,16 @@ def main(config: DictConfig) -> None:
     folder, day = common.paths.encoded(config.name), request.day.replace(" ", "T").replace(":", "-")
     out = Path(wanted) if wanted else folder / f"{day}.parquet"
     _require_room(out, common.overwrite)
-    lineage = request.lineage()
-    stage = Stage(f"{config.name} as of {request.day}", (out,), lambda: lineage)
+    made_from = request.lineage()
+    stage = Stage(f"{config.name} as of {request.day}", (out,), lambda: made_from)
     with stage.once(common.overwrite, waited=request.history.require_unchanged):
-        warn_of_later_events(config.name, lineage["fit"], request.history.as_of)
+        warn_of_later_events(config.name, made_from["fit"], request.history.as_of)
         with request.history.unchanged():
             table, remark = request.encoded()
         request.history.require_unchanged()
-        require_same_fit(model, lineage["fit_digest"])
-        EmbeddingTable(table.client_ids, table.vectors, table.lineage | lineage).write(out)
+        require_same_fit(model, made_from["fit_digest"])
+        lineage = table.lineage | made_from | circumstances(request.history)
+        EmbeddingTable(table.client_ids, table.vectors, lineage).write(out)
     closing_line(f"{config.name}{f' ({remark})' if remark else ''}", out, *table.vectors.shape)
 
 

@@ -212,7 +212,7 @@ def test_the_demo_scores_by_one_seed_of_the_quick_probe():
 def test_a_config_needs_no_more_than_its_command_line():
     asked = {
         "evaluate": {"embeddings"}, "linear_reading": {"embeddings"}, "judge_steps": {"embeddings"},
-        "validate": {"entry"}, "encode": {"name"}, "ablate": {"ensemble"},
+        "validate": {"entry"}, "reproduce": {"entry"}, "encode": {"name"}, "ablate": {"ensemble"},
         "neighbours": {"name"}, "explain": {"name", "client"}, "export": {"name"}, "nightly": {"day", "name"},
     }  # fmt: skip
     missing = {path.stem: OmegaConf.missing_keys(config_at(path)) for path in NAMED}

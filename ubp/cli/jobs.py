@@ -29,6 +29,7 @@ class Job:
         seconds: about how long it takes beside the others; the longest begin first.
         after: names of the jobs that must be done before.
         gpu: uses the GPU where there is one.
+        environment: its own; None: that of all jobs.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Job:
     seconds: float
     after: tuple[str, ...] = ()
     gpu: bool = False
+    environment: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,8 +219,9 @@ class Processes:
 
     def start(self, job: Job) -> Running:
         """See `Runner.start`."""
+        environment = self._environment if job.environment is None else job.environment
         if self._logs is None:
-            process = subprocess.Popen(job.words, env=self._environment)  # noqa: S603
+            process = subprocess.Popen(job.words, env=environment)  # noqa: S603
             log = None
         else:
             log = self._logs / f"{job.name}.log"
@@ -226,7 +229,7 @@ class Processes:
                 # A group of its own: one signal ends the job with all that it started.
                 process = subprocess.Popen(  # noqa: S603
                     job.words,
-                    env=self._environment,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,
