@@ -20,9 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ubp.cli.circumstances import versions
 from ubp.cli.jobs import ERROR, Job, Limits, Running, run_jobs
 from ubp.cli.output import say
-from ubp.cli.circumstances import versions
 from ubp.data.paths import CONFIGS, DATA_PATH, REPOSITORY
 from ubp.io.errors import NoUsableEvents, UserError
 
