@@ -284,10 +284,9 @@ def run_order(order: Order) -> int:
             return 1
         log.flush()
         script = [str(REPOSITORY / order.command), *order.arguments]
-        threads = str(order.threads)
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "ubp.cli.dies_with", str(os.getpid()), *script],
-            env=os.environ | dict.fromkeys(_THREADS, threads) | {DATA_PATH: str(order.data_path)},
+            env=_environment(order),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
         )  # fmt: skip
     try:
@@ -296,6 +295,13 @@ def run_order(order: Order) -> int:
         os.killpg(process.pid, signal.SIGINT)
         code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+def _environment(order: Order) -> dict[str, str]:
+    """Of a command: its threads, the data path, and the very code whose digest was compared before any other."""
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    own = {DATA_PATH: str(order.data_path), "PYTHONPATH": paths}
+    return os.environ | dict.fromkeys(_THREADS, str(order.threads)) | own
 
 
 @cache
