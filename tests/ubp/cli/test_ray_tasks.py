@@ -147,9 +147,10 @@ def on_cluster(paths: DataPaths, jobs: list[Job], logs: Path, cpus: int = 1) -> 
         run_jobs(jobs, Limits(9, 9), runner, lambda _: None, lambda _, __: None, lambda _, __: None)
 
 
-def here(paths: DataPaths, job: Job) -> bytes:
-    """The block's file as this machine makes it, in another data path."""
-    environment = {"CHALLENGE_DATA_PATH": str(paths.root), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+def here(paths: DataPaths, job: Job, threads: int = 1) -> bytes:
+    """The block's file as this machine makes it, in another data path; its lineage has the number of threads."""
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")}
+    environment = {"CHALLENGE_DATA_PATH": str(paths.root), **limits}
     subprocess.run(job.words, env=os.environ | environment, check=True, capture_output=True)
     return paths.block(job.name, submit=True).read_bytes()
 
@@ -195,24 +196,28 @@ class TestOnTwoNodes:
             assert log.block(job.name, submit=True).read_bytes() == here(other, job)
 
     def test_a_killed_worker_costs_its_task_and_not_the_run(self, log, make_history, tmp_path):
-        job = command("next_sku_128_4_4", "trainer.max_epochs=3", "trainer.patience=3")
-        text = watched(log, job, tmp_path / "logs", 1, "epoch 1 of 3", lambda _, pid: os.kill(int(pid), signal.SIGKILL))
+        job = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30")
+        text = watched(
+            log, job, tmp_path / "logs", 1, "epoch 2 of 30", lambda _, pid: os.kill(int(pid), signal.SIGKILL)
+        )
         assert len(ON.findall(text)) == 2
         assert "taking up the run" in text
         assert log.block(job.name, submit=True).read_bytes() == here(written(make_history(), tmp_path / "other"), job)
 
     def test_a_killed_node_costs_its_tasks_and_not_the_run(self, nodes, log, make_history, tmp_path):
-        job = command("next_sku_128_4_4", "trainer.max_epochs=3", "trainer.patience=3", "trainer.threads=1")
+        job = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30", "trainer.threads=1")
 
         def replace_node(node: str, _: str) -> None:
             assert nodes.second.node_id.startswith(node)  # the only one with two cores
             nodes.cluster.remove_node(nodes.second, allow_graceful=False)
             nodes.second = nodes.cluster.add_node(num_cpus=2, object_store_memory=_STORE)
 
-        text = watched(log, job, tmp_path / "logs", 2, "epoch 1 of 3", replace_node)
+        text = watched(log, job, tmp_path / "logs", 2, "epoch 2 of 30", replace_node)
         (first, _), (second, _) = ON.findall(text)
         assert first != second
-        assert log.block(job.name, submit=True).read_bytes() == here(written(make_history(), tmp_path / "other"), job)
+        assert log.block(job.name, submit=True).read_bytes() == here(
+            written(make_history(), tmp_path / "other"), job, threads=2
+        )
 
     def test_a_command_that_fails_is_named_with_its_error(self, log, tmp_path):
         with pytest.raises(JobFailed) as failed:
