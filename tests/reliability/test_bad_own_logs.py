@@ -39,7 +39,9 @@ START: Final = datetime(2025, 1, 1)
 FORM: Final = "%Y-%m-%d %H:%M:%S"
 SCHEMA: Final[dict[str, Any]] = {
     "events": {
-        "sales": {"as": "product_buy", "file": "sales.csv", "client": "who", "time": "at", "item": "what", "value": "paid"},
+        "sales": {
+            "as": "product_buy", "file": "sales.csv", "client": "who", "time": "at", "item": "what", "value": "paid",
+        },
         "pages": {"as": "page_visit", "file": "pages.parquet", "client": "who", "time": "at", "url": "page"},
         "words": {"as": "search_query", "file": "words.csv", "client": "who", "time": "at", "text": "words"},
     },

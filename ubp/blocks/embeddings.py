@@ -85,6 +85,7 @@ class EmbeddingTable:
                 compression="none",
                 use_dictionary=False,
                 write_statistics=[schema.CLIENT_ID],
+                write_page_checksum=True,
                 row_group_size=rows_of_group(self.columns),
             )
 
@@ -108,7 +109,7 @@ class EmbeddingTable:
 
         try:
             # Not the whole file first, and then a list of vectors as Arrow grows it: four times the vectors' memory.
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True) as file:
                 columns = _columns_of(file.schema_arrow)
                 client_ids = np.empty(file.metadata.num_rows, np.int64)
                 vectors = np.empty((len(client_ids), columns), np.float32)
