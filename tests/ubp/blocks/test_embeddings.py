@@ -190,12 +190,11 @@ def test_a_lineage_that_is_none_is_one_line(tmp_path, lineage):
         assert "\n" not in str(error.value)
 
 
-def test_whatever_bit_of_the_pages_is_turned_over_no_other_vectors_are_read(tmp_path):
+def test_whatever_bit_is_turned_over_no_other_vectors_are_read(tmp_path):
     EmbeddingTable(IDS, VECTORS, {"name": "a"}).write(tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()
     refused = 0
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    for place in range(footer):
+    for place in range(len(whole)):
         (tmp_path / "a.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
             found = EmbeddingTable.read(tmp_path / "a.parquet")
