@@ -33,7 +33,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 
 QUICK: Final = 2  # mutations of each kind
-LONG: Final = 25
+LONG: Final = 60
 
 START: Final = datetime(2025, 1, 1)
 FORM: Final = "%Y-%m-%d %H:%M:%S"
