@@ -27,7 +27,7 @@ from ubp.data.schema import EVENT_TYPES
 from ubp.io.errors import UserError
 
 QUICK: Final = 5  # mutations of each kind
-LONG: Final = 56
+LONG: Final = 70
 DOOR: Final = "opened"  # no command: the history is opened and read
 BLOCKS: Final = (
     *("stat_features", "als_64_buy_add_categories", "als_64_visits_relevant", "numeric_features", "lightfm"),
@@ -188,5 +188,5 @@ def test_tables(tables, trials, undisturbed, counts):
 
 @pytest.mark.long
 def test_many_tables(tables, trials, undisturbed, counts):
-    doors = (DOOR,) * len(BLOCKS) + BLOCKS
+    doors = (DOOR,) * 3 * len(BLOCKS) + BLOCKS
     all_end_well(dict(of_data(range(100, 100 + LONG * len(KINDS)), doors, tables, trials, undisturbed, counts)))

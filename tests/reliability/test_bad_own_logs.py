@@ -33,14 +33,15 @@ from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 
 QUICK: Final = 2  # mutations of each kind
-LONG: Final = 25
+LONG: Final = 60
 
 START: Final = datetime(2025, 1, 1)
 FORM: Final = "%Y-%m-%d %H:%M:%S"
 SCHEMA: Final[dict[str, Any]] = {
     "events": {
-        "sales": {"as": "product_buy", "file": "sales.csv", "client": "who", "time": "at", "item": "what"}
-        | {"value": "paid"},
+        "sales": {
+            "as": "product_buy", "file": "sales.csv", "client": "who", "time": "at", "item": "what", "value": "paid",
+        },
         "pages": {"as": "page_visit", "file": "pages.parquet", "client": "who", "time": "at", "url": "page"},
         "words": {"as": "search_query", "file": "words.csv", "client": "who", "time": "at", "text": "words"},
     },

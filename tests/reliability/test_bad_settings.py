@@ -17,7 +17,7 @@ from ubp.data.paths import DataPaths
 
 COMMANDS: Final = commands()
 QUICK: Final = ("split", "merge", "encode", "evaluate", "neighbours", "dcn")
-LONG: Final = 24  # mutations of each command
+LONG: Final = 12  # mutations of each command
 
 
 def made(tmp_path_factory, names, monkeypatch, capfd) -> Path:

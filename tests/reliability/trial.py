@@ -23,7 +23,8 @@ from tests.calls import called
 REMOVED, FOLDER = None, "folder"  # in a mutation: the file is not there, or a folder is in its place
 Content = bytes | str | None  # of a mutated file: bytes, or one of the two
 
-SECONDS: Final = 120  # after which a command hangs
+SECONDS: Final = 120  # of a processor's time, after which a command hangs
+WAITING: Final = 900  # seconds, whether it does something or not
 MEMORY: Final = 24 * 2**30  # of addresses: what asks for more is refused, as by a machine that has no more
 _ERROR: Final = "error: "
 _LITTER: Final = re.compile(r"\.\d+\.")
@@ -150,17 +151,21 @@ def _bounded() -> Iterator[None]:
     """Time and memory of a trial."""
 
     def stop(*_: object) -> None:
-        raise Hangs(f"not over after {SECONDS} s")
+        raise Hangs(f"not over after {SECONDS} s of work, or {WAITING} s")
 
-    before, limits = signal.signal(signal.SIGALRM, stop), resource.getrlimit(resource.RLIMIT_AS)
-    signal.alarm(SECONDS)
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGALRM, signal.SIGPROF)}
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    signal.alarm(WAITING)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
     try:
         yield
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, limits)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def all_end_well(trials: Mapping[str, Callable[[], None]]) -> None:

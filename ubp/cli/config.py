@@ -32,6 +32,7 @@ from omegaconf import (
     ValueNode,
 )
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from ubp.blocks.registry import Entry
 from ubp.data.history import ChallengeData
@@ -334,6 +335,10 @@ def hydra_errors() -> Iterator[None]:
     """
     try:
         yield
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{mark.name}: line {mark.line + 1}: " if mark else ""
+        raise HydraException(f"{place}no YAML ({getattr(error, 'problem', None) or error})") from error
     except (ValueError, TypeError) as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals.get("__name__", "").startswith("hydra."):

@@ -161,38 +161,48 @@ def embedding_run(
         UserError: a fault in config or data.
         AlreadyDone: the embedding is there, from the same history and settings; see `ubp.io.stage.Stage.once`.
     """
-    common, name = Common.of(config), value_at(config, "name", str)
+    common = Common.of(config)
+    _require_mappings(config)
     data = common.data()
-    path = common.paths.block(name, common.submit)
+    path = common.paths.block(config.name, common.submit)
     left_out = {*NOT_IN_LINEAGE, *not_in_lineage}
     settings = {key: value for key, value in resolved(config).items() if key not in left_out}
-    if isinstance(trainer := settings.get("trainer"), dict):  # else the recipe refuses it
-        for key in NOT_OF_TRAINER:
-            trainer.pop(key, None)
+    for name in NOT_OF_TRAINER:
+        settings.get("trainer", {}).pop(name, None)
     lineage = {
-        "name": name,
+        "name": config.name,
         "config": settings,
         "seed": common.seed,
         "fingerprint": data.fingerprint,
         "as_of": data.as_of.isoformat(sep=" "),
     }
-    if not isinstance(inputs := settings.get(_INPUTS, {}), dict):
-        raise UserError(f"{_INPUTS}={inputs}: must hold settings by the blocks' names")
-    lineage |= _sources(data, inputs, reads_targets)
-    folder = common.paths.cache / "runs" / f"{name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
-    model = common.paths.model(name, common.submit)
-    run = EmbeddingRun(name, data, common.seed, path, model, folder, lineage, recipe)
+    lineage |= _sources(data, settings.get(_INPUTS, ()), reads_targets)
+    folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
+    model = common.paths.model(config.name, common.submit)
+    run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage, recipe)
 
     def remark() -> str:
         return _remarks(read_lineage(path).get("report", {}))
 
-    stage = Stage(name, (path, model), lambda: lineage)
+    stage = Stage(config.name, (path, model), lambda: lineage)
     with stage.once(common.overwrite, remark, data.require_unchanged):
         if common.overwrite and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
-        logger.info("%s: events before %s in %s", name, data.as_of, data.folder)
+        logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
         with data.unchanged():
             yield run
+
+
+def _require_mappings(config: DictConfig) -> None:
+    """Refuse what `embedding_run` could not look into.
+
+    Raises:
+        UserError: the block has no name, or settings are no mapping.
+    """
+    value_at(config, "name", str)
+    for key in ("trainer", _INPUTS):
+        if key in config and not isinstance(config[key], DictConfig):
+            raise UserError(f"{key}={config[key]}: must hold settings, by their names: {key}.NAME=VALUE")
 
 
 def _remarks(report: Mapping[str, Any]) -> str:

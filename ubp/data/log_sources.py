@@ -20,7 +20,7 @@ from polars.io.plugins import register_io_source
 from ubp.data import schema
 from ubp.data.log_schema import EPOCHS, SUBJECT_KEYS, EventSource, FileSource, ItemSource
 from ubp.data.reading import YEARS, as_filed, collect, datetimes
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, name_some, shown
 
 CLIENT: Final = "client"
 SUBJECT: Final = "subject"
@@ -81,7 +81,7 @@ def opened(source: FileSource, file: Path, columns: Collection[str]) -> pl.LazyF
     wanted = dict.fromkeys([*columns, *source.where])
     if missing := [column for column in wanted if column not in found]:
         raise UserError(
-            f"{file}: column {missing[0]} missing (it has {', '.join(found)}); correct {source.name} in the schema"
+            f"{file}: column {missing[0]} missing (it has {name_some(found, 20)}); correct {source.name} in the schema"
             + (f", or its separator, which is {source.separator!r}" if len(found) == 1 else "")
         )
     return frame
@@ -378,10 +378,10 @@ def _faults(
         # Only now, on the way out, a second look for the first example.
         numbered = chosen(source, frame.with_row_index(_ROW)).select(_ROW, pl.col(name).alias(_RAW), **columns)
         first = collect(numbered.filter(_FAULTY[column]).select(_ROW, _RAW).head(1))
-        row, example = first[_ROW].item(), as_filed(first[_RAW])
+        row, example = first[_ROW].item(), shown(as_filed(first[_RAW]))
         yield (
             f"{file}: column {name}: {seen[column]:,} of {seen['rows']:,} rows {words[column]} "
-            f"(the first: row {row:,}, {example!r}); {hints.get(column, 'correct them')}, or leave them out with {DROP}"
+            f"(the first: row {row:,}, {example}); {hints.get(column, 'correct them')}, or leave them out with {DROP}"
         )
 
 

@@ -13,7 +13,7 @@ from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.reading import YEARS, as_filed, collect, datetimes, numbers_in, scan, times_parsed
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, name_some, shown
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _type_faults(wanted: dict[Path, tuple[str, ...]]) -> Iterator[str]:
             continue
         for column in columns:
             if column not in found:
-                yield f"{file}: column {column} missing (it has {', '.join(found)}); add or rename it"
+                yield f"{file}: column {column} missing (it has {name_some(list(found), 20)}); add or rename it"
             elif (expected := _expected(column, found[column])) is not None:
                 yield f"{file}: column {column}: wrong type {found[column]}; must be {expected}: convert it"
 
@@ -201,7 +201,7 @@ def _value_faults(file: Path, columns: tuple[str, ...], seen: dict[str, Any]) ->
             fault = _FAULTS.get(column, "are null")
             yield (
                 f"{file}: column {column}: {count:,} of {seen['#rows']:,} rows {fault} "
-                f"(the first: row {row:,}, {example!r}); fix or remove them"
+                f"(the first: row {row:,}, {shown(example)}); fix or remove them"
             )
 
 

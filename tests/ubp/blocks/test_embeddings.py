@@ -188,3 +188,19 @@ def test_a_lineage_that_is_none_is_one_line(tmp_path, lineage):
         with pytest.raises(UserError, match=r"block\.parquet: not a .*; make it again") as error:
             read(tmp_path / "block.parquet")
         assert "\n" not in str(error.value)
+
+
+def test_whatever_bit_is_turned_over_no_other_vectors_are_read(tmp_path):
+    EmbeddingTable(IDS, VECTORS, {"name": "a"}).write(tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        (tmp_path / "a.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            found = EmbeddingTable.read(tmp_path / "a.parquet")
+        except UserError:
+            refused += 1
+        else:
+            assert found.client_ids.tolist() == IDS.tolist()
+            assert found.vectors.tolist() == VECTORS.tolist()
+    assert refused > VECTORS.nbytes + IDS.nbytes

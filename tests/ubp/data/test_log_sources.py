@@ -371,3 +371,19 @@ def test_nothing_earlier_than_a_moment_is_lost_between_two_files(tmp_path):
     source = source_of(file="*.parquet")
     found = parsed(tmp_path, files_of(source, tmp_path), source)
     assert found["subject"].to_list() == [f"{number}-{second}" for number in range(2) for second in range(50)]
+
+
+def test_a_long_value_is_cut_in_a_message(tmp_path):
+    (line,) = refused(tmp_path, table(["x" * 100_000]))
+    assert len(line) < 700
+    assert "xxx… (100,002 characters)); correct format:" in line
+
+
+def test_names_of_columns_that_cannot_be_shown_are_cut(tmp_path):
+    file = tmp_path / "f.csv"
+    file.write_bytes(bytes(4096))
+    with pytest.raises(UserError, match="column who missing") as error:
+        parsed(tmp_path, [file], source_of())
+    (line,) = error.value.messages
+    assert len(line) < 700
+    assert line.isprintable()
