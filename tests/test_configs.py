@@ -74,10 +74,14 @@ def test_the_presets():
     assert presets() == ["demo", "full"]
 
 
-@named(NAMED)
+@named([NAMED[[path.parent for path in NAMED].index(folder)] for folder in FOLDERS])
 def test_full_is_what_a_config_says_by_itself(path):
     assert resolved(config_at(path, "preset=full")) == resolved(config_at(path))
     assert not {"preset", "demo"} & config_at(path).keys()
+
+
+def test_nothing_is_added_by_full():
+    assert list(CONFIGS.glob("**/preset/**/full.yaml")) == []
 
 
 @named([NAMED[[path.parent for path in NAMED].index(folder)] for folder in FOLDERS])

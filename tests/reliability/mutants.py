@@ -49,7 +49,7 @@ def _within(parent: ast.AST) -> Iterator[Change]:
         if name in {"annotation", "returns", "decorator_list", "type_params", "type_comment"}:
             continue
         for place, child in enumerate(value if isinstance(value, list) else [value]):
-            if not isinstance(child, ast.AST) or _is_talk(child):
+            if not isinstance(child, ast.AST) or _is_talk(child) or _is_default(parent, child):
                 continue
 
             def put(new: ast.AST, name: str = name, place: int = place, value: object = value) -> None:
@@ -61,6 +61,12 @@ def _within(parent: ast.AST) -> Iterator[Change]:
             yield from _at(child, put)
             if not isinstance(child, ast.Raise):
                 yield from _within(child)
+
+
+def _is_default(parent: ast.AST, node: ast.AST) -> bool:
+    """A setting's default, which stands in a config too, and whether a zip or join checks what is so."""
+    is_default = isinstance(parent, ast.ClassDef) and isinstance(node, ast.AnnAssign)
+    return is_default or (isinstance(node, ast.keyword) and node.arg in {"strict", "validate"})
 
 
 def _is_talk(node: ast.AST) -> bool:

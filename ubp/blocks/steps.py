@@ -13,7 +13,7 @@ from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.transformers import Arrays, FittedTransformer, Matrix, Transformer
 from ubp.data import schema
 from ubp.data.history import of_clients
-from ubp.data.reading import collect
+from ubp.data.reading import collect, scan
 
 _STEPS = ("processor", "scaler", "imputer")
 
@@ -209,7 +209,7 @@ def columns_of(path: Path) -> int:
     """
     if path.is_dir():
         return int(np.load(path / schema.ENTRY_EMBEDDINGS, mmap_mode="r").shape[1])
-    dtype = pl.read_parquet_schema(path).get(schema.EMBEDDING)
+    dtype = scan(path).collect_schema().get(schema.EMBEDDING)
     return dtype.size if isinstance(dtype, pl.Array) else EmbeddingTable.read(path).columns
 
 
