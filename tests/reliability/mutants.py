@@ -161,7 +161,7 @@ def outcome(run: Callable[[], int], seconds: float) -> str:
 def main(file: str, tests: list[str], most: int | None) -> None:
     """Try a module's mutants, or so many of them, the same ones each time."""
     path, module = Path(file), file.removesuffix(".py").replace("/", ".")
-    import hypothesis, pytest, sklearn.decomposition, torch  # noqa: E401, F401, I001  # fmt: skip
+    import hydra, hypothesis, omegaconf, polars, pytest, sklearn.decomposition, torch, torchmetrics  # noqa: E401, F401, I001  # fmt: skip
 
     words = ["-x", "-q", "-m", "not full and not long", "--hypothesis-seed=0", *tests]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist"]
