@@ -27,7 +27,7 @@ demo-quick: $(READY)
 setup: $(READY)
 
 test: $(READY)
-	$(TEST) -m "not full and not long" $(ARGS)
+	$(TEST) -m "not full and not long" --hypothesis-profile=quick $(ARGS)
 
 test-full: $(READY)
 	$(TEST) -m "not long" $(ARGS)

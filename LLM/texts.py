@@ -165,7 +165,7 @@ def save_texts(
         if written:
             with atomic_write(path) as aside:
                 metadata = {_LINEAGE: json.dumps(dict(lineage))}
-                pl.scan_parquet(parts).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
+                pl.scan_parquet(parts, glob=False).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
     return written
 
 

@@ -145,7 +145,7 @@ def distinct_texts(
         its text, in order of first occurrence, int64 [clients].
     """
     text = pl.col(TEXT)
-    table = collect(pl.scan_parquet(texts).select(schema.CLIENT_ID, a=text.hash(0), b=text.hash(1)))
+    table = collect(pl.scan_parquet(texts, glob=False).select(schema.CLIENT_ID, a=text.hash(0), b=text.hash(1)))
     _, rows, group = np.unique(table.select("a", "b").to_numpy(), axis=0, return_index=True, return_inverse=True)
     first = np.zeros(table.height, dtype=bool)
     first[rows] = True
@@ -156,7 +156,7 @@ def distinct_texts(
 
 def _chunks(texts: Path, wanted: npt.NDArray[np.bool_]) -> Iterator[list[str]]:
     """The selected texts in their order, one row group of the file at a time."""
-    frame = pl.scan_parquet(texts).select(TEXT)
+    frame = pl.scan_parquet(texts, glob=False).select(TEXT)
     for begin in range(0, len(wanted), TEXTS_AT_ONCE):
         here = wanted[begin : begin + TEXTS_AT_ONCE]
         if here.any():  # tokenisers do not take an empty list

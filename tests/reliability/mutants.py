@@ -49,7 +49,7 @@ def _within(parent: ast.AST) -> Iterator[Change]:
         if name in {"annotation", "returns", "decorator_list", "type_params", "type_comment"}:
             continue
         for place, child in enumerate(value if isinstance(value, list) else [value]):
-            if not isinstance(child, ast.AST) or _is_talk(child):
+            if not isinstance(child, ast.AST) or _is_talk(child) or _is_default(parent, child):
                 continue
 
             def put(new: ast.AST, name: str = name, place: int = place, value: object = value) -> None:
@@ -61,6 +61,12 @@ def _within(parent: ast.AST) -> Iterator[Change]:
             yield from _at(child, put)
             if not isinstance(child, ast.Raise):
                 yield from _within(child)
+
+
+def _is_default(parent: ast.AST, node: ast.AST) -> bool:
+    """A setting's default, which stands in a config too, and whether a zip or join checks what is so."""
+    is_default = isinstance(parent, ast.ClassDef) and isinstance(node, ast.AnnAssign)
+    return is_default or (isinstance(node, ast.keyword) and node.arg in {"strict", "validate"})
 
 
 def _is_talk(node: ast.AST) -> bool:
@@ -155,7 +161,7 @@ def outcome(run: Callable[[], int], seconds: float) -> str:
 def main(file: str, tests: list[str], most: int | None) -> None:
     """Try a module's mutants, or so many of them, the same ones each time."""
     path, module = Path(file), file.removesuffix(".py").replace("/", ".")
-    import hypothesis, pytest, sklearn.decomposition, torch  # noqa: E401, F401, I001  # fmt: skip
+    import hydra, hypothesis, omegaconf, polars, pytest, sklearn.decomposition, torch, torchmetrics  # noqa: E401, F401, I001  # fmt: skip
 
     words = ["-x", "-q", "-m", "not full and not long", "--hypothesis-seed=0", *tests]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist"]

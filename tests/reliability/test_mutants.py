@@ -30,7 +30,13 @@ ROOMS = {
     "ubp/blocks/condition.py": [f"{BLOCKS}/test_condition.py"],
 }
 # Faults that change nothing that anybody could see, each with the reason.
-NONE: dict[tuple[str, str], str] = {}
+NONE = {
+    ("ubp/evaluation/metrics.py", "-1 -> 1"): "matrices have two dimensions",
+    (
+        "ubp/evaluation/metrics.py",
+        "self.novelty is None or self.diversity is None -> self.novelty is None and self.diversity is None",
+    ): "both are None, or neither",
+}
 
 SOURCE = '''
 """A docstring with 1 < 2."""

@@ -120,6 +120,7 @@ def test_an_entry_is_the_same_again_and_nothing_else_is_touched(run, paths):
     before = files_of(paths.root)
     code, out, err = run(f"entry={run.entry}")
     assert (code, err) == (0, [])
+    assert not [line for line in run.said if " made " in line]  # nothing is doubted
     assert run.ran == [("stat_features", False), (VISITS, False), ("tiny", False)]
     again = DataPaths(paths.cache / "reproduced" / "tiny")
     assert out.splitlines()[-1].startswith("tiny: the same bits again · 30 clients × 48 columns · ")
@@ -204,7 +205,11 @@ def test_what_encode_wrote(run, paths):
     assert (code, err) == (0, [])
     assert run.ran[-2:] == [("tiny", False), ("tiny-encoded", False)]
     assert "tiny: the same bits again · 6 clients × 48 columns" in said
-    assert run("name=tiny", command=encode)[0] == 0  # all clients, at the end of the log
+
+
+@pytest.mark.full
+def test_what_encode_wrote_of_all_clients_at_the_end_of_the_log(run, paths):
+    assert run("name=tiny", command=encode)[0] == 0
     assert run(f"entry={paths.encoded('tiny') / '2023-02-09.parquet'}")[0] == 0
 
 
@@ -276,8 +281,6 @@ def test_a_manifest_without_the_lineage_of_a_block(run):
 
 
 def test_what_cannot_be_promised_is_a_line(run):
-    assert run(f"entry={run.entry}")[0] == 0
-    assert not [line for line in run.said if " made " in line]
     with_manifest(run.entry, lambda lineage: lineage["versions"].update(numpy="1.0"))
     assert run(f"entry={run.entry}")[0] == 0
     assert [line for line in run.said if "tiny: made with other versions: numpy 1.0 (here " in line]
