@@ -19,7 +19,7 @@ import numpy.typing as npt
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
-from ubp.blocks.fitted import content_digest, lineage_of, load, require_same_fit
+from ubp.blocks.fitted import content_digest, lineage_of, load, require_same_fit, settled
 from ubp.cli.chosen import choose_fit, read_clients, require_name
 from ubp.cli.circumstances import circumstances
 from ubp.cli.command import command
@@ -67,7 +67,7 @@ class Request:
             "as_of": self.history.as_of.isoformat(sep=" "),
             "fingerprint": self.history.fingerprint,
             "clients": None if self.clients is None else digest_of(self.clients.tobytes()),
-            "fit": lineage_of(self.model),
+            "fit": settled(lineage_of(self.model)),
             "fit_digest": content_digest(self.model),
         }
 

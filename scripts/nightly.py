@@ -30,7 +30,7 @@ from rich.table import Table
 
 from scripts.import_log import embedder, now_in, schema_in
 from ubp.blocks.embeddings import EmbeddingTable
-from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load, require_same_fit
+from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load, require_same_fit, settled
 from ubp.cli.chosen import choose_fit, require_name
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
@@ -211,7 +211,7 @@ class Night:
             "name": self.name,
             "as_of": self.history.as_of.isoformat(sep=" "),
             "fingerprint": self.history.fingerprint,
-            "fit": lineage_of(self.model),
+            "fit": settled(lineage_of(self.model)),
             "fit_digest": content_digest(self.model),
             "clients": self.order.clients,
             "order": {key: value for key, value in asdict(self.order).items() if key not in ("source", "bad_rows")},

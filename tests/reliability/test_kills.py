@@ -1,5 +1,6 @@
 """Every command, killed at many moments and then run to its end: what lies there is what an undisturbed run leaves."""
 
+import os
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from tests.reliability.killing import content, differences, litter, moments, run
 
 pytestmark = pytest.mark.full
 
-KILLS = 20  # of each command, at least
+KILLS = int(os.environ.get("KILLS", "20"))  # of each command, at least
 IN_A_ROW = 3  # of one run and those that take it up, at most
 
 

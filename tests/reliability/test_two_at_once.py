@@ -1,6 +1,7 @@
 """Two commands at once: each makes what it would make alone, before or after the other, or ends in one line."""
 
 import multiprocessing
+import os
 import random
 import time
 
@@ -32,7 +33,7 @@ PAIRS = {
 }
 FEW = ["encode, and its fit", "merge, and a block of it", "evaluate, and its entry"]
 TWICE = ["split_again", "import_log", "nightly"]
-ROUNDS = 4  # of each pair
+ROUNDS = int(os.environ.get("ROUNDS", "4"))  # of each pair
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +67,7 @@ def at_once(workshop, name, rounds, counts) -> None:
         workshop.begin(first)
         lead = (draw.random() - 0.4) * seconds
         lines = [workshop.words(first), [*workshop.words(second), *more]]
-        running = [Running(workshop.here, line) for line in (lines if lead > 0 else lines[::-1])[:1]]
-        time.sleep(abs(lead))
-        running.append(Running(workshop.here, (lines if lead > 0 else lines[::-1])[1]))
-        done, other = running if lead > 0 else running[::-1]
-        done, other = done.done(), other.done()
+        done, other = both(workshop, lines, lead)
         assert other.code == 0, (lead, other.err)
         found = content(workshop.here)
         assert not litter(workshop.here)
@@ -81,10 +78,18 @@ def at_once(workshop, name, rounds, counts) -> None:
             require_one_of(found, before, after, lead)
         counts[f"times two at once: {name}"] += 1
         for line in reversed(lines):
-            again = Running(workshop.here, line).done()
-            if again.code:
+            if (again := Running(workshop.here, line).done()).code:
                 require_one_line(again)
         assert differences(without_cache(content(workshop.here)), without_cache(wanted)) == [], lead
+
+
+def both(workshop, lines, lead):
+    """Run two commands, the first one so many seconds before the second, or after it where these are negative."""
+    order = (0, 1) if lead > 0 else (1, 0)
+    running = {order[0]: Running(workshop.here, lines[order[0]])}
+    time.sleep(abs(lead))
+    running[order[1]] = Running(workshop.here, lines[order[1]])
+    return running[0].done(), running[1].done()
 
 
 def without_cache(found):
