@@ -54,6 +54,11 @@ class DataPaths:
         return self.raw / ".done" / f"{schema.EventType.PRODUCT_BUY.file_name}.lock"
 
     @property
+    def split_lock(self) -> Path:
+        """The same of ``raw/input`` and ``raw/target``."""
+        return self.input / ".done" / self.lock.name
+
+    @property
     def properties(self) -> Path:
         return self.raw / schema.PRODUCT_PROPERTIES
 
