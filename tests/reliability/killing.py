@@ -167,6 +167,7 @@ def require_one_line(done: Done) -> str:
 # --- what lies there --------------------------------------------------------------------------------------------------
 
 Content = dict[str, str]
+BEGUN = json.dumps({"outputs": {}})  # a note of what is not finished
 
 
 def content(root: Path) -> Content:
@@ -213,6 +214,15 @@ LEFT_ASIDE = re.compile(
 def litter(root: Path) -> list[str]:
     """What lies there that a command makes for a while only."""
     return [name for name in content(root) if LEFT_ASIDE.search(name)]
+
+
+def require_whole(found: Content, old: Content, wanted: Content, when: object) -> None:
+    """What lay there before, or lies there in the end, is the one or the other; a note may say that it was begun."""
+    for name in found.keys() & (old.keys() | wanted.keys()):
+        if found[name] != BEGUN:
+            assert found[name] in (old.get(name), wanted.get(name)), (name, when)
+    for name in old.keys() & wanted.keys():
+        assert name in found, (name, when)
 
 
 def differences(found: Content, wanted: Content) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.reliability.commands import COMMANDS, Workshop
 from tests.reliability.disks import Disk, refused, room
-from tests.reliability.killing import content, differences, litter, require_one_line
+from tests.reliability.killing import content, differences, litter, require_one_line, require_whole
 
 pytestmark = [pytest.mark.full, pytest.mark.skipif(bool(refused()), reason=refused())]
 
@@ -40,8 +40,7 @@ def starved(workshop, name, disks, counts) -> None:
             assert str(workshop.here) in line
             assert ": no space left on the disk; make room" in line
             assert not litter(disk.after), free
-            for file, was in old.items():
-                assert left.get(file) in (was, wanted.get(file)), (file, free)
+            require_whole(left, old, wanted, free)
             counts[f"full disks under {name}"] += 1
             failed += 1
         else:

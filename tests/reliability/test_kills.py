@@ -6,7 +6,7 @@ import random
 import pytest
 
 from tests.reliability.commands import COMMANDS, Workshop
-from tests.reliability.killing import content, differences, litter, moments, run
+from tests.reliability.killing import content, differences, litter, moments, require_whole, run
 
 pytestmark = pytest.mark.full
 
@@ -52,15 +52,6 @@ def killed_and_compared(workshop, name, kills, counts) -> None:
             assert "Traceback" not in last.err
             assert differences(content(workshop.here), wanted) == [], moment
         again = command.before is not None and not again
-
-
-def require_whole(found, old, wanted, moment) -> None:
-    """What lies at a place where something lay before, or lies in the end, is the one or the other."""
-    for name in found.keys() & (old.keys() | wanted.keys()):
-        if not name.endswith(".json") or ".done" not in name:
-            assert found[name] in (old.get(name), wanted.get(name)), (name, moment)
-    for name in old.keys() & wanted.keys():
-        assert name in found, (name, moment)
 
 
 @pytest.mark.parametrize("name", ["stat_features", "gru_ae_day_event", "basics", "import_log", "nightly"])
