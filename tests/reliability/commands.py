@@ -140,8 +140,11 @@ class Workshop:
         (self.files / "early" / "transactions.csv").write_text("".join([head, *early]))
 
     def words(self, command: Command) -> list[str]:
-        values = {"files": self.files, "root": self.here, "client": self._client}
-        return [word.format_map(values) for word in command.words]
+        values = {"{files}": self.files, "{root}": self.here, "{client}": self._client}
+        words = list(command.words)
+        for name, value in values.items():
+            words = [word.replace(name, str(value)) for word in words]
+        return words
 
     def run(self, command: Command, *more: str) -> Done:
         """A command on what lies here, undisturbed."""

@@ -154,14 +154,14 @@ def moments(count: int, steps: int, seconds: float, draw: random.Random) -> Iter
     yield from found
 
 
-def require_one_line(done: Done) -> str:
-    """The only error line of a command that failed as it should: its last."""
+def require_one_line(done: Done, most: int = 1) -> str:
+    """The only error line of a command that failed as it should: its last; or some lines, where it has commands run."""
     assert done.code == 1, (done.out, done.err)
     assert "Traceback" not in done.err, done.err
     lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.err
-    assert done.err.splitlines()[-1] == lines[0], done.err
-    return lines[0]
+    assert 1 <= len(lines) <= most, done.err
+    assert done.err.splitlines()[-len(lines) :] == lines, done.err
+    return "\n".join(lines)
 
 
 # --- what lies there --------------------------------------------------------------------------------------------------

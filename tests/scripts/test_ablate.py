@@ -38,8 +38,9 @@ def paths(split_log):
     for name in COLUMNS:
         make(split_log, name)
     yield split_log
-    for file in (split_log.root / "ablations").rglob("*.csv"):
-        file.unlink()
+    for file in (split_log.root / "ablations").rglob("*.*"):
+        if file.is_file():
+            file.unlink()
 
 
 def make(paths, name):
