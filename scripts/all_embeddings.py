@@ -147,7 +147,7 @@ def main(config: DictConfig) -> list[str]:
         where = "see above" if failed.log is None else f"its log: {failed.log}"
         lines = [*failed.lines(), f"error: {failed}, {where}; fix it and start again: what is done is skipped"]
         if failed.log and (full := refusal(RuntimeError(), failed.log)) and full.messages[0] not in "\n".join(lines):
-            lines.insert(0, f"error: {full}")  # the command's own line found no room
+            lines.insert(-1, f"error: {full}")  # the command's own line found no room
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         raise SystemExit(failed.code) from failed
     say(f"all embeddings · {time.monotonic() - began:.0f} s")
