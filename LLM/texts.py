@@ -18,7 +18,6 @@ at the old end (`LLM.tokens`).
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -31,7 +30,7 @@ import polars as pl
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import read_lineage
-from ubp.cli.config import Common, parse
+from ubp.cli.config import Common, parse, value_at
 from ubp.cli.output import closing_line
 from ubp.data import schema
 from ubp.data.event_types import chosen as chosen_types
@@ -40,7 +39,7 @@ from ubp.data.lacking import no_events
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, scratch_folder
 from ubp.io.stage import Stage
 from ubp.sequences.arrays import Int64
 from ubp.sequences.build import events_of
@@ -115,11 +114,12 @@ def make_texts(config: DictConfig) -> Path:
     path = common.paths.texts(common.submit) / f"{config.name}.parquet"
     lineage = {
         "name": config.name,
-        "command": config.command,
+        "command": value_at(config, "command", str),
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }
-    with Stage(config.name, (path,), lambda: lineage).once(common.overwrite, waited=data.require_unchanged):
+    stage = Stage(config.name, (path,), lambda: lineage)
+    with stage.once(common.overwrite, waited=data.require_unchanged), data.unchanged():
         clients = write_texts(data, settings, path, lineage)
     closing_line(config.name, path, clients, 1)
     return path
@@ -157,11 +157,10 @@ def save_texts(
     Returns:
         How many clients have a text.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".parts") as parts:
+    with scratch_folder(path.parent, f"{path.name}.parts") as parts:
         written = 0
         for number, texts in enumerate(_chunks(history, settings, clients)):
-            texts.write_parquet(Path(parts, f"{number:05d}.parquet"), compression="lz4")
+            texts.write_parquet(parts / f"{number:05d}.parquet", compression="lz4")
             written += texts.height
         if written:
             with atomic_write(path) as aside:

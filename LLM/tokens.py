@@ -21,6 +21,7 @@ import polars as pl
 from LLM.texts import TEXT, TEXTS_AT_ONCE
 from ubp.data import schema
 from ubp.data.reading import collect
+from ubp.io.arrays import append_array, save_array
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 from ubp.sequences.batches import PaddedBatch, gather
@@ -106,7 +107,7 @@ def _tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens: int) 
         for chunk in _chunks(texts, first):
             ids = token_ids(tokeniser, chunk, max_tokens)
             lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
-            np.fromiter(itertools.chain.from_iterable(ids), dtype, int(lengths[-1].sum())).tofile(file)
+            append_array(file, np.fromiter(itertools.chain.from_iterable(ids), dtype, int(lengths[-1].sum())))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
     counts = np.diff(offsets)
     if not counts.all():
@@ -117,7 +118,7 @@ def _tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens: int) 
         *(f"{number:,}" for number in (len(clients), len(counts), offsets[-1], full, max_tokens)),
     )
     for name, array in zip(_ARRAYS, (offsets, clients, text_of), strict=True):
-        np.save(folder / f"{name}.npy", array)
+        save_array(folder / f"{name}.npy", array)
     (folder / _NOTE).write_text(json.dumps({"dtype": dtype.name}))
 
 

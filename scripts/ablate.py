@@ -27,7 +27,7 @@ from rich.table import Table
 from ubp.blocks import registry
 from ubp.blocks.merge import MERGE_KEYS, MergeSettings, check_histories, find_blocks, missing_blocks
 from ubp.cli.command import command
-from ubp.cli.config import Common, composed, config_names, explain, parse
+from ubp.cli.config import Common, composed, config_names, explain, optional_at, parse, texts_at, value_at
 from ubp.cli.output import closing_line, show
 from ubp.cli.plotting import pyplot
 from ubp.data.paths import CONFIGS
@@ -47,7 +47,7 @@ from ubp.evaluation.ablation import (
 )
 from ubp.evaluation.probes import Probe
 from ubp.io.errors import UserError, name_some, require
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, locked
 from ubp.io.rows import write_rows
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,13 @@ def merge_settings(config: DictConfig, common: Common) -> MergeSettings:
     known = config_names(MERGES)
     if OmegaConf.is_missing(config, "ensemble"):
         raise UserError(f"ensemble: name a merge: ensemble=NAME; known: {', '.join(known)}")
-    name = str(config.ensemble)
+    name = value_at(config, "ensemble", str)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"ensemble={name}: no such merge{meant}; known: {', '.join(known)}")
-    overrides = [f"preset={config.merge_preset}", f"seed={common.seed}", *config.overrides]
+    others = texts_at(config, "overrides")
+    overrides = [f"preset={value_at(config, 'merge_preset', str)}", f"seed={common.seed}", *others]
     try:
         return parse(MergeSettings, composed(MERGES, name, overrides), MERGE_KEYS)
     except HydraException as error:
@@ -118,7 +119,7 @@ def base_of(config: DictConfig, ensemble: Ensemble) -> Subset:
     Raises:
         UserError: one is not in the ensemble, or there is none beside them.
     """
-    names = [str(name) for name in config.base]
+    names = texts_at(config, "base")
     if unknown := [name for name in names if name not in ensemble.whole]:
         there = name_some(ensemble.whole, 50)
         raise UserError(f"base: {name_some(unknown)}: not among the ensemble's blocks that are there: {there}")
@@ -217,20 +218,22 @@ def main(config: DictConfig) -> list[Change]:
     check_histories(paths, data.fingerprint, data.folder)
     ensemble = Ensemble(str(config.ensemble), settings, paths, data.clients)
     base = base_of(config, ensemble)
-    folder = Path(config.out) if config.out else common.paths.ablations(ensemble.name)
+    wanted = optional_at(config, "out", str)
+    folder = Path(wanted) if wanted else common.paths.ablations(ensemble.name)
     scores, table = (folder / f"{what}_{probe.name}.csv" for what in ("scores", "changes"))
-    if common.overwrite:
-        scores.unlink(missing_ok=True)
-    ablation = Ablation(ensemble, probe, data, config.device, scores)
-    found = measured(ablation, config, base)
-    every = [change for changes in found.values() for change in changes]
-    write_rows(table, every, Change)
+    with locked(folder.parent / ".done" / f"{folder.name}.lock", f"an ablation of {ensemble.name}"):
+        if common.overwrite:
+            scores.unlink(missing_ok=True)
+        ablation = Ablation(ensemble, probe, data, value_at(config, "device", str), scores)
+        found = measured(ablation, config, base)
+        every = [change for changes in found.values() for change in changes]
+        write_rows(table, every, Change)
     whole = ablation.change(WHOLE, "", ensemble.whole)
     titles = {kind: title_of(kind, base) for kind in found}
     for kind, changes in found.items():
         show(table_of(changes, whole, titles[kind]))
     heading = f"{ensemble.name}: change against all {whole.blocks} blocks ({whole.total:.4f}), {by_what(probe)}"
-    plot = plotted(found, titles, heading, table.with_suffix(".png")) if config.plot else None
+    plot = plotted(found, titles, heading, table.with_suffix(".png")) if value_at(config, "plot", bool) else None
     closing_line(f"{ensemble.name} taken apart", plot or table, len(ensemble.clients), whole.columns)
     return every
 
@@ -243,8 +246,11 @@ def require_settings(config: DictConfig, common: Common) -> None:
     """
     require(not common.submit, "submit", common.submit, "False: blocks made of all events cannot be scored")
     require(config.order in (NONE, GREEDY), "order", config.order, f"{GREEDY} or {NONE}")
-    require(config.steps is None or config.steps > 0, "steps", config.steps, "at least 1, or null")
-    if not (config.leave_out or config.alone or config.order == GREEDY):
+    steps = optional_at(config, "steps", int)
+    require(steps is None or steps > 0, "steps", steps, "at least 1, or null")
+    value_at(config, "plot", bool)
+    leave_out, each_alone = value_at(config, "leave_out", bool), value_at(config, "alone", bool)
+    if not (leave_out or each_alone or config.order == GREEDY):
         raise UserError("leave_out=False alone=False order=none: nothing to measure; take one of them")
 
 

@@ -16,7 +16,7 @@ seconds: what is below one of them is marked.
 from omegaconf import DictConfig
 
 from ubp.cli.command import command
-from ubp.cli.config import Common, one_or_several, parse
+from ubp.cli.config import Common, one_or_several, parse, value_at
 from ubp.cli.output import closing_line, show
 from ubp.evaluation.evaluate import evaluate_all
 from ubp.evaluation.probes import Probe, probe_title
@@ -32,8 +32,8 @@ def main(config: DictConfig) -> list[Scores]:
     asked = one_or_several(config, "embeddings", "a block or an entry, or a path of one")
     found = [find_profiles(name, common.paths.embeddings(common.submit)) for name in asked]
     data = common.data(submit=False)
-    references = reference_rows(data, ReferenceSettings()) if config.references else []
-    done = evaluate_all([*found, *references], probe, data, config.device, common.overwrite)
+    references = reference_rows(data, ReferenceSettings()) if value_at(config, "references", bool) else []
+    done = evaluate_all([*found, *references], probe, data, value_at(config, "device", str), common.overwrite)
     rows = [evaluated.scores for evaluated in done]
     show(scores_table(rows, probe_title(probe), marks(rows[: len(found)], rows[len(found) :])))
     for one in done[: len(found)]:

@@ -60,6 +60,16 @@ def _require_own_name(name: str, settings: MergeSettings) -> None:
         raise UserError(f"name={name}: a block has this name; give the merge another")
 
 
+def _require_same_blocks(before: dict[str, str | None], now: dict[str, str | None]) -> None:
+    """Refuse a merge of which nobody knows which blocks are in it.
+
+    Raises:
+        UserError: some were made anew while they were merged.
+    """
+    if changed := [name for name, content in before.items() if now[name] != content]:
+        raise UserError(f"{name_some(changed)} made anew while they were merged; merge again, alone")
+
+
 def _lineage(
     name: str, fitted: FittedMerge, settings: MergeSettings, left_out: dict[str, str], paths: Mapping[str, Path],
     data: ChallengeData, seed: int,
@@ -120,7 +130,10 @@ def main(config: DictConfig) -> None:
     stage = Stage(config.name, (*entry_files(entry), entry / MANIFEST, model), made_from, of=entry)
     remark = f" (without {name_some(list(left_out))})" if left_out else ""
     with stage.once(common.overwrite, lambda: remark, data.require_unchanged):
+        before = made_from()
+        check_histories(paths, data.fingerprint, data.folder)
         fitted, profiles = fit_merge(settings, paths, clients, model)
+        _require_same_blocks(before, made_from())
         lineage = _lineage(config.name, fitted, settings, left_out, paths, data, common.seed)
         _keep(config.name, fitted, lineage)
         write_entry(entry, clients, profiles, settled(lineage))

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ubp.blocks.registry import can_be_made, needs_of, with_what_they_read
 from ubp.cli.command import command
-from ubp.cli.config import Common, composed
+from ubp.cli.config import Common, composed, value_at
 from ubp.cli.output import closing_line, say, show
 from ubp.data.log_figures import LogFigures
 from ubp.data.paths import CONFIGS
@@ -363,11 +363,12 @@ def reasons(advice: Advice, measured: Measured) -> list[str]:
 @command("scripts", "recommend")
 def main(config: DictConfig) -> Advice:
     common, measured = Common.of(config), Measured.load()
-    require(config.hours > 0, "hours", config.hours, "above 0")
+    hours = value_at(config, "hours", float)
+    require(hours > 0, "hours", hours, "above 0")
     history = common.whole_log()
     log = LogFigures.of(history)
     _, left_out = can_be_made(common.paths, submit=True)
-    advice = advise(log, left_out, measured, float("inf") if has_gpu() else float(config.hours))
+    advice = advise(log, left_out, measured, float("inf") if has_gpu() else hours)
     show(about(log))
     show(plan(advice))
     for line in reasons(advice, measured):

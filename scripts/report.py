@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from ubp.blocks.fitted import is_fitted, load
 from ubp.cli.command import command
-from ubp.cli.config import Common, parse
+from ubp.cli.config import Common, optional_at, parse
 from ubp.cli.output import closing_line
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some
@@ -94,14 +94,14 @@ def content_of(config: DictConfig, common: Common) -> Content:
     settings = parse(ClientSettings, config, at="view")
     log = common.data(submit=True)
     submit, rows = choose_submit(config, common)
-    shown = choose_profile(config.name, rows)
+    shown = choose_profile(optional_at(config, "name", str), rows)
     history, view = log, None
     if shown is not None:
         history = log if submit else common.data(submit=False)
-        client = choose_client(config.client, history)
+        client = choose_client(optional_at(config, "client", str), history)
         view = ClientView.of(ProfileFile.open(shown.path), history, settings, client, common.seed)
     return Content(
-        title=str(config.title or common.paths.log),
+        title=optional_at(config, "title", str) or common.paths.log,
         log=LogSummary.of(log),
         made=rows,
         curves=curves_of(common.paths, [row.name for row in rows]),
@@ -117,7 +117,8 @@ def content_of(config: DictConfig, common: Common) -> Content:
 @command("scripts", "report")
 def main(config: DictConfig) -> Path:
     common = Common.of(config)
-    out = Path(config.out) if config.out else common.paths.report
+    wanted = optional_at(config, "out", str)
+    out = Path(wanted) if wanted else common.paths.report
     if out.is_dir():
         raise UserError(f"out={out}: a folder; name a file")
     content = content_of(config, common)

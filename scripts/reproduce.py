@@ -26,7 +26,7 @@ from ubp.blocks.entry import read_entry, read_manifest
 from ubp.cli.circumstances import HISTORY, essential, machine, versions
 from ubp.cli.command import command
 from ubp.cli.config import Common
-from ubp.cli.jobs import Job, JobFailed, Limits, run_jobs
+from ubp.cli.jobs import Job, JobFailed, Limits, Processes, run_jobs
 from ubp.cli.output import closing_line, say, show
 from ubp.cli.reproduction import MERGE, Aside, Making, changed_settings, doubts, makings_of, require_sources
 from ubp.data.paths import DataPaths
@@ -65,7 +65,7 @@ def threads_of_lightfm(makings: Sequence[Making]) -> list[str]:
 # --- making it again ----------------------------------------------------------------------------------
 
 
-def make_again(jobs: Sequence[Job], limits: Limits, logs: Path) -> None:
+def make_again(jobs: Sequence[Job], limits: Limits, grace: float, logs: Path) -> None:
     """Run the commands, each with a log of its own.
 
     Raises:
@@ -83,7 +83,7 @@ def make_again(jobs: Sequence[Job], limits: Limits, logs: Path) -> None:
         raise UserError(f"{job.name}: {reason}")
 
     try:
-        run_jobs(jobs, limits, {}, logs, lambda _: None, ended, left_out)
+        run_jobs(jobs, limits, Processes({}, logs, grace), lambda _: None, ended, left_out)
     except JobFailed as failed:
         raise UserError([*(line.removeprefix("error: ") for line in failed.lines()), f"{failed}; its log: {failed.log}"]) from failed  # noqa: E501  # fmt: skip
 
@@ -176,8 +176,8 @@ def main(config: DictConfig) -> list[Outcome]:
     aside = Aside(DataPaths(root), common.paths)
     with locked(root / ".done" / "reproduce.lock", f"{wanted.name} again"):
         aside.prepare()
-        limits = Limits(config.jobs, 1, config.grace)
-        make_again(aside.jobs(makings, asked, here, common.overwrite), limits, root / "logs")
+        limits = Limits(config.jobs, 1)
+        make_again(aside.jobs(makings, asked, here, common.overwrite), limits, config.grace, root / "logs")
         outcomes = [
             outcome(
                 making,

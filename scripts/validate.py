@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ubp.blocks.entry import read_entry, violations
 from ubp.cli.command import command
-from ubp.cli.config import Common
+from ubp.cli.config import Common, optional_at, value_at
 from ubp.cli.output import closing_line
 from ubp.data.reading import load_clients
 from ubp.io.errors import UserError
@@ -24,8 +24,7 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     if OmegaConf.is_missing(config, "entry"):
         raise UserError("entry: name the folder to check: entry=PATH")
-    entry = Path(config.entry)
-    local = config.local
+    entry, local = Path(value_at(config, "entry", str)), optional_at(config, "local", bool)
     if local is None:
         local = entry.resolve().parent == common.paths.embeddings(submit=False).resolve()
     found = violations(entry, load_clients(common.paths.relevant_clients), local)

@@ -13,6 +13,7 @@ from scripts import encode, merge
 from stat_features import stat_features
 from tests.calls import called
 from tests.ubp.blocks.toy import make_purchases
+from ubp.blocks import merge as merging
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry
 from ubp.blocks.fitted import load
@@ -21,6 +22,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
 from ubp.io.errors import UserError
 
+BLOCKS = ("stat_features", "als_64_buy_add_categories", "als_64_visits_relevant")
 NOBODY = [700_001, 700_002, 700_003]
 TINY = ["--config-name=basics", "name=tiny", *(f"~blocks.als_64_{block}" for block in ("buy_add_categories", "visits_relevant"))]  # noqa: E501  # fmt: skip
 
@@ -293,3 +295,70 @@ def test_a_neighbour_of_yesterday_is_still_one_today(run, paths):
     five_of_today = nearest(now, now)[:, 1:6]
     still = (five_of_today == neighbours[:, None]).any(axis=1)
     assert still.mean() > 0.8  # by chance: five of 59
+
+
+# --- what changes meanwhile -------------------------------------------------------------------------------------------
+
+
+def doing(monkeypatch, module, name, meanwhile):
+    """Have something done after a function of a command, once."""
+    function, left = getattr(module, name), [meanwhile]
+
+    def called_once(*arguments, **settings):
+        found = function(*arguments, **settings)
+        if left:
+            left.pop()()
+        return found
+
+    monkeypatch.setattr(module, name, called_once)
+
+
+@pytest.mark.usefixtures("merged")
+def test_a_fit_made_anew_while_it_is_read_is_said(run, paths, monkeypatch):
+    make_purchases(paths)
+    doing(monkeypatch, encode, "load", lambda: make_purchases(paths, weights=(9.0, 9.0, 9.0)))
+    assert refusal(run(encode, "name=purchases")) == (
+        f"error: {paths.model('purchases', True)}: fitted anew while it was read; give the command again"
+    )
+    assert not paths.encoded("purchases").exists() or not list(paths.encoded("purchases").glob("*.parquet"))
+    assert run(encode, "name=purchases")[0] == 0
+
+
+@pytest.mark.usefixtures("merged")
+def test_a_merge_whose_block_is_made_anew_while_it_is_read_is_said(run, paths, monkeypatch):
+    make_purchases(paths)
+    words = ("--config-name=basics", "name=bought", *(f"~blocks.{name}" for name in BLOCKS), "+blocks.purchases={}")
+    assert run(merge, *words)[0] == 0
+    doing(monkeypatch, merging, "load", lambda: make_purchases(paths, weights=(9.0, 9.0, 9.0)))
+    assert "block purchases: fitted anew since the merge" in refusal(run(encode, "name=bought"))
+
+
+@pytest.mark.usefixtures("merged")
+def test_events_that_change_while_they_are_read_are_said(run, paths, monkeypatch):
+    make_purchases(paths)
+    file = paths.raw / "page_visit.parquet"
+    doing(monkeypatch, encode, "load", lambda: pl.read_parquet(file)[1:].write_parquet(file))
+    assert "changed while they were read; give the command again" in refusal(run(encode, "name=purchases"))
+
+
+@pytest.mark.usefixtures("merged")
+def test_an_error_of_events_that_change_is_said_as_that(run, paths, monkeypatch):
+    make_purchases(paths)
+    doing(monkeypatch, encode, "load", (paths.raw / "product_buy.parquet").unlink)
+    monkeypatch.setattr(ChallengeData, "require_unchanged", changed)
+    assert refusal(run(encode, "name=purchases")) == "error: they changed"
+
+
+def changed(_):
+    raise UserError("they changed")
+
+
+def test_a_merge_of_a_block_that_is_made_anew_is_refused(run, paths, monkeypatch):
+    make_purchases(paths)
+    words = ("--config-name=basics", "name=bought", *(f"~blocks.{name}" for name in BLOCKS), "+blocks.purchases={}")
+    doing(monkeypatch, merge, "fit_merge", lambda: make_purchases(paths, weights=(9.0, 9.0, 9.0)))
+    assert refusal(run(merge, *words)) == (
+        "error: block purchases, fit of purchases made anew while they were merged; merge again, alone"
+    )
+    assert not (paths.embeddings(submit=True) / "bought").exists()
+    assert run(merge, *words)[0] == 0

@@ -11,6 +11,7 @@ import yaml
 
 from scripts import import_log, make_example_log
 from scripts.split import split
+from tests.calls import called
 from tests.test_commands import run
 from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
@@ -265,3 +266,15 @@ events:
         "error: sales.csv: column what missing (it has who, when); correct sales in the schema"
     ]
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("text", ["events: [", "a: b: c", "events: *x"])
+def test_a_schema_that_is_no_yaml_is_one_line(tmp_path, monkeypatch, capsys, text):
+    (tmp_path / "schema").mkdir()
+    file = tmp_path / "schema" / "mine.yaml"
+    file.write_text(text)
+    words = [f"--config-dir={tmp_path}", "schema=mine", f"data_path={tmp_path / 'data'}"]
+    code, _, (line,) = called(import_log, words, monkeypatch, capsys)
+    assert code == 1
+    assert line.startswith("error: ")
+    assert f"{file}" in line

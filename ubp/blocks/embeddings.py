@@ -1,5 +1,6 @@
 """One embedding (block): the parquet that every command writes and merge reads."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ import polars as pl
 
 from ubp.data import schema
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, read_whole
+from ubp.io.npy import read_npy
 
 if TYPE_CHECKING:  # a third of a second of imports, where something is read or written
     import pyarrow as pa
 
 LINEAGE = "lineage"  # key in the parquet's metadata
+_DIGEST = "digest"  # another: see there; other programs' parquets have none
+_LOOKED_AT = 4_096  # rows
 _GROUP = 2**22  # floats in a row group: writing holds as many a second time
 _BATCH = 2**21  # floats decoded at a time, which takes four times their memory: repetition levels, growing buffers
 _BUFFER = 2**20  # bytes read at a time
@@ -73,7 +77,7 @@ class EmbeddingTable:
 
         layout = pa.schema(
             [pa.field(schema.CLIENT_ID, pa.int64(), nullable=False), vectors_field(self.columns)],
-            metadata={LINEAGE: json.dumps(self.lineage)},
+            metadata={LINEAGE: json.dumps(self.lineage), _DIGEST: _digest(self.client_ids, self.vectors)},
         )
         table = pa.table([pa.array(self.client_ids), vectors_array(self.vectors)], schema=layout)
         with atomic_write(path) as aside:
@@ -84,6 +88,7 @@ class EmbeddingTable:
                 compression="none",
                 use_dictionary=False,
                 write_statistics=[schema.CLIENT_ID],
+                write_page_checksum=True,
                 row_group_size=rows_of_group(self.columns),
             )
 
@@ -95,7 +100,7 @@ class EmbeddingTable:
             UserError: it is no such file, or breaks a rule of `EmbeddingTable`.
         """
         try:
-            return cls._from_folder(path) if path.is_dir() else cls._from_parquet(path)
+            return read_whole(path, lambda: cls._from_folder(path) if path.is_dir() else cls._from_parquet(path))
         except (ValueError, OSError, EOFError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: not a usable embedding: {reason}; make it again") from error
@@ -107,7 +112,7 @@ class EmbeddingTable:
 
         try:
             # Not the whole file first, and then a list of vectors as Arrow grows it: four times the vectors' memory.
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True) as file:
                 columns = _columns_of(file.schema_arrow)
                 client_ids = np.empty(file.metadata.num_rows, np.int64)
                 vectors = np.empty((len(client_ids), columns), np.float32)
@@ -117,15 +122,18 @@ class EmbeddingTable:
                     client_ids[rows] = _without_nulls(batch, schema.CLIENT_ID)
                     vectors[rows] = _without_nulls(batch, schema.EMBEDDING).reshape(-1, columns)
                     start += len(batch)
-                lineage = (file.metadata.metadata or {}).get(LINEAGE.encode(), b"{}")
-        except pa.ArrowException as error:
+                noted = file.metadata.metadata or {}
+        except (pa.ArrowException, MemoryError) as error:
             raise ValueError(str(error)) from error
-        return cls(client_ids, vectors, json.loads(lineage))
+        if start != len(client_ids):
+            raise ValueError(f"{start:,} rows, where it says that it has {len(client_ids):,}")
+        if noted.get(_DIGEST.encode(), b"").decode() not in ("", _digest(client_ids, vectors)):
+            raise ValueError("its ids or vectors are not those that were written")
+        return cls(client_ids, vectors, _lineage_in(noted.get(LINEAGE.encode(), b"{}")))
 
     @classmethod
     def _from_folder(cls, folder: Path) -> "EmbeddingTable":
-        client_ids = np.load(folder / schema.ENTRY_CLIENT_IDS, allow_pickle=False)
-        vectors = np.load(folder / schema.ENTRY_EMBEDDINGS, allow_pickle=False)
+        client_ids, vectors = read_npy(folder / schema.ENTRY_CLIENT_IDS), read_npy(folder / schema.ENTRY_EMBEDDINGS)
         if not np.issubdtype(client_ids.dtype, np.integer):
             raise ValueError(f"{schema.ENTRY_CLIENT_IDS} is {client_ids.dtype}, not integers")
         if not np.issubdtype(vectors.dtype, np.floating):
@@ -157,10 +165,35 @@ def read_lineage(path: Path) -> dict[str, Any]:
         UserError: it is no readable parquet.
     """
     try:
-        lineage: dict[str, Any] = json.loads(pl.read_parquet_metadata(path).get(LINEAGE, "{}"))
+        return _lineage_in(pl.read_parquet_metadata(path).get(LINEAGE, "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet ({str(error).splitlines()[0]}); make it again") from error
+
+
+def _lineage_in(text: str | bytes) -> dict[str, Any]:
+    """A lineage as a parquet holds it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        lineage = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its lineage is too deep") from error
+    if not isinstance(lineage, dict):
+        raise ValueError(f"its lineage is {str(lineage)[:20]!r}, not a mapping")  # noqa: TRY004 (of the file)
     return lineage
+
+
+def _digest(client_ids: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> str:
+    """Of all ids, and of vectors spread over the table: whether pages are what they were written as.
+
+    What a page holds has a checksum of its own; where it lies, and how it is to be read, has none.
+    """
+    some = vectors[:: len(vectors) // _LOOKED_AT + 1]
+    digest = hashlib.blake2b(np.ascontiguousarray(client_ids).tobytes(), digest_size=16)
+    digest.update(np.ascontiguousarray(some).tobytes())
+    return digest.hexdigest()
 
 
 def vectors_field(columns: int) -> "pa.Field":
@@ -202,6 +235,8 @@ def _columns_of(layout: "pa.Schema") -> int:
         raise ValueError(f"column {schema.EMBEDDING} is {kind}, not a fixed-size list of float32")
     if (of_ids := layout.field(schema.CLIENT_ID).type) != pa.int64():
         raise ValueError(f"column {schema.CLIENT_ID} is {of_ids}, not int64")
+    if kind.list_size < 1:
+        raise ValueError("no columns")
     return int(kind.list_size)
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ubp.data import schema
+from ubp.io.arrays import append_array, save_array, write_header
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write, fingerprint
+from ubp.io.files import atomic_write, fingerprint, read_whole
+from ubp.io.npy import read_npy
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +46,15 @@ def write_entry(
     """
     with atomic_write(folder) as aside:
         aside.mkdir()
-        np.save(aside / schema.ENTRY_CLIENT_IDS, client_ids)
-        halves = np.lib.format.open_memmap(
-            aside / schema.ENTRY_EMBEDDINGS, mode="w+", dtype=np.float16, shape=profiles.shape
-        )
+        save_array(aside / schema.ENTRY_CLIENT_IDS, client_ids)
         beyond = np.zeros(profiles.shape[1], np.int64)
-        for start in range(0, len(profiles), _ROWS):
-            rows = profiles[start : start + _ROWS]
-            beyond += (np.abs(rows) > _LARGEST).sum(axis=0)
-            halves[start : start + _ROWS] = np.clip(rows, -_LARGEST, _LARGEST)
-        halves.flush()
+        # Not through a memory map: where the disk is full, the system ends the process.
+        with (aside / schema.ENTRY_EMBEDDINGS).open("wb") as file:
+            write_header(file, np.dtype(np.float16), profiles.shape)
+            for start in range(0, len(profiles), _ROWS):
+                rows = profiles[start : start + _ROWS]
+                beyond += (np.abs(rows) > _LARGEST).sum(axis=0)
+                append_array(file, np.clip(rows, -_LARGEST, _LARGEST).astype(np.float16))
         if lineage is not None:
             files = {file.name: fingerprint(file) for file in entry_files(aside)}
             manifest = {"format": _FORMAT, "files": files, "lineage": dict(lineage)}
@@ -83,14 +84,18 @@ def read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     Raises:
         UserError: a line for each file that cannot be read.
     """
+    return read_whole(folder, lambda: _read_entry(folder))
+
+
+def _read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     faults = []
     for name in (schema.ENTRY_CLIENT_IDS, schema.ENTRY_EMBEDDINGS):
         try:
-            arrays[name] = np.load(folder / name, allow_pickle=False)
+            arrays[name] = read_npy(folder / name)
         except FileNotFoundError:
             faults.append(f"{folder / name}: file missing; an entry is a folder with both .npy files")
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError) as error:
             faults.append(f"{folder / name}: not a readable .npy file ({error}); write it again with np.save")
     if faults:
         raise UserError(faults)

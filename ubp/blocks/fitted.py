@@ -25,7 +25,7 @@ import polars as pl
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write, digest_of, fingerprint
+from ubp.io.files import atomic_write, digest_of, fingerprint, read_whole
 
 _FORMAT: Final = 1  # of the folder's layout
 _NOTE: Final = "block.json"
@@ -155,19 +155,24 @@ def save(fitted: FittedBlock, folder: str | Path, lineage: Mapping[str, Any]) ->
             save_file({name: np.ascontiguousarray(array) for name, array in state.arrays.items()}, aside / _WEIGHTS)
         for name, table in state.tables.items():
             table.write_parquet(aside / f"{name}.parquet")
-        (aside / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
+        note["files"] = {file.name: fingerprint(file) for file in sorted(aside.iterdir())}
+        (aside / _NOTE).write_text(json.dumps({**note, "digest": _digest(note)}, indent=2) + "\n")
 
 
 def load(folder: str | Path) -> FittedBlock:
-    """A block that `save` kept.
+    """A block that `save` kept: one whole fit, also where another takes its place meanwhile.
 
     Raises:
         UserError: there is none, it is of another format, or a file of it cannot be read.
     """
+    return read_whole(Path(folder), lambda: _load(Path(folder)))
+
+
+def _load(folder: Path) -> FittedBlock:
     from safetensors.numpy import load_file
 
-    folder = Path(folder)
     note = _note(folder)
+    _require_as_written(folder, note)
     try:
         weights = folder / _WEIGHTS
         arrays = load_file(weights) if weights.exists() else {}
@@ -245,9 +250,29 @@ def content_digest(folder: Path) -> str:
     Raises:
         UserError: there is no fitted block, or it cannot be read.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix != ".json") if folder.is_dir() else []
-    lineage = json.dumps(settled(lineage_of(folder)), sort_keys=True)
-    return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
+
+    def of_files() -> str:
+        note = _note(folder)
+        _require_as_written(folder, note)
+        files = sorted(file for file in folder.iterdir() if file.suffix != ".json")
+        lineage = json.dumps(settled(note["lineage"]), sort_keys=True)
+        return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
+
+    return read_whole(folder, of_files)
+
+
+def require_same_fit(folder: Path, digest: str) -> None:
+    """Make sure that a fit is the one that was read.
+
+    Args:
+        folder: of the fitted block.
+        digest: its `content_digest` before it was read.
+
+    Raises:
+        UserError: another one took its place.
+    """
+    if content_digest(folder) != digest:
+        raise UserError(f"{folder}: fitted anew while it was read; give the command again")
 
 
 def settled(lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,9 +308,30 @@ def _note(folder: Path) -> dict[str, Any]:
         note: dict[str, Any] = json.loads((folder / _NOTE).read_text())
         if note["format"] != _FORMAT:
             raise UserError(f"{folder}: format {note['format']}, not {_FORMAT}; fit the block again")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        as_written = note.get("digest") in (None, _digest(note))  # those of earlier versions have none
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise _unusable(folder, error) from error
+    if not as_written:
+        raise _unusable(folder, ValueError(f"{_NOTE} is not what was written"))
     return note
+
+
+def _digest(note: Mapping[str, Any]) -> str:
+    """Of all that a note says, as JSON gives it back."""
+    said = json.loads(json.dumps({key: value for key, value in note.items() if key != "digest"}))
+    return digest_of(json.dumps(said, sort_keys=True))
+
+
+def _require_as_written(folder: Path, note: Mapping[str, Any]) -> None:
+    """Refuse a folder whose files are not those that its note was written with.
+
+    Raises:
+        UserError: one of them is another, or is not there.
+    """
+    for name, written in note.get("files", {}).items():
+        file = folder / name
+        if not file.is_file() or fingerprint(file) != written:
+            raise UserError(f"{file}: not what was written there, or cut off; fit the block again")
 
 
 def _unusable(folder: Path, error: Exception) -> UserError:

@@ -14,6 +14,8 @@ from ubp.blocks.transformers import Arrays, FittedTransformer, Matrix, Transform
 from ubp.data import schema
 from ubp.data.history import of_clients
 from ubp.data.reading import collect, scan
+from ubp.io.errors import UserError
+from ubp.io.npy import read_npy
 
 _STEPS = ("processor", "scaler", "imputer")
 
@@ -207,9 +209,14 @@ def columns_of(path: Path) -> int:
     Raises:
         UserError: it cannot be read.
     """
-    if path.is_dir():
-        return int(np.load(path / schema.ENTRY_EMBEDDINGS, mmap_mode="r").shape[1])
-    dtype = scan(path).collect_schema().get(schema.EMBEDDING)
+    try:
+        if path.is_dir():
+            vectors = read_npy(path / schema.ENTRY_EMBEDDINGS, mapped=True)
+            return int(vectors.shape[1]) if vectors.ndim == 2 else EmbeddingTable.read(path).columns
+        dtype = scan(path).collect_schema().get(schema.EMBEDDING)
+    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a usable embedding: {reason}; make it again") from error
     return dtype.size if isinstance(dtype, pl.Array) else EmbeddingTable.read(path).columns
 
 

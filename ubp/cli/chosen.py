@@ -13,6 +13,7 @@ from ubp.data import schema
 from ubp.data.paths import LOCAL, SUBMIT, DataPaths
 from ubp.data.reading import scan
 from ubp.io.errors import UserError, name_some
+from ubp.io.npy import read_npy
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +94,13 @@ def read_clients(file: Path) -> Ids:
 
 def _from_npy(file: Path) -> Ids:
     try:
-        found: Ids = np.load(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        found: Ids = read_npy(file)
+    except (ValueError, OSError) as error:
         raise UserError(f"clients={file}: not a readable .npy file ({str(error).splitlines()[0]})") from error
-    if not isinstance(found, np.ndarray) or found.dtype != np.int64 or found.ndim != 1:
-        what = f"{found.dtype} with {found.ndim} dimensions" if isinstance(found, np.ndarray) else "several arrays"
+    if found.dtype != np.int64 or found.ndim != 1:
         raise UserError(
-            f"clients={file}: {what}; must be int64 with one dimension: np.save(file, ids.astype(np.int64))"
+            f"clients={file}: {found.dtype} with {found.ndim} dimensions; must be int64 with one dimension: "
+            "np.save(file, ids.astype(np.int64))"
         )
     return found
 

@@ -3,12 +3,13 @@
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
@@ -16,18 +17,34 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.version import VersionBase
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import (
+    BooleanNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    ListConfig,
+    OmegaConf,
+    StringNode,
+    ValidationError,
+    ValueNode,
+)
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from ubp.blocks.registry import Entry
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, require
 
 Settings = TypeVar("Settings")
+Value = TypeVar("Value", bool, int, float, str)
+
+_WORDS: Final = {bool: "True or False", int: "a whole number", float: "a number", str: "one text"}
+
+LOCAL, RAY = "local", "ray"  # engines: where a command does its work
 
 
 class _OneTree(SearchPathPlugin):
@@ -53,6 +70,16 @@ for _name in presets():
     ConfigStore.instance().store(_name, {}, group="preset", package="_global_")
 
 
+def _require_name(config: DictConfig) -> None:
+    """Refuse a name that files cannot be called by; some commands take a path for one, and look for themselves.
+
+    Raises:
+        UserError: it is no text.
+    """
+    if "name" in config and not OmegaConf.is_missing(config, "name") and config.name is not None:
+        require(isinstance(config.name, str) and config.name != "", "name", config.name, "text: name='17'")
+
+
 @dataclass(frozen=True)
 class Common:
     """What every command's config has (``configs/base.yaml``)."""
@@ -62,8 +89,18 @@ class Common:
     overwrite: bool
     seed: int
     cuda_visible_devices: str | None
+    engine: str
     unknown_sku: str
     as_of: str | None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown engine, and what numpy, scikit-learn and torch take for no seed.
+
+        Raises:
+            UserError: the engine is unknown, or the seed is none.
+        """
+        require(self.engine in (LOCAL, RAY), "engine", self.engine, f"{LOCAL} or {RAY}")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
 
     @classmethod
     def of(cls, config: DictConfig) -> "Common":
@@ -72,6 +109,7 @@ class Common:
         Raises:
             UserError: a value has a wrong type.
         """
+        _require_name(config)
         devices = config.cuda_visible_devices
         if isinstance(devices, ListConfig):  # cuda_visible_devices=[0,1]
             config = config.copy()
@@ -137,10 +175,9 @@ def parse(
         UserError: an unknown key, a missing one or a value of a wrong type.
     """
     known, prefix = _fields(settings), f"{at}." if at else ""
-    part = resolved(config)[at] if at else resolved(config)
-    if part is None:
-        raise UserError(f"{at}: nothing is chosen, but this needs it; name one with {at}=NAME")
+    part = _part(config, at) if at else resolved(config)
     values = {key: value for key, value in part.items() if only is None or key in only}
+    _require_readable(values, prefix)
     if unknown := [key for key in values if key not in known]:
         raise UserError(
             f"{prefix}{unknown[0]}: unknown setting{_did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
@@ -151,6 +188,75 @@ def parse(
     except OmegaConfBaseException as error:
         fields = f"; known: {', '.join(_fields(error.object_type))}" if isinstance(error, ConfigKeyError) else ""
         raise UserError(f"{prefix}{error.full_key}: {str(error.msg or error).splitlines()[0]}{fields}") from error
+
+
+def _part(config: DictConfig, at: str) -> dict[str, Any]:
+    """The settings below a key.
+
+    Raises:
+        UserError: there are none.
+    """
+    part = resolved(config).get(at)
+    if part is None:
+        raise UserError(f"{at}: nothing is chosen, but this needs it; name one with {at}=NAME")
+    if not isinstance(part, dict):
+        raise UserError(f"{at}={part}: must hold settings, by their names: {at}.NAME=VALUE")
+    return part
+
+
+_KINDS: Final[dict[type, Callable[[Any], ValueNode]]] = {
+    bool: BooleanNode,
+    float: FloatNode,
+    int: IntegerNode,
+    str: StringNode,
+}
+
+
+def value_at(config: DictConfig, key: str, kind: type[Value]) -> Value:
+    """One setting, of a type: text may be written as a number.
+
+    Raises:
+        UserError: it is of another type, or not there.
+    """
+    value = None if OmegaConf.is_missing(config, key) else config.get(key)
+    refused = UserError(f"{key}={value}: must be {_WORDS[kind]}")
+    if value is None or isinstance(value, (DictConfig, ListConfig)):
+        raise refused
+    try:
+        return cast("Value", _KINDS[kind](value)._value())
+    except ValidationError as error:
+        raise refused from error
+
+
+def optional_at(config: DictConfig, key: str, kind: type[Value]) -> Value | None:
+    """The same, None where it is null or empty text."""
+    return None if config.get(key) in (None, "") else value_at(config, key, kind)
+
+
+def texts_at(config: DictConfig, key: str) -> list[str]:
+    """A list of texts.
+
+    Raises:
+        UserError: it is none.
+    """
+    values = config.get(key)
+    if not isinstance(values, ListConfig) or any(isinstance(each, (DictConfig, ListConfig)) for each in values):
+        raise UserError(f"{key}={values}: must be a list: {key}=[A,B]")
+    return [str(each) for each in values]
+
+
+def _require_readable(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse whole numbers that no library holds.
+
+    Raises:
+        UserError: there is one.
+    """
+    for key, value in values.items():
+        several = value if isinstance(value, list) else [value]
+        if any(isinstance(each, int) and abs(each) >= 2**63 for each in several):
+            raise UserError(f"{prefix}{key}={value}: too large a number")
+        if isinstance(value, dict):
+            _require_readable(value, f"{prefix}{key}.")
 
 
 def _fields(settings: Any) -> list[str]:  # noqa: ANN401 (a dataclass of any kind)
@@ -218,6 +324,26 @@ def hydra_put_back() -> Iterator[None]:
 def config_names(folder: Path) -> list[str]:
     """The configs of a folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+@contextmanager
+def hydra_errors() -> Iterator[None]:
+    """What Hydra says of a command line by Python's own errors, as one of its own.
+
+    Raises:
+        HydraException: instead of them.
+    """
+    try:
+        yield
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{mark.name}: line {mark.line + 1}: " if mark else ""
+        raise HydraException(f"{place}no YAML ({getattr(error, 'problem', None) or error})") from error
+    except (ValueError, TypeError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals.get("__name__", "").startswith("hydra."):
+            raise
+        raise HydraException(str(error)) from error
 
 
 def explain(error: Exception, folder: Path, config_name: str) -> str | None:

@@ -14,6 +14,7 @@ from ubp.blocks.registry import reads_targets
 from ubp.cli.config import parse, resolved
 from ubp.cli.run import embedding_run
 from ubp.data.history import ChallengeData
+from ubp.io.errors import UserError
 from ubp.io.stage import is_first_process
 
 
@@ -63,7 +64,11 @@ class Recipe(ABC):
 
 
 def _part(config: DictConfig, name: str, kind: Any) -> Any:  # noqa: ANN401 (whatever the field holds)
-    return parse(cast("type[Any]", kind), config, at=name) if is_dataclass(kind) else resolved(config)[name]
+    if is_dataclass(kind):
+        return parse(cast("type[Any]", kind), config, at=name)
+    if name not in config:
+        raise UserError(f"{name}: missing; this needs it")
+    return resolved(config)[name]
 
 
 def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] = ()) -> None:

@@ -17,7 +17,7 @@ from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
 from ubp.blocks.registry import needs_of
 from ubp.cli.circumstances import circumstances, read_from
-from ubp.cli.config import Common, resolved
+from ubp.cli.config import Common, resolved, value_at
 from ubp.cli.output import COLLAPSED, closing_line, cost_so_far
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Settings that change where or how a command runs, never what comes out.
 NOT_IN_LINEAGE = (
-    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report"),
+    *("data_path", "submit", "overwrite", "cuda_visible_devices", "engine", "logger", "report"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
 NOT_OF_TRAINER = ("progress", "workers")  # likewise, in the settings of the trainer
@@ -80,6 +80,7 @@ class EmbeddingRun:
             UserError: an input was fitted anew, or a list of an open task made anew, since the run began: the lineage
                 does not say what was learned from.
         """
+        self.data.require_unchanged()
         self._require_same_sources()
         lineage = self.lineage | circumstances(self.data, self.recipe) | read_from(self._read()) | described(fitted)
         encoded = fitted.encode(self.data, self.data.relevant_clients)
@@ -161,6 +162,7 @@ def embedding_run(
         AlreadyDone: the embedding is there, from the same history and settings; see `ubp.io.stage.Stage.once`.
     """
     common = Common.of(config)
+    _require_mappings(config)
     data = common.data()
     path = common.paths.block(config.name, common.submit)
     left_out = {*NOT_IN_LINEAGE, *not_in_lineage}
@@ -187,7 +189,20 @@ def embedding_run(
         if common.overwrite and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
         logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
-        yield run
+        with data.unchanged():
+            yield run
+
+
+def _require_mappings(config: DictConfig) -> None:
+    """Refuse what `embedding_run` could not look into.
+
+    Raises:
+        UserError: the block has no name, or settings are no mapping.
+    """
+    value_at(config, "name", str)
+    for key in ("trainer", _INPUTS):
+        if key in config and not isinstance(config[key], DictConfig):
+            raise UserError(f"{key}={config[key]}: must hold settings, by their names: {key}.NAME=VALUE")
 
 
 def _remarks(report: Mapping[str, Any]) -> str:

@@ -8,11 +8,13 @@ strings.
 import copy
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from ubp.data.schema import EventType
 from ubp.data.validation import FileSummary, check, require_files, summary_of
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, digest_of, fingerprint
+from ubp.io.together import finish
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,8 @@ class ChallengeData:
         self._as_of = _whole_second(as_of)
         self._mask: Mask | None = None
         self.folder = paths.history(submit)
+        for new in paths.new_files:
+            finish(new)
         self.event_types = read_event_types(paths.event_types)
         self._summaries = self._checked()
         if as_of is not None and (self.start >= as_of or not self.has(EventType.PRODUCT_BUY)):
@@ -94,13 +99,12 @@ class ChallengeData:
         """The summaries of the event files, from the cache where this very content was checked before."""
         require_files(self.paths, self.submit, self.event_types)
         note = self.paths.cache / "checked" / f"{self.files_fingerprint}-{self.unknown_sku}.json"
-        if note.exists():
-            noted = json.loads(note.read_text())
+        if (noted := _noted(note)) is not None:
             return {event_type: summary_of(**noted[event_type]) for event_type in self.event_types}
         summaries = check(self.folder, self.paths.properties, self.unknown_sku, self.event_types)
+        text = json.dumps({event_type: asdict(summary) for event_type, summary in summaries.items()}, default=str)
         with atomic_write(note) as aside:
-            text = json.dumps({event_type: asdict(summary) for event_type, summary in summaries.items()}, default=str)
-            aside.write_text(text)
+            aside.write_text(json.dumps([text, digest_of(text)]))
         return summaries
 
     def events(self, event_type: EventType, clients: npt.NDArray[np.int64] | None = None) -> pl.LazyFrame:
@@ -362,9 +366,33 @@ class ChallengeData:
                 "give the command again"
             )
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Say of an error while the files are read that they changed, where they did: it came from that.
+
+        Raises:
+            UserError: they changed, and something failed.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception:
+            self.require_unchanged()
+            raise
+
     def _fingerprint_now(self) -> str:
         files = [*(self.file(event_type) for event_type in self.event_types), self.paths.properties]
         return digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files))
+
+
+def _noted(note: Path) -> dict[str, Any] | None:
+    """The summaries in a note; None where there is none that can be read and is as it was written."""
+    try:
+        text, digest = json.loads(note.read_text())
+        return json.loads(text) if digest_of(text) == digest else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
 
 
 def of_clients(events: pl.LazyFrame, clients: npt.NDArray[np.int64]) -> pl.LazyFrame:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from ubp.data import schema
 from ubp.data.log_schema import EPOCHS, SUBJECT_KEYS, EventSource, FileSource, ItemSource
-from ubp.data.reading import collect
-from ubp.data.validation import YEARS
-from ubp.io.errors import UserError
+from ubp.data.reading import YEARS, as_filed, collect, datetimes
+from ubp.io.errors import UserError, name_some, shown
 
 CLIENT: Final = "client"
 SUBJECT: Final = "subject"
@@ -81,7 +81,7 @@ def opened(source: FileSource, file: Path, columns: Collection[str]) -> pl.LazyF
     wanted = dict.fromkeys([*columns, *source.where])
     if missing := [column for column in wanted if column not in found]:
         raise UserError(
-            f"{file}: column {missing[0]} missing (it has {', '.join(found)}); correct {source.name} in the schema"
+            f"{file}: column {missing[0]} missing (it has {name_some(found, 20)}); correct {source.name} in the schema"
             + (f", or its separator, which is {source.separator!r}" if len(found) == 1 else "")
         )
     return frame
@@ -137,7 +137,7 @@ def readable(file: Path) -> Iterator[None]:
         yield
     except pl.exceptions.NoDataError as error:
         raise UserError(f"{file}: empty, without even names of columns; export it again") from error
-    except (pl.exceptions.PolarsError, sqlite3.Error, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, sqlite3.Error, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}: not readable ({reason}); export it again, a CSV in UTF-8") from error
 
@@ -221,11 +221,15 @@ def time_of(source: EventSource, dtype: pl.DataType, zone: str | None, at: str) 
 
 def _parsed_time(source: EventSource, dtype: pl.DataType, at: str) -> pl.Expr:
     value, factor = pl.col(source.time), EPOCHS.get(source.format)
-    if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
-        return value.cast(pl.Datetime("us", getattr(dtype, "time_zone", None)))
+    if isinstance(dtype, pl.Datetime):
+        return datetimes(source.time, dtype)
+    if dtype == pl.Date:
+        return value.cast(pl.Datetime("us"))
     if factor is not None and (dtype.is_numeric() or dtype == pl.String):
-        number = value if dtype.is_integer() else value.cast(pl.Float64, strict=False)
-        micros = (number * factor).cast(pl.Int64, strict=False)
+        number = value.cast(pl.Int64 if dtype.is_integer() else pl.Float64, strict=False)
+        # Multiplied, a number of a narrower type or a finer unit could come round to a time that looks right.
+        small = number.is_between(0, np.iinfo(np.int64).max // factor)
+        micros = (pl.when(small).then(number) * factor).cast(pl.Int64, strict=False)
         return micros.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     if dtype in (pl.String, pl.Null):
         # Seconds of half a year hardly repeat: looking each up takes twice as long as reading it.
@@ -373,10 +377,11 @@ def _faults(
             continue
         # Only now, on the way out, a second look for the first example.
         numbered = chosen(source, frame.with_row_index(_ROW)).select(_ROW, pl.col(name).alias(_RAW), **columns)
-        row, example = collect(numbered.filter(_FAULTY[column]).select(_ROW, _RAW).head(1)).row(0)
+        first = collect(numbered.filter(_FAULTY[column]).select(_ROW, _RAW).head(1))
+        row, example = first[_ROW].item(), shown(as_filed(first[_RAW]))
         yield (
             f"{file}: column {name}: {seen[column]:,} of {seen['rows']:,} rows {words[column]} "
-            f"(the first: row {row:,}, {example!r}); {hints.get(column, 'correct them')}, or leave them out with {DROP}"
+            f"(the first: row {row:,}, {example}); {hints.get(column, 'correct them')}, or leave them out with {DROP}"
         )
 
 

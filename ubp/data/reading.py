@@ -1,7 +1,7 @@
 """Files as lazy Polars frames with the promised dtypes."""
 
 import pickle
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from ubp.data import schema
 from ubp.io.errors import UserError
+from ubp.io.npy import header_of, read_npy
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:
@@ -31,11 +32,9 @@ def load_clients(path: Path, may_be_empty: bool = False) -> npt.NDArray[np.int64
     if not path.exists():
         raise UserError(f"{path}: file missing; put it there, or make it with: python scripts/make_targets.py")
     try:
-        clients: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        clients: npt.NDArray[np.int64] = read_npy(path)
+    except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable .npy file of client ids ({error})") from error
-    if not isinstance(clients, np.ndarray):
-        raise UserError(f"{path}: an archive of arrays; must be one array: np.save(path, ids.astype(np.int64))")
     if clients.dtype != np.int64 or clients.ndim != 1:
         raise UserError(
             f"{path}: {clients.dtype} with {clients.ndim} dimensions; must be int64 with one: "
@@ -81,9 +80,7 @@ def read_array(file: Path) -> npt.NDArray[np.generic]:
     """
     with file.open("rb") as opened:
         if not _holds_objects(opened):
-            opened.seek(0)
-            array: npt.NDArray[np.generic] = np.load(opened, allow_pickle=False)
-            return array
+            return read_npy(file)
         try:
             found = _NumbersOnly(opened).load()
         except (pickle.UnpicklingError, AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
@@ -96,11 +93,35 @@ def read_array(file: Path) -> npt.NDArray[np.generic]:
 def _holds_objects(opened: IO[bytes]) -> bool:
     """Whether an array of Python objects follows; if so, the file stands where their pickle begins."""
     try:
-        version = np.lib.format.read_magic(opened)
+        return header_of(opened)[1].hasobject
     except ValueError:
-        return False  # np.load says what is wrong
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return bool(read_header(opened)[2].hasobject)
+        return False  # who reads it says what is wrong
+
+
+YEARS: Final = (1970, 2199)  # a time outside is a sentinel, not a time
+_SECONDS: Final = tuple(
+    (datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    for year in (YEARS[0], YEARS[1] + 1)
+)
+_A_SECOND: Final = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+def datetimes(column: str, dtype: pl.Datetime) -> pl.Expr:
+    """A column of datetimes as Datetime(us) of its own zone, null where it lies outside of `YEARS`.
+
+    Polars has no date for the outermost of them, and ends the process's query where it needs one.
+    """
+    unit = _A_SECOND[dtype.time_unit]
+    number = pl.col(column).to_physical()
+    inside = number.is_between(_SECONDS[0] * unit, _SECONDS[1] * unit, closed="left")
+    return pl.when(inside).then(number).cast(dtype).cast(pl.Datetime("us", dtype.time_zone))
+
+
+def as_filed(value: pl.Series) -> Any:  # noqa: ANN401 (whatever it is)
+    """The only value of a column, for a message; of a datetime its number: not each of them has a date."""
+    if isinstance(value.dtype, pl.Datetime) and (number := value.to_physical().item()) is not None:
+        return f"{number} {value.dtype.time_unit} after 1970"
+    return value.item()
 
 
 def within(start: datetime, end: datetime) -> pl.Expr:

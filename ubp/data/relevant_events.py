@@ -71,10 +71,9 @@ class RelevantEvents:
     @cached_property
     def _made(self) -> Path:
         """The folder, when all is in it. Processes that ask at the same time wait for the one that makes it."""
-        note = self.folder / NOTE
         made_from = {"events": self.folder.name, "version": _VERSION}
         name = f"the relevant clients' events of {self.source}"
-        stage = Stage(name, (note,), lambda: made_from, of=self.folder)
+        stage = Stage(name, (self.folder,), lambda: made_from)
         with suppress(AlreadyDone), stage.once(overwrite=False):
             remove_abandoned(self.folder)
             with atomic_write(self.folder) as aside:

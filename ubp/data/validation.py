@@ -11,14 +11,12 @@ import polars as pl
 
 from ubp.data import schema
 from ubp.data.paths import DataPaths
-from ubp.data.reading import collect, numbers_in, scan, times_parsed
+from ubp.data.reading import YEARS, as_filed, collect, datetimes, numbers_in, scan, times_parsed
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, name_some, shown
 
 logger = logging.getLogger(__name__)
 
-
-YEARS = (1970, 2199)  # a time outside is a sentinel, not a time
 
 _CODES_PATTERN = rf"^\s*\[\s*[0-9]{{1,3}}(\s+[0-9]{{1,3}}){{{schema.CODES - 1}}}\s*\]\s*$"
 
@@ -122,12 +120,12 @@ def _type_faults(wanted: dict[Path, tuple[str, ...]]) -> Iterator[str]:
     for file, columns in wanted.items():
         try:
             found = scan(file).collect_schema()
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             yield f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again"
             continue
         for column in columns:
             if column not in found:
-                yield f"{file}: column {column} missing (it has {', '.join(found)}); add or rename it"
+                yield f"{file}: column {column} missing (it has {name_some(list(found), 20)}); add or rename it"
             elif (expected := _expected(column, found[column])) is not None:
                 yield f"{file}: column {column}: wrong type {found[column]}; must be {expected}: convert it"
 
@@ -147,8 +145,7 @@ def _expected(column: str, dtype: pl.DataType) -> str | None:
 def _faulty(column: str) -> pl.Expr:
     """True where a raw value cannot be used; for columns whose dtype passed `_expected`."""
     if column == schema.TIMESTAMP:
-        year = pl.col(column).dt.year()
-        return pl.col(column).is_null() | ~year.is_between(*YEARS)
+        return ~pl.col(column).dt.year().is_between(*YEARS).fill_null(False)
     if column in schema.CODE_COLUMNS:
         in_book = (numbers_in(column).cast(pl.List(pl.Int64)).list.max() < schema.CODE_BOOK).fill_null(False)
         return ~(pl.col(column).cast(pl.String).str.contains(_CODES_PATTERN).fill_null(False) & in_book)
@@ -168,7 +165,7 @@ def _all_looked_at(wanted: dict[Path, tuple[str, ...]]) -> dict[Path, dict[str, 
     for file, columns in wanted.items():
         try:
             seen[file] = _looked_at(file, columns)
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             broken.append(f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again")
     _raise_all(broken)
     return seen
@@ -187,7 +184,11 @@ def _looked_at(file: Path, columns: tuple[str, ...]) -> dict[str, Any]:
 
 def _parsed(file: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
     """Unreadable times become null when they are parsed, as codes cannot: those are looked at as text."""
-    return times_parsed(scan(file).select(columns))
+    frame = scan(file).select(columns)
+    dtype = frame.collect_schema().get(schema.TIMESTAMP)
+    if isinstance(dtype, pl.Datetime):
+        return frame.with_columns(datetimes(schema.TIMESTAMP, dtype))
+    return times_parsed(frame)
 
 
 def _value_faults(file: Path, columns: tuple[str, ...], seen: dict[str, Any]) -> Iterator[str]:
@@ -196,11 +197,11 @@ def _value_faults(file: Path, columns: tuple[str, ...], seen: dict[str, Any]) ->
             # Only now, on the way out, a second look for the first example.
             faulty = _parsed(file, columns).select(_faulty(column)).collect()[column]
             row = int(faulty.arg_true()[0])
-            example = scan(file).select(column).slice(row, 1).collect().item()
+            example = as_filed(scan(file).select(column).slice(row, 1).collect()[column])
             fault = _FAULTS.get(column, "are null")
             yield (
                 f"{file}: column {column}: {count:,} of {seen['#rows']:,} rows {fault} "
-                f"(the first: row {row:,}, {example!r}); fix or remove them"
+                f"(the first: row {row:,}, {shown(example)}); fix or remove them"
             )
 
 

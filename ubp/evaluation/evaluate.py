@@ -142,7 +142,7 @@ def what_counts(profiles: Profiles, probe: Probe, paths: DataPaths) -> dict[str,
 
 def labels_digest(paths: DataPaths) -> str:
     """Tells the labels of one split from those of another."""
-    return digest_of(*(fingerprint(file) for file in sorted(paths.target.glob("*")) if not file.name.startswith(".")))
+    return digest_of(*(fingerprint(file) for file in sorted(paths.target.glob("[!.]*")) if file.is_file()))
 
 
 def score_anew(profiles: Profiles, probe: Probe, paths: DataPaths, device: str) -> Scores:

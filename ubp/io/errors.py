@@ -27,6 +27,8 @@ class NoUsableEvents(UserError):
     exit_code: ClassVar[int] = 4
 
 
+_LONGEST: Final = 120  # characters of a value, or a name, in a message
+
 LEAVE_OUT: Final = "leave the block out, and merge with missing=skip"  # what to do about it
 
 
@@ -58,5 +60,16 @@ def require_positive(settings: object, group: str, *names: str) -> None:
 
 def name_some(names: Sequence[object], at_most: int = 12) -> str:
     """Names in one line, the tail as a count: ``a, b, c and 4 more``."""
-    shown = ", ".join(str(name) for name in names[:at_most])
-    return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
+    some = ", ".join(cut(str(name)) for name in names[:at_most])
+    return f"{some} and {len(names) - at_most} more" if len(names) > at_most else some
+
+
+def shown(value: object) -> str:
+    """A value of a user's file as a message shows it, in one line and not too long."""
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """The beginning of a text that is too long for a message, without what no terminal shows."""
+    visible = text if text.isprintable() else repr(text)[1:-1]
+    return visible if len(visible) <= _LONGEST else f"{visible[:_LONGEST]}… ({len(text):,} characters)"

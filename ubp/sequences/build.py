@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,12 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
+from ubp.io.arrays import append_array, save_array, write_header
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, remove_abandoned
 from ubp.io.stage import AlreadyDone, Stage
 from ubp.sequences.arrays import Int64, offsets_of
-from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, write_note
+from ubp.sequences.layout import COLUMNS, TABLE_OF, VERSION, write_note
 from ubp.sequences.selection import Selection, select
 from ubp.sequences.store import Sequences
 
@@ -82,7 +82,7 @@ def made_once(history: ChallengeData, make: Callable[[ChallengeData, Path], None
     """
     folder = history.paths.sequences(history.events_fingerprint)
     made_from = {"events": history.events_fingerprint, "version": VERSION}
-    stage = Stage(f"the sequence store of {history.folder}", (folder / NOTE,), lambda: made_from, of=folder)
+    stage = Stage(f"the sequence store of {history.folder}", (folder,), lambda: made_from)
     with suppress(AlreadyDone), stage.once(overwrite=False):
         remove_abandoned(folder)
         with atomic_write(folder) as aside:
@@ -97,7 +97,12 @@ def build(data: ChallengeData, folder: Path) -> None:
     Needs 20 bytes per event on disk besides the store until it is done.
     """
     if data.as_of - data.start > timedelta(seconds=2**31 - 1):
-        raise UserError(f"{data.folder}: events from {data.start} to {data.as_of}; fix the timestamps")
+        having = [event_type for event_type in data.event_types if data.has(event_type)]
+        early, late = min(having, key=data.first), max(having, key=data.last)
+        raise UserError(
+            f"{data.file(late)}: events until {data.last(late)}, more than 68 years after the first, "
+            f"{data.first(early)} in {data.file(early)}; fix the timestamps"
+        )
     logger.info("%s: putting the events in order (once for these files)", data.folder)
     folder.mkdir()
     parts = folder / "parts"
@@ -154,10 +159,10 @@ def seconds_since(start: datetime) -> pl.Expr:
 def write_items(data: ChallengeData, folder: Path) -> pl.DataFrame:
     """Write the table of skus; returns skus and their references."""
     items = collect(data.properties()).sort(schema.SKU)
-    np.save(folder / "skus.npy", items[schema.SKU].to_numpy())
-    np.save(folder / "categories.npy", items[schema.CATEGORY].to_numpy())
-    np.save(folder / "prices.npy", items[schema.PRICE].to_numpy())
-    np.save(folder / "names.npy", items[schema.NAME].to_numpy())
+    save_array(folder / "skus.npy", items[schema.SKU].to_numpy())
+    save_array(folder / "categories.npy", items[schema.CATEGORY].to_numpy())
+    save_array(folder / "prices.npy", items[schema.PRICE].to_numpy())
+    save_array(folder / "names.npy", items[schema.NAME].to_numpy())
     return _referenced(items.select(schema.SKU))
 
 
@@ -169,7 +174,7 @@ def _write_subjects(data: ChallengeData, subject: str, folder: Path) -> pl.DataF
     values = np.ascontiguousarray(keys.to_numpy())
     # The bytes of a query's two numbers are its codes.
     table = values.astype(">u8").view(np.uint8) if subject == schema.QUERY else values[:, 0]
-    np.save(folder / f"{TABLE_OF[subject]}.npy", table)
+    save_array(folder / f"{TABLE_OF[subject]}.npy", table)
     return _referenced(keys)
 
 
@@ -208,23 +213,17 @@ def _write_events(parts: Path, count: int, folder: Path) -> int:
     rows = sum(int(collect(frame.select(pl.len())).item()) for frame in frames)
     clients, lengths, last = [], [], 0
     with ExitStack() as stack:
-        columns = {name: stack.enter_context((folder / f"{name}.npy").open("wb", buffering=0)) for name in COLUMNS}
+        columns = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in COLUMNS}
         for name, file in columns.items():
-            write_header(file, np.dtype(COLUMNS[name]), rows)
+            write_header(file, np.dtype(COLUMNS[name]), (rows,))
         for frame in frames:
             events = frame.collect().sort(schema.CLIENT_ID, *COLUMNS)
             for name, file in columns.items():
-                events[name].to_numpy().tofile(file)
+                append_array(file, events[name].to_numpy())
             last = max(last, int(events["time"].to_numpy().max()))
             runs = events[schema.CLIENT_ID].rle()
             clients.append(runs.struct.field("value").to_numpy())
             lengths.append(runs.struct.field("len").to_numpy())
-    np.save(folder / "clients.npy", np.concatenate(clients))
-    np.save(folder / "offsets.npy", offsets_of(np.concatenate(lengths)))
+    save_array(folder / "clients.npy", np.concatenate(clients))
+    save_array(folder / "offsets.npy", offsets_of(np.concatenate(lengths)))
     return last
-
-
-def write_header(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> None:
-    """Begin a .npy file whose numbers are appended afterwards."""
-    head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows,)}
-    np.lib.format.write_array_header_1_0(file, head)

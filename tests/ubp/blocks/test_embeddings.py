@@ -177,3 +177,30 @@ def test_a_folder_that_is_no_block(tmp_path, ids, vectors):
 def test_lineage_is_empty_where_there_is_none(tmp_path):
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "a.parquet")
     assert read_lineage(tmp_path / "a.parquet") == {}
+
+
+@pytest.mark.parametrize("lineage", [b"[1]", b"null", b'"x"', b"{", b"\xff", b"[" * 100_000])
+def test_a_lineage_that_is_none_is_one_line(tmp_path, lineage):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4, np.float32)), 2)
+    table = pa.table({"client_id": np.arange(2), "embedding": vectors}).replace_schema_metadata({"lineage": lineage})
+    pq.write_table(table, tmp_path / "block.parquet")
+    for read in (EmbeddingTable.read, read_lineage):
+        with pytest.raises(UserError, match=r"block\.parquet: not a .*; make it again") as error:
+            read(tmp_path / "block.parquet")
+        assert "\n" not in str(error.value)
+
+
+def test_whatever_bit_is_turned_over_no_other_vectors_are_read(tmp_path):
+    EmbeddingTable(IDS, VECTORS, {"name": "a"}).write(tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        (tmp_path / "a.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            found = EmbeddingTable.read(tmp_path / "a.parquet")
+        except UserError:
+            refused += 1
+        else:
+            assert found.client_ids.tolist() == IDS.tolist()
+            assert found.vectors.tolist() == VECTORS.tolist()
+    assert refused > VECTORS.nbytes + IDS.nbytes

@@ -1,13 +1,14 @@
 """Several fitted blocks as one state, for a block that keeps others within its own folder."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import polars as pl
 import pytest
 
 from tests.ubp.blocks.toy import Purchases
-from ubp.blocks.fitted import FittedBlock, State, load, packed, save, unpacked
+from ubp.blocks.fitted import FittedBlock, State, content_digest, load, packed, save, unpacked
 from ubp.io.errors import UserError
 
 
@@ -77,6 +78,7 @@ def test_a_block_kept_with_other_settings_is_one_line(tmp_path):
     save(Tabled(1), tmp_path / "kept", {})
     note = json.loads((tmp_path / "kept" / "block.json").read_text())
     note["class"], note["settings"] = "tests.ubp.blocks.test_fitted:Renamed", {}
+    del note["digest"]  # as a version wrote it that had none
     (tmp_path / "kept" / "block.json").write_text(json.dumps(note))
     with pytest.raises(UserError, match=r"kept: not a usable fitted block .*'number'.*fit the block again"):
         load(tmp_path / "kept")
@@ -88,3 +90,28 @@ class Renamed(Tabled):
     @classmethod
     def from_state(cls, state):
         return cls(state.settings["number"])
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.parquet", "block.json"])
+def test_whatever_bit_is_turned_over_it_is_not_loaded(tmp_path, name):
+    save(Tabled(7), tmp_path / "kept", {"name": "x"})
+    file = tmp_path / "kept" / name
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 29):
+        changed = bytearray(whole)
+        changed[place] ^= 4
+        file.write_bytes(changed)
+        with suppress(UserError):
+            assert load(tmp_path / "kept").number == 7  # of what nobody asks for: the name of the digest
+
+
+@pytest.mark.parametrize("read", [load, content_digest])
+def test_a_file_that_was_cut_off_or_lost_is_named(tmp_path, read):
+    save(Tabled(7), tmp_path / "kept", {"name": "x"})
+    file = tmp_path / "kept" / "weights.safetensors"
+    for content in (file.read_bytes()[:-1], None):
+        file.unlink()
+        if content:
+            file.write_bytes(content)
+        with pytest.raises(UserError, match=r"weights\.safetensors: not what was written there.*; fit the block again"):
+            read(tmp_path / "kept")

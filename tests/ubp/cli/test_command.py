@@ -41,25 +41,25 @@ def test_gpus_are_the_environments_unless_the_command_line_names_some(environmen
 @command("scripts", "split")
 def seed_of(config) -> int:
     """Stands for a command that makes something."""
-    if config.seed < 0:
-        raise UserError(f"seed={config.seed}: must be at least 0")
+    if config.seed == 7:
+        raise UserError(f"seed={config.seed}: must be another")
     return config.seed
 
 
 def test_called_with_a_config_it_is_the_function():
     assert seed_of(composed(CONFIGS / "scripts", "split", ["seed=5"])) == 5
-    with pytest.raises(UserError, match="seed=-1"):
-        seed_of(composed(CONFIGS / "scripts", "split", ["seed=-1"]))
+    with pytest.raises(UserError, match="seed=7"):
+        seed_of(composed(CONFIGS / "scripts", "split", ["seed=7"]))
     assert seed_of.__doc__ == "Stands for a command that makes something."
     assert seed_of.__wrapped__ is not seed_of
 
 
 def test_called_without_it_takes_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["a_command.py", f"data_path={tmp_path}", "seed=-1"])
+    monkeypatch.setattr(sys, "argv", ["a_command.py", f"data_path={tmp_path}", "seed=7"])
     with pytest.raises(SystemExit) as ended:
         seed_of()
     assert ended.value.code == 1
-    assert capsys.readouterr().err == "error: seed=-1: must be at least 0\n"
+    assert capsys.readouterr().err == "error: seed=7: must be another\n"
 
 
 @pytest.mark.parametrize("words", [["seed=5"], ["sede=5"], ["--help"]])

@@ -407,6 +407,15 @@ def test_the_same_content_is_checked_once(history, monkeypatch):
     assert (again.start, again.as_of) == (first.start, first.as_of)
 
 
+@pytest.mark.parametrize("text", [None, "", "{}", "null", "[]", '["{}", "0"]', "[" * 100_000])
+def test_a_note_of_the_check_that_was_changed_counts_for_nothing(history, text):
+    first = ChallengeData(history, True)
+    (note,) = (history.cache / "checked").iterdir()
+    rows = first.rows(EventType.PAGE_VISIT)
+    note.write_text(note.read_text().replace(str(rows), str(rows + 1)) if text is None else text)
+    assert ChallengeData(history, True).rows(EventType.PAGE_VISIT) == rows
+
+
 def test_changed_content_is_checked_again(history):
     ChallengeData(history, True)
     file = history.raw / "page_visit.parquet"
@@ -436,6 +445,19 @@ def test_a_sentinel_is_no_time(make_history, tmp_path):
     history.events[EventType.PAGE_VISIT] = history.events[EventType.PAGE_VISIT].with_columns(late.alias("timestamp"))
     with pytest.raises(UserError, match=r"page_visit\.parquet: column timestamp: 1 of .* in the years 1970 to 2199"):
         ChallengeData(history.write(tmp_path), submit=True)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), -1])
+def test_a_datetime_that_has_no_date_is_no_time(make_history, tmp_path, unit, number):
+    paths = make_history().write(tmp_path / "data", timestamps=unit)
+    file = paths.raw / "page_visit.parquet"
+    far = pl.when(pl.int_range(pl.len()) == 3).then(pl.lit(number).cast(pl.Datetime(unit))).otherwise("timestamp")
+    pl.read_parquet(file).with_columns(far.alias("timestamp")).write_parquet(file)
+    with pytest.raises(UserError) as error:
+        ChallengeData(paths, True)
+    assert "page_visit.parquet: column timestamp: 1 of" in str(error.value)
+    assert f"(the first: row 3, '{number} {unit} after 1970')" in str(error.value)
 
 
 def test_an_archive_or_an_empty_list_of_clients(tmp_path):

@@ -136,6 +136,29 @@ def test_a_number_that_is_no_epoch_and_a_year_that_is_none(tmp_path):
     assert "1 of 1 rows have no time" in line
 
 
+@pytest.mark.parametrize("dtype", [pl.Int32, pl.UInt32, pl.Int64, pl.UInt64, pl.Int128, pl.Float64])
+def test_an_epoch_of_any_width_is_the_same_time(tmp_path, dtype):
+    seconds = pl.Series([1752071405], dtype=dtype)
+    assert staged(tmp_path, table(seconds), "Europe/Berlin", format="epoch")["timestamp"].to_list() == [MOMENT]
+
+
+@pytest.mark.parametrize("number", [1752071405 * 10**9, 2**63 - 1, -(2**63), 2**63 // 1_000_000 + 1])
+@pytest.mark.parametrize("form", ["epoch", "epoch_ms"])
+def test_a_number_too_large_for_its_unit_is_no_time(tmp_path, number, form):
+    (line,) = refused(tmp_path, table([number]), "UTC", format=form)
+    assert f"column when: 1 of 1 rows have no time of the form {form}" in line
+    assert str(number) in line
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("number", LIMITS)
+def test_a_datetime_that_has_no_date_is_no_time(tmp_path, unit, number):
+    times = pl.Series([number, 0]).cast(pl.Datetime(unit))
+    (line,) = refused(tmp_path, table(times))
+    assert "column when: 1 of 2 rows have no time" in line
+    assert f"the first: row 0, '{number} {unit} after 1970'" in line
+
+
 # --- ids and values --------------------------------------------------------------------------------------------------
 
 WHEN = ["2025-01-01 00:00:00"] * 2
@@ -348,3 +371,19 @@ def test_nothing_earlier_than_a_moment_is_lost_between_two_files(tmp_path):
     source = source_of(file="*.parquet")
     found = parsed(tmp_path, files_of(source, tmp_path), source)
     assert found["subject"].to_list() == [f"{number}-{second}" for number in range(2) for second in range(50)]
+
+
+def test_a_long_value_is_cut_in_a_message(tmp_path):
+    (line,) = refused(tmp_path, table(["x" * 100_000]))
+    assert len(line) < 700
+    assert "xxx… (100,002 characters)); correct format:" in line
+
+
+def test_names_of_columns_that_cannot_be_shown_are_cut(tmp_path):
+    file = tmp_path / "f.csv"
+    file.write_bytes(bytes(4096))
+    with pytest.raises(UserError, match="column who missing") as error:
+        parsed(tmp_path, [file], source_of())
+    (line,) = error.value.messages
+    assert len(line) < 700
+    assert line.isprintable()

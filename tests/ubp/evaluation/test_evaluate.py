@@ -173,3 +173,11 @@ def test_things_are_scored_in_their_order_and_asked_for_when_there_is_room(score
     assert calls == ["ask a", "begin a", "ask b", "begin b", "finish a"]
     assert [scores.name for scores in found] == ["b", "c"]
     assert calls[5:] == ["ask c", "begin c", "finish b", "finish c"]
+
+
+def test_a_folder_in_the_place_of_a_target_is_no_label(history):
+    history.target.mkdir()
+    (history.target / "train_target.parquet").write_text("windows")
+    before = evaluation.labels_digest(history)
+    (history.target / "propensity_sku.npy").mkdir()
+    assert evaluation.labels_digest(history) == before

@@ -187,6 +187,20 @@ def test_targets_that_are_no_numbers(tmp_path):
             load_targets(paths, OF["propensity_sku"])
 
 
+@pytest.mark.parametrize("values", [[np.nan], [np.inf], [0.5], [1e300], [3 + 1j], [2**64 - 1], ["3"], [[1, 2]]])
+def test_targets_that_would_become_other_numbers(tmp_path, values):
+    paths = DataPaths(tmp_path)
+    paths.target.mkdir(parents=True)
+    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(1))
+    np.save(paths.target / "propensity_sku.npy", np.array(values))
+    with pytest.raises(UserError, match=r"propensity_sku\.npy: "):
+        load_targets(paths, OF["propensity_sku"])
+    np.save(paths.target / "propensity_sku.npy", np.array([3.0]))
+    np.save(paths.target / "popularity_propensity_sku.npy", np.array([np.nan]))
+    with pytest.raises(UserError, match=r"popularity_propensity_sku\.npy: not a readable"):
+        load_targets(paths, OF["propensity_sku"])
+
+
 def test_targets_and_popularity_must_fit(tmp_path):
     paths = DataPaths(tmp_path)
     paths.target.mkdir(parents=True)

@@ -97,6 +97,20 @@ def test_what_fails_is_not_done(made):
     assert made.times == 1
 
 
+def test_what_killed_runs_left_is_removed(made, tmp_path):
+    left = [tmp_path / ".7-a0.a", tmp_path / ".done" / ".8-b1.a.json"]
+    (tmp_path / ".done").mkdir()
+    for path in left:
+        path.write_text("half")
+    made.make()
+    assert not any(path.exists() for path in left)
+    holder = tmp_path / ".done" / "a.lock-holder"
+    holder.write_text("PID 7")
+    with pytest.raises(AlreadyDone):
+        made.make()
+    assert not holder.exists()
+
+
 def test_a_broken_note_is_no_note(made):
     made.make()
     note = made.outputs[0].parent / ".done" / "a.json"
@@ -148,3 +162,16 @@ def test_a_folder_counts_wherever_it_lies(tmp_path):
     before = content_of(folder)
     (folder / "file").write_text("2")
     assert content_of(folder) != before
+
+
+@pytest.mark.parametrize(
+    "note", ["", "[]", "null", '{"made_from": 3}', '{"made_from": {}}', '{"outputs": {"a": 1}}', "[" * 100_000]
+)
+def test_a_note_that_says_nothing_is_no_note(made, note):
+    made.make()
+    (file,) = made.outputs[0].parent.glob(".done/*.json")
+    file.write_text(note)
+    assert not made.stage.is_done()
+    made.make()
+    assert made.times == 2
+    assert made.stage.is_done()

@@ -52,6 +52,19 @@ class TestStore:
         assert store.prices.tolist() == [3, 99, 3, 0]
         assert store.names[:, 0].tolist() == [250, 2, 1, 3]
 
+    @pytest.mark.parametrize("name", ["time.npy", "clients.npy", "queries.npy", "store.json"])
+    def test_a_store_that_was_spoilt_is_built_again(self, tmp_path, history, name):
+        opened = written(tmp_path, history)
+        build_or_open(opened)
+        file = opened.paths.sequences(opened.events_fingerprint) / name
+        whole = file.read_bytes()
+        for content in (whole[:-1], whole[:-3] + b"\xff" + whole[-2:], b"", None):
+            file.unlink()
+            if content is not None:
+                file.write_bytes(content)
+            assert read_back(select(build_or_open(opened))) == reference(history)
+            assert file.read_bytes() == whole
+
     def test_single_purchase_and_nothing_else(self, tmp_path):
         built = build_or_open(written(tmp_path, []))
         assert read_back(select(built)) == {1: [BUY]}
