@@ -2,7 +2,7 @@
 # make demo-quick   the same of six blocks, without the judge
 # make test     the fast tests, in two processes; WORKERS=8 says in how many
 # make test-full   all tests: those that start processes too
-# make test-long   kills, bad inputs and mutants by the hundred: hours; its last lines say how many of each
+# make test-long   kills, bad inputs and mutants by the hundred: hours; its last lines say how many of each; KILLS=5 fewer
 # make lint     style and types
 # make setup    only the .venv
 # make audit    known vulnerabilities and the licences of what is installed; asks PyPI
@@ -27,7 +27,7 @@ demo-quick: $(READY)
 setup: $(READY)
 
 test: $(READY)
-	$(TEST) -m "not full and not long" $(ARGS)
+	$(TEST) -m "not full and not long" --hypothesis-profile=quick $(ARGS)
 
 test-full: $(READY)
 	$(TEST) -m "not long" $(ARGS)

@@ -4,12 +4,11 @@ Fitted are the PCA and the choice of the model. The model's weights are not copi
 model's name, and a fingerprint makes sure that they are the same.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from omegaconf import DictConfig
@@ -24,9 +23,9 @@ from ubp.cli.config import Common
 from ubp.cli.recipe import Fit, Recipe
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
+from ubp.io.files import scratch_folder
 
 _MEAN, _COMPONENTS = "pca_mean", "pca_components"  # names of the arrays
-_SCRATCH: Final = "llm-"  # prefix of the folders that `FittedLanguageModel.vectors` works in
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,11 @@ class FittedLanguageModel(FittedBlock):
         """See `ubp.blocks.fitted.FittedBlock.vectors`; clients without a text have no row."""
         if self.encoded is not None and self.encoded.answers(history, clients):
             return self.encoded.clients, self.encoded.vectors
-        history.paths.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=history.paths.cache, prefix=_SCRATCH) as folder:
-            texts = Path(folder, "texts.parquet")
+        with scratch_folder(history.paths.cache, "llm") as folder:
+            texts = folder / "texts.parquet"
             if not save_texts(history, self.text, clients, texts, {}):
                 return np.empty(0, np.int64), np.empty((0, self.columns), np.float32)
-            reading = read_texts(self.settings, self.weights, texts, Path(folder))
+            reading = read_texts(self.settings, self.weights, texts, folder)
             vectors = reading.vectors if self.pca is None else self.pca.reduce(reading.vectors)
             return reading.tokens.clients, vectors[reading.tokens.text_of]
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from LLM.backends import Backend, Vectors
 from LLM.tokens import Tokens
+from ubp.io.arrays import save_array
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 
@@ -116,8 +117,8 @@ def _save(vectors: Vectors, path: Path) -> None:
             f"the model returned numbers that are not finite for {len(faulty):,} of {len(vectors):,} texts; "
             "try dtype=float32, and if that does not help, another model"
         )
-    with atomic_write(path) as aside, aside.open("wb") as file:
-        np.save(file, vectors)
+    with atomic_write(path) as aside:
+        save_array(aside, vectors)
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -18,7 +18,6 @@ at the old end (`LLM.tokens`).
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -40,7 +39,7 @@ from ubp.data.lacking import no_events
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require, require_positive
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, scratch_folder
 from ubp.io.stage import Stage
 from ubp.sequences.arrays import Int64
 from ubp.sequences.build import events_of
@@ -119,7 +118,8 @@ def make_texts(config: DictConfig) -> Path:
         "text": asdict(settings),
         "fingerprint": data.fingerprint,
     }
-    with Stage(config.name, (path,), lambda: lineage).once(common.overwrite, waited=data.require_unchanged):
+    stage = Stage(config.name, (path,), lambda: lineage)
+    with stage.once(common.overwrite, waited=data.require_unchanged), data.unchanged():
         clients = write_texts(data, settings, path, lineage)
     closing_line(config.name, path, clients, 1)
     return path
@@ -157,16 +157,15 @@ def save_texts(
     Returns:
         How many clients have a text.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".parts") as parts:
+    with scratch_folder(path.parent, f"{path.name}.parts") as parts:
         written = 0
         for number, texts in enumerate(_chunks(history, settings, clients)):
-            texts.write_parquet(Path(parts, f"{number:05d}.parquet"), compression="lz4")
+            texts.write_parquet(parts / f"{number:05d}.parquet", compression="lz4")
             written += texts.height
         if written:
             with atomic_write(path) as aside:
                 metadata = {_LINEAGE: json.dumps(dict(lineage))}
-                pl.scan_parquet(parts).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
+                pl.scan_parquet(parts, glob=False).sink_parquet(aside, row_group_size=TEXTS_AT_ONCE, metadata=metadata)
     return written
 
 

@@ -21,6 +21,7 @@ import polars as pl
 from LLM.texts import TEXT, TEXTS_AT_ONCE
 from ubp.data import schema
 from ubp.data.reading import collect
+from ubp.io.arrays import append_array, save_array
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
 from ubp.sequences.batches import PaddedBatch, gather
@@ -106,7 +107,7 @@ def _tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens: int) 
         for chunk in _chunks(texts, first):
             ids = token_ids(tokeniser, chunk, max_tokens)
             lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
-            np.fromiter(itertools.chain.from_iterable(ids), dtype, int(lengths[-1].sum())).tofile(file)
+            append_array(file, np.fromiter(itertools.chain.from_iterable(ids), dtype, int(lengths[-1].sum())))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
     counts = np.diff(offsets)
     if not counts.all():
@@ -117,7 +118,7 @@ def _tokenise(texts: Path, folder: Path, tokeniser: Tokeniser, max_tokens: int) 
         *(f"{number:,}" for number in (len(clients), len(counts), offsets[-1], full, max_tokens)),
     )
     for name, array in zip(_ARRAYS, (offsets, clients, text_of), strict=True):
-        np.save(folder / f"{name}.npy", array)
+        save_array(folder / f"{name}.npy", array)
     (folder / _NOTE).write_text(json.dumps({"dtype": dtype.name}))
 
 
@@ -144,7 +145,7 @@ def distinct_texts(
         its text, in order of first occurrence, int64 [clients].
     """
     text = pl.col(TEXT)
-    table = collect(pl.scan_parquet(texts).select(schema.CLIENT_ID, a=text.hash(0), b=text.hash(1)))
+    table = collect(pl.scan_parquet(texts, glob=False).select(schema.CLIENT_ID, a=text.hash(0), b=text.hash(1)))
     _, rows, group = np.unique(table.select("a", "b").to_numpy(), axis=0, return_index=True, return_inverse=True)
     first = np.zeros(table.height, dtype=bool)
     first[rows] = True
@@ -155,7 +156,7 @@ def distinct_texts(
 
 def _chunks(texts: Path, wanted: npt.NDArray[np.bool_]) -> Iterator[list[str]]:
     """The selected texts in their order, one row group of the file at a time."""
-    frame = pl.scan_parquet(texts).select(TEXT)
+    frame = pl.scan_parquet(texts, glob=False).select(TEXT)
     for begin in range(0, len(wanted), TEXTS_AT_ONCE):
         here = wanted[begin : begin + TEXTS_AT_ONCE]
         if here.any():  # tokenisers do not take an empty list

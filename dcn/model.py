@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ubp.training.answers import answer_losses, rarity
 from ubp.training.model import Batch, SequenceModel, rows_of
+from ubp.training.nn import Dropout
 from ubp.training.snapshot_source import BASKETS, CLIENTS, DAYS, LABELS, VIEWS, view_name
 
 CONTRASTIVE: Final = "contrastive"
@@ -310,12 +311,12 @@ class Network(nn.Module):
     def __init__(self, entering: int, settings: NetworkSettings, answers: Mapping[str, int]) -> None:
         super().__init__()
         n = settings
-        self.input_dropout = nn.Dropout(n.input_dropout)
+        self.input_dropout = Dropout(n.input_dropout)
         self.cross = CrossNetwork(entering, n.cross_layers, n.cross_rank) if n.cross_layers else None
         layers: list[nn.Module] = []
         width = entering
         for hidden in n.hidden:
-            layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(n.dropout)]
+            layers += [nn.Linear(width, hidden), nn.GELU(), Dropout(n.dropout)]
             width = hidden
         self.deep = nn.Sequential(*layers)
         self.bottleneck = nn.Linear(width + entering * (self.cross is not None), n.width)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ubp.training.nn import Dropout
+
 
 class _CpuGru(torch.autograd.Function):
     """nn.GRU's one layer on a CPU: the same values and gradients, fewer and larger operations.
@@ -107,7 +109,7 @@ class StackedGru(nn.Module):
         super().__init__()
         widths = [inputs, *[hidden] * (layers - 1)]
         self.layers = nn.ModuleList(nn.GRU(width, hidden) for width in widths)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, states: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Each layer's outputs, float [time, rows, hidden], of inputs [time, rows, width].

@@ -47,7 +47,7 @@ from ubp.evaluation.ablation import (
 )
 from ubp.evaluation.probes import Probe
 from ubp.io.errors import UserError, name_some, require
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, locked
 from ubp.io.rows import write_rows
 
 logger = logging.getLogger(__name__)
@@ -221,12 +221,13 @@ def main(config: DictConfig) -> list[Change]:
     wanted = optional_at(config, "out", str)
     folder = Path(wanted) if wanted else common.paths.ablations(ensemble.name)
     scores, table = (folder / f"{what}_{probe.name}.csv" for what in ("scores", "changes"))
-    if common.overwrite:
-        scores.unlink(missing_ok=True)
-    ablation = Ablation(ensemble, probe, data, value_at(config, "device", str), scores)
-    found = measured(ablation, config, base)
-    every = [change for changes in found.values() for change in changes]
-    write_rows(table, every, Change)
+    with locked(folder.parent / ".done" / f"{folder.name}.lock", f"an ablation of {ensemble.name}"):
+        if common.overwrite:
+            scores.unlink(missing_ok=True)
+        ablation = Ablation(ensemble, probe, data, value_at(config, "device", str), scores)
+        found = measured(ablation, config, base)
+        every = [change for changes in found.values() for change in changes]
+        write_rows(table, every, Change)
     whole = ablation.change(WHOLE, "", ensemble.whole)
     titles = {kind: title_of(kind, base) for kind in found}
     for kind, changes in found.items():

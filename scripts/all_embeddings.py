@@ -3,6 +3,7 @@
     sh get_all_embeddings.sh submit=False preset=demo       overrides are given to every command
     sh get_all_embeddings.sh submit=False jobs=1            one command after the other, on this terminal
     sh get_all_embeddings.sh 'only=[stat_features,dcn]'     these blocks, and what they read
+    sh get_all_embeddings.sh submit=False engine=ray        on a Ray cluster (docs/cluster.md)
 
 The commands are those of the registry (configs/blocks.yaml). They are independent, except that the language model
 reads texts that two of them make. As many run at once as there are cores and memory for (``jobs``), the longest
@@ -10,6 +11,9 @@ first, each with its share of the cores: on a CPU most of them gain little from 
 log of its own beside Hydra's output, and the terminal shows when it begins and when it is done. One at a time uses
 the GPU (``gpu_jobs``). Each command skips what is done. Blocks that the history has no events for, or not enough, are
 left out, with a line each. The first command that fails otherwise ends the others, with its exit code.
+
+With ``engine=ray`` each command is a task of a Ray cluster, on whatever node has the cores, the memory and the GPU for
+it; a task whose node is lost begins again on another one.
 """
 
 import os
@@ -26,9 +30,10 @@ from omegaconf import DictConfig
 from ubp.blocks.registry import Entry, can_be_made, entries, with_what_they_read
 from ubp.blocks.widths import CUT
 from ubp.cli.command import command
-from ubp.cli.config import Common, parse
-from ubp.cli.jobs import Job, JobFailed, Limits, longest_first, run_jobs
+from ubp.cli.config import RAY, Common, parse
+from ubp.cli.jobs import Job, JobFailed, Limits, Processes, Runner, longest_first, run_jobs
 from ubp.cli.output import REMARKS, say
+from ubp.cli.ray_tasks import RayTasks, Resources, cluster
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.io.errors import require, require_positive
 from ubp.io.machine import cores, free_memory, has_gpu, threads
@@ -82,13 +87,18 @@ class Settings:
 
 
 SETTINGS: Final = [field.name for field in fields(Settings)]
-OWN: Final = [*SETTINGS, "memory"]  # keys of the config that are not the commands'
+OWN: Final = [*SETTINGS, "memory", "engine"]  # keys of the config that are not the commands'
+
+
+def gigabytes(memory: Memory, paths: DataPaths) -> float:
+    """That a command is taken to need for the log below the data path."""
+    log = sum(file.stat().st_size for file in paths.raw.glob("*.parquet")) / 1e9
+    return memory.command + memory.log * log
 
 
 def default_jobs(memory: Memory, gpu_jobs: int, entries: Collection[Entry], paths: DataPaths) -> int:
     """As many as there are commands that can run at once, cores, and memory for."""
-    log = sum(file.stat().st_size for file in paths.raw.glob("*.parquet")) / 1e9
-    needed = memory.command + memory.log * log
+    needed = gigabytes(memory, paths)
     on_gpu = sum(entry.gpu for entry in entries)
     at_once = min(gpu_jobs, on_gpu) + len(entries) - on_gpu
     return max(1, min(at_once, cores(), int(free_memory() / 1e9 / needed)))
@@ -123,17 +133,15 @@ def without_left_out(todo: Sequence[Entry], common: Common) -> list[Entry]:
     return [entry for entry in todo if entry in made]
 
 
-@command("scripts", "all_embeddings")
+@command("scripts", "all_embeddings", spreads=True)
 def main(config: DictConfig) -> list[str]:
     """Run the commands; the names of the registry's entries that were made."""
     common, settings = Common.of(config), parse(Settings, config, SETTINGS)
     todo = without_left_out(entries() if settings.only is None else with_what_they_read(settings.only), common)
-    gpu_jobs = settings.gpu_jobs if has_gpu() else len(todo)
-    jobs = settings.jobs or default_jobs(parse(Memory, config, at="memory"), gpu_jobs, todo, common.paths)
-    logs = None if jobs == 1 else Path(HydraConfig.get().runtime.output_dir)
+    run = on_cluster if common.engine == RAY else on_this_machine
     began = time.monotonic()
     try:
-        made = run_all(todo, Limits(jobs, gpu_jobs, settings.grace), logs)
+        made = run(todo, settings, parse(Memory, config, at="memory"), common.paths)
     except JobFailed as failed:
         where = "see above" if failed.log is None else f"its log: {failed.log}"
         lines = [*failed.lines(), f"error: {failed}, {where}; fix it and start again: what is done is skipped"]
@@ -143,12 +151,54 @@ def main(config: DictConfig) -> list[str]:
     return made
 
 
-def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> list[str]:
-    """Run the entries' commands and say on the terminal how far they are.
+def on_this_machine(todo: Sequence[Entry], settings: Settings, memory: Memory, paths: DataPaths) -> list[str]:
+    """Run the entries' commands as processes; see `run_all`."""
+    gpu_jobs = settings.gpu_jobs if has_gpu() else len(todo)
+    jobs = settings.jobs or default_jobs(memory, gpu_jobs, todo, paths)
+    commands = jobs_of(todo)
+    if jobs == 1:
+        return run_all(commands, Limits(jobs, gpu_jobs), Processes(dict(os.environ), None, settings.grace), None)
+    environment, logs = shared_cores(jobs), output_folder()
+    say(f"{jobs} commands at once, threads each: {environment['OMP_NUM_THREADS']}; their logs: {logs}")
+    runner = Processes(environment, logs, settings.grace)
+    return run_all(longest_first(commands), Limits(jobs, gpu_jobs), runner, logs)
+
+
+def on_cluster(todo: Sequence[Entry], settings: Settings, memory: Memory, paths: DataPaths) -> list[str]:
+    """Run the entries' commands as tasks of a Ray cluster; see `run_all`."""
+    commands, logs = longest_first(jobs_of(todo)), output_folder()
+    with cluster() as found:
+        jobs = settings.jobs or max(1, min(len(todo), found.cores))
+        cpus, needed = found.share(jobs), int(gigabytes(memory, paths) * 1e9)
+        needs = {entry.name: Resources(cpus, int(entry.gpu and found.gpus > 0), needed) for entry in todo}
+        for name, resources in needs.items():
+            found.require(name, resources)
+        say(
+            f"{len(found.nodes)} nodes, {found.cores} cores, {found.gpus} GPUs; up to {jobs} commands at once, threads "
+            f"each: {cpus}; their logs: {logs}"
+        )
+        # Of those that use a GPU as many as there are GPUs run at once: Ray lets the others wait.
+        return run_all(commands, Limits(jobs, len(todo)), RayTasks(needs, paths.root, logs, settings.grace), logs)
+
+
+def output_folder() -> Path:
+    """Where this run's logs lie."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def jobs_of(todo: Sequence[Entry]) -> list[Job]:
+    """The entries' commands, in their order."""
+    python = os.environ.get("PYTHON") or sys.executable
+    return [job(entry, python, passed_on(sys.argv[1:])) for entry in todo]
+
+
+def run_all(commands: Sequence[Job], limits: Limits, runner: Runner, logs: Path | None) -> list[str]:
+    """Run commands and say on the terminal how far they are.
 
     Args:
-        todo: in the order of the published document.
-        limits: with one job at a time they run in that order, otherwise the longest first.
+        commands: in the order of preference.
+        limits: how many at once.
+        runner: where.
         logs: folder for what each command says; None: the terminal.
 
     Returns:
@@ -157,7 +207,7 @@ def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> list[st
     Raises:
         JobFailed: the first that did.
     """
-    finished, made = 0, [entry.name for entry in todo]
+    finished, made = 0, [job.name for job in commands]
 
     def started(job: Job) -> None:
         if logs is not None:
@@ -174,14 +224,7 @@ def run_all(todo: Sequence[Entry], limits: Limits, logs: Path | None) -> list[st
         made.remove(job.name)
         say(f"{job.name} is left out: {reason}")
 
-    python = os.environ.get("PYTHON") or sys.executable
-    commands = [job(entry, python, passed_on(sys.argv[1:])) for entry in todo]
-    environment = dict(os.environ)
-    if logs is not None:
-        commands, environment = longest_first(commands), shared_cores(limits.jobs)
-        share = environment["OMP_NUM_THREADS"]
-        say(f"{limits.jobs} commands at once, threads each: {share}; their logs: {logs}")
-    run_jobs(commands, limits, environment, logs, started, done, left_out)
+    run_jobs(commands, limits, runner, started, done, left_out)
     return made
 
 

@@ -2,6 +2,7 @@
 
     make demo                              or: python scripts/demo.py
     python scripts/demo.py overwrite=True  everything again
+    python scripts/demo.py engine=ray      the blocks on a Ray cluster (docs/cluster.md)
 
 Each stage is a command of its own, printed as one would type it. What is done is skipped;
 the first stage that fails ends the journey with its exit code. Blocks that the log has not the events for are left
@@ -22,7 +23,7 @@ from omegaconf import DictConfig
 
 from ubp.blocks.registry import blocks, can_be_made
 from ubp.cli.command import command
-from ubp.cli.config import Common, composed
+from ubp.cli.config import LOCAL, Common, composed
 from ubp.cli.output import closing_line, say, show
 from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
 from ubp.evaluation.reference import REFERENCES, marks, reference_folder
@@ -136,7 +137,7 @@ def all_scores(plan: Plan, paths: DataPaths) -> list[Scores]:
     return [Scores.load(file) for file in [*(scores_file(path, QUICK) for path in quick), *judged]]
 
 
-@command("scripts", "demo")
+@command("scripts", "demo", spreads=True)
 def main(config: DictConfig) -> list[Scores]:
     common = Common.of(config)
     folder = common.paths.embeddings(submit=False)
@@ -145,8 +146,10 @@ def main(config: DictConfig) -> list[Scores]:
     planned = plan(config.merges, config.judged, common.paths)
     for line in planned.left_out:
         say(line)
+    where = [f"engine={common.engine}"] if common.engine != LOCAL else []
     again = ["overwrite=True"] if common.overwrite else []
-    run_stage(["sh", "get_all_embeddings.sh", *only(planned), "submit=False", "preset=demo", *again], common.data_path)
+    words = ["sh", "get_all_embeddings.sh", *only(planned), "submit=False", "preset=demo", *where, *again]
+    run_stage(words, common.data_path)
     planned = of_what_was_made(planned, folder)
     for words in stages(planned, folder, config.quick_seeds, common.overwrite):
         run_stage(words, common.data_path)

@@ -55,8 +55,9 @@ from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write, fingerprint
+from ubp.io.files import fingerprint
 from ubp.io.stage import Stage
+from ubp.io.together import replaced_together
 
 logger = logging.getLogger(__name__)
 
@@ -208,16 +209,14 @@ def properties_of(
 
 
 def write_raw(paths: DataPaths, events: dict[EventType, pl.DataFrame], properties: pl.DataFrame) -> None:
-    """Write the raw layout, timestamps as text as published."""
-    paths.event_types.unlink(missing_ok=True)  # of a log that was there before
-    tables = {event_type.file_name: table for event_type, table in events.items()}
-    for name, table in tables.items():
-        text = table.with_columns(pl.col(schema.TIMESTAMP).dt.strftime(schema.TIMESTAMP_FORMAT))
-        with atomic_write(paths.raw / name) as aside:
-            text.write_parquet(aside)
-        logger.info("%s: %s events", name, f"{len(table):,}")
-    with atomic_write(paths.properties) as aside:
-        properties.write_parquet(aside)
+    """Write the raw layout, all files or none, timestamps as text as published."""
+    own_types = paths.event_types  # of a log that was there before
+    with replaced_together(outputs(paths), paths.new_files[0], [own_types]) as asides:
+        for event_type, table in events.items():
+            text = table.with_columns(pl.col(schema.TIMESTAMP).dt.strftime(schema.TIMESTAMP_FORMAT))
+            text.write_parquet(asides[paths.raw / event_type.file_name])
+            logger.info("%s: %s events", event_type.file_name, f"{len(table):,}")
+        properties.write_parquet(asides[paths.properties])
 
 
 def outputs(paths: DataPaths) -> list[Path]:

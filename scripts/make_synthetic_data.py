@@ -25,7 +25,6 @@ number, not a table.
 """
 
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -47,9 +46,11 @@ from ubp.data import schema
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 from ubp.data.text_codes import codes_text
+from ubp.io.arrays import save_array
 from ubp.io.errors import UserError, require, require_positive
-from ubp.io.files import atomic_write, digest_of
+from ubp.io.files import digest_of
 from ubp.io.stage import Stage
+from ubp.io.together import replaced_together
 
 logger = logging.getLogger(__name__)
 
@@ -546,18 +547,17 @@ def outputs(paths: DataPaths) -> list[Path]:
 
 
 def write(shop: SyntheticShop, paths: DataPaths, timestamps: str) -> None:
-    """Write the raw layout; what was split from an earlier shop goes."""
-    for stale in (paths.input, paths.target):
-        shutil.rmtree(stale, ignore_errors=True)
-    paths.event_types.unlink(missing_ok=True)
-    for event_type in schema.EVENT_TYPES:
-        with atomic_write(paths.raw / event_type.file_name) as aside:
+    """Write the raw layout, all files or none; what was split from an earlier shop goes with that."""
+    files = outputs(paths)
+    split = [file for folder in (paths.input, paths.target) for file in folder.rglob("*") if file.is_file()]
+    stale = [paths.event_types, *(file for file in split if file not in files)]
+    with replaced_together(files, paths.new_files[0], stale) as asides:
+        for event_type in schema.EVENT_TYPES:
+            aside = asides[paths.raw / event_type.file_name]
             streamed(shop, event_type, timestamps).sink_parquet(aside, row_group_size=_ROW_GROUP)
-        logger.info("%s: %s events", event_type.file_name, f"{shop.shop.rows[event_type]:,}")
-    with atomic_write(paths.properties) as aside:
-        shop.properties().write_parquet(aside, row_group_size=_ROW_GROUP)
-    with atomic_write(paths.relevant_clients) as aside:
-        np.save(aside, shop.relevant_clients())
+            logger.info("%s: %s events", event_type.file_name, f"{shop.shop.rows[event_type]:,}")
+        shop.properties().write_parquet(asides[paths.properties], row_group_size=_ROW_GROUP)
+        save_array(asides[paths.relevant_clients], shop.relevant_clients())
 
 
 def _refuse_to_replace(stage: Stage, paths: DataPaths, overwrite: bool) -> None:

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from scripts.import_log import embedder, now_in, schema_in
 from ubp.blocks.embeddings import EmbeddingTable
-from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load
+from ubp.blocks.fitted import FittedBlock, content_digest, lineage_of, load, require_same_fit, settled
 from ubp.cli.chosen import choose_fit, require_name
 from ubp.cli.command import command
 from ubp.cli.config import Common, parse
@@ -45,9 +45,9 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients
 from ubp.data.text_codes import TextSettings
 from ubp.evaluation.probes import Probe
-from ubp.io.arrays import read_arrays, write_arrays
+from ubp.io.arrays import read_arrays, save_array, write_arrays
 from ubp.io.errors import UserError, name_some, require, require_positive
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, locked
 from ubp.io.stage import Stage
 from ubp.nightly.drift import Canaries, Columns, Drift, DriftSettings, Moved, Reference, column_names, cosines
 from ubp.nightly.profiles import BEGIN_ANEW, VERSION, ProfileDays, in_space, space_of
@@ -211,7 +211,7 @@ class Night:
             "name": self.name,
             "as_of": self.history.as_of.isoformat(sep=" "),
             "fingerprint": self.history.fingerprint,
-            "fit": lineage_of(self.model),
+            "fit": settled(lineage_of(self.model)),
             "fit_digest": content_digest(self.model),
             "clients": self.order.clients,
             "order": {key: value for key, value in asdict(self.order).items() if key not in ("source", "bad_rows")},
@@ -237,7 +237,7 @@ def encoded(night: Night, fitted: FittedBlock) -> EmbeddingTable:
         count = min(night.drift.canaries, len(table))
         drawn = np.random.default_rng(night.drift.seed).choice(table.client_ids, count, replace=False)
         with atomic_write(file) as aside:
-            np.save(aside, np.sort(drawn))
+            save_array(aside, np.sort(drawn))
     return table
 
 
@@ -444,16 +444,26 @@ def main(config: DictConfig) -> Drift:
     require_name(config, common.paths)
     order = parse(Order, config, list(Order.__dataclass_fields__))
     model = choose_fit(common.paths, config.name, None if config.submit is None else common.submit)
-    if config.schema:
-        taken_in(config, common, order, day)
-    night = _night(config, common, order, day, model)
+    # One after the other: each compares with the one before.
+    with locked(common.paths.profiles(config.name) / ".done" / "nights.lock", f"a night of {config.name}"):
+        if config.schema:
+            taken_in(config, common, order, day)
+        return _one_night(_night(config, common, order, day, model), common)
+
+
+def _one_night(night: Night, common: Common) -> Drift:
+    """Make the night, unless it was made before."""
+    day, model = night.day, night.model
     lineage, out = night.lineage(), night.profiles.file(day)
     drift_file = night.profiles.of_day(day) / _REPORT
     stage = Stage(f"{night.name}, night of {day}", (out, drift_file), lambda: lineage, of=night.profiles.of_day(day))
     with stage.once(common.overwrite, waited=night.history.require_unchanged):
         continue_store(night.history)
         fitted = load(model)
-        found, table = made(night, fitted)
+        require_same_fit(model, lineage["fit_digest"])
+        with night.history.unchanged():
+            found, table = made(night, fitted)
+        night.history.require_unchanged()
         table = EmbeddingTable(table.client_ids, table.vectors, table.lineage | lineage)
         night.profiles.write(day, table, night.version, ClientNames.of(common.paths).table)
         with atomic_write(drift_file) as aside:

@@ -233,9 +233,15 @@ class Advice:
         return [step.name for step in self.steps if step.need is None]
 
 
+@cache
+def blocks_of(merge: str) -> tuple[str, ...]:
+    """The names of a merge's blocks."""
+    return tuple(map(str, composed(CONFIGS / "merge", merge).blocks))
+
+
 def steps_of(rule: Rule, log: LogFigures, left_out: Mapping[str, str], measured: Measured) -> list[Step]:
     """The commands that make a merge of a log and score it."""
-    names = [str(name) for name in composed(CONFIGS / "merge", rule.merge).blocks]
+    names = blocks_of(rule.merge)
     steps = []
     for entry in with_what_they_read([name for name in names if name not in left_out]):
         cost = measured.cost(entry.name, rule.preset)
@@ -267,7 +273,7 @@ def advise(log: LogFigures, left_out: Mapping[str, str], measured: Measured, mos
     passed, advice = list[str](), None
     for rule in measured.rules:
         title = f"{rule.merge} (preset={rule.preset})"
-        names = [str(name) for name in composed(CONFIGS / "merge", rule.merge).blocks]
+        names = blocks_of(rule.merge)
         lacking = [left_out[name] for name in names if name in left_out]
         reason = rule.when.refusal(log) or ("all of its blocks are left out" if len(lacking) == len(names) else None)
         if reason is None:

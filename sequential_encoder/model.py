@@ -60,7 +60,7 @@ from ubp.io.errors import require, require_positive
 from ubp.training.answers import answer_losses, rarity
 from ubp.training.content import CODE, HASHES, IDS, PRICE, ContentEncoder, ContentSettings
 from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, SequenceModel
-from ubp.training.nn import sampled_cross_entropy_of
+from ubp.training.nn import Dropout, sampled_cross_entropy_of
 from ubp.training.snapshot_source import LABELS
 
 NEXT_EVENT, NEXT_TIME, NEXT_ITEM, NEXT_URL, WINDOWS = "next_event", "next_time", "next_item", "next_url", "windows"
@@ -200,7 +200,7 @@ class Block(nn.Module):
         self.attention_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.deep = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, vectors: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Float [rows, time, width] to the same."""
@@ -355,10 +355,10 @@ class Reading(nn.Module):
         self.amounts = nn.ModuleDict({name: Amounts(s) for name in s.amounts})
         entering = s.width + kernels * 2 * s.width + kernels + 2 + len(s.amounts) * kernels * s.amount_width
         self.standardised = Standardised(entering)
-        self.dropout = nn.Dropout(s.read_dropout)
+        self.dropout = Dropout(s.read_dropout)
         layers: list[nn.Module] = []
         if s.hidden:
-            layers = [nn.Linear(entering, s.hidden), nn.GELU(), nn.Dropout(s.read_dropout)]
+            layers = [nn.Linear(entering, s.hidden), nn.GELU(), Dropout(s.read_dropout)]
         self.deep = nn.Sequential(*layers, nn.Linear(s.hidden or entering, s.profile))
         self.norm = nn.LayerNorm(s.profile)
 
@@ -422,7 +422,7 @@ class SequentialEncoder(SequenceModel):
         self.hour, self.weekday = nn.Embedding(24, s.width), nn.Embedding(7, s.width)
         for table in (self.hour, self.weekday):
             nn.init.normal_(table.weight, std=0.1)
-        self.dropout = nn.Dropout(s.dropout)
+        self.dropout = Dropout(s.dropout)
         self.transformer = Transformer(s.width, s.layers, s.heads, s.dropout)
         self.reading = Reading(s) if s.pooling == LEARNED else None
         self.category = nn.Linear(HASHES * s.content.id_width, content) if CATEGORIES in s.amounts else None

@@ -10,11 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from ubp.data import schema
 from ubp.data.event_types import own_types
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
+
+# A test that takes long where the machine is busy is no failure. ``make test`` draws fewer examples.
+settings.register_profile("house", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.load_profile("house")
 
 CLIENTS, SKUS, CATEGORIES, URLS, DAYS = 60, 80, 8, 30, 70
 START = datetime(2022, 12, 1)  # the history runs over New Year

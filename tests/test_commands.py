@@ -50,6 +50,7 @@ ALL = {
     "evaluate": ["scripts/evaluate.py", "embeddings=x"],
     "encode": ["scripts/encode.py", "name=x"],
     "neighbours": ["scripts/neighbours.py", "name=x"],
+    "reproduce": ["scripts/reproduce.py", "entry=x"],
     "explain": ["scripts/explain.py", "name=x", "client=1"],
     "export": ["scripts/export.py", "name=x"],
     "nightly": ["scripts/nightly.py", "day=2022-11-09", "name=x"],

@@ -57,8 +57,19 @@ def test_there_are_configs():
     assert {"split", "evaluate", "stat_features", "als_buy_add_categories", "search"} <= {path.stem for path in NAMED}
 
 
-@pytest.mark.parametrize("preset", ["full", "demo"])
-@named(NAMED)
+# With preset=demo each config that has an overlay, and the first of each folder: of the others it changes nothing.
+OVERLAID = {path for path in NAMED if path.stem in {overlay.parent.name for overlay in OVERLAYS}}
+SHARING = {path for path in NAMED if (path.parent / "preset" / "shared").is_dir()}
+FIRST = {NAMED[[path.parent for path in NAMED].index(folder)] for folder in FOLDERS}
+
+
+@pytest.mark.parametrize(
+    ("path", "preset"),
+    [
+        *(pytest.param(path, "full", id=f"{name_of(path)}-full") for path in NAMED),
+        *(pytest.param(path, "demo", id=f"{name_of(path)}-demo") for path in sorted(OVERLAID | SHARING | FIRST)),
+    ],
+)
 def test_every_config_composes(path, preset):
     config = config_at(path, f"preset={preset}")
     assert resolved(config)
@@ -74,10 +85,14 @@ def test_the_presets():
     assert presets() == ["demo", "full"]
 
 
-@named(NAMED)
+@named([NAMED[[path.parent for path in NAMED].index(folder)] for folder in FOLDERS])
 def test_full_is_what_a_config_says_by_itself(path):
     assert resolved(config_at(path, "preset=full")) == resolved(config_at(path))
     assert not {"preset", "demo"} & config_at(path).keys()
+
+
+def test_nothing_is_added_by_full():
+    assert list(CONFIGS.glob("**/preset/**/full.yaml")) == []
 
 
 @named([NAMED[[path.parent for path in NAMED].index(folder)] for folder in FOLDERS])
@@ -212,7 +227,7 @@ def test_the_demo_scores_by_one_seed_of_the_quick_probe():
 def test_a_config_needs_no_more_than_its_command_line():
     asked = {
         "evaluate": {"embeddings"}, "linear_reading": {"embeddings"}, "judge_steps": {"embeddings"},
-        "validate": {"entry"}, "encode": {"name"}, "ablate": {"ensemble"},
+        "validate": {"entry"}, "reproduce": {"entry"}, "encode": {"name"}, "ablate": {"ensemble"},
         "neighbours": {"name"}, "explain": {"name", "client"}, "export": {"name"}, "nightly": {"day", "name"},
     }  # fmt: skip
     missing = {path.stem: OmegaConf.missing_keys(config_at(path)) for path in NAMED}

@@ -1,7 +1,7 @@
 """What every block of the registry promises: one test over all of them, in this process, on tiny logs of all shapes.
 
-A log leaves out the blocks whose events it lacks. The blocks of language models are slow; among the fast tests they
-run on one log, and the shape of the challenge's own log is among the full ones.
+A log leaves out the blocks whose events it lacks. Among the fast tests are a log of many events a client and
+two of few; the blocks of language models, which are slow, run on one log there. The others are among the full ones.
 """
 
 import copy
@@ -43,7 +43,7 @@ def cases() -> Iterator[pytest.ParameterSet]:
     """Each log with each block that can be made of it."""
     for log in tiny.LOGS:
         for entry in registry.blocks():
-            slow = log in ("default", tiny.OWN_TYPES) or (log != "tiny" and entry.folder == "LLM")
+            slow = log in ("default", "dense", tiny.OWN_TYPES) or (log != "tiny" and entry.folder == "LLM")
             if entry.name not in LEFT_OUT.get(log, ()):
                 yield pytest.param((log, entry.name), marks=[pytest.mark.full] * slow, id=f"{log}-{entry.name}")
 

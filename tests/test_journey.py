@@ -1,6 +1,6 @@
 """The one journey of real processes in the fast tests: as a user runs the commands, on a tiny history.
 
-`tests/test_commands.py` runs every command so, among the full tests.
+`tests/test_commands.py` runs every command so, among the full tests: networks and the judge too.
 """
 
 import re
@@ -15,10 +15,9 @@ from ubp.blocks import registry
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry
 
-BLOCKS = ("stat_features", "als_64_buy_add_categories", "gru_ae_day_event")
+BLOCKS = ("stat_features", "als_64_buy_add_categories")
 LINE = re.compile(r".+ · [\d.]+ s · [\d,]+ MB · (?P<path>/.+)")
 MERGE = ["scripts/merge.py", "--config-name=basics", "~blocks.als_64_visits_relevant"]
-SCORE = ["scripts/evaluate.py", "embeddings=basics", "probe=quick", "probe.width=16", "probe.hidden=32"]
 
 
 def good(done: Done) -> str:
@@ -35,17 +34,16 @@ def paths(make_history, tmp_path_factory):
     return make_history().write(tmp_path_factory.mktemp("journey") / "data")
 
 
-def test_from_a_log_to_scores_and_to_tomorrow(paths):
+def test_from_a_log_to_an_entry_and_to_tomorrow(paths):
     root = paths.root
     assert good(run(root, ["scripts/split.py"])).endswith("raw/input")
     for name in BLOCKS:
         entry = registry.block(name)
         words = [*entry.line.split(), *tiny.overrides(entry), "submit=False"]
         assert good(run(root, words)) == str(paths.block(name, submit=False))
-        assert f"{name} · done before · " in run(root, words).last
+    assert f"{name} · done before · " in run(root, words).last
     entry = good(run(root, [*MERGE, "submit=False"]))
     good(run(root, ["scripts/validate.py", f"entry={entry}"]))
-    good(run(root, [*SCORE, "probe.epochs=1", "probe.seeds=[0]"]))
 
     ids, profiles = read_entry(paths.embeddings(submit=False) / "basics")
     later = EmbeddingTable.read(Path(good(run(root, ["scripts/encode.py", "name=basics", "as_of=2023-02-09"]))))

@@ -38,7 +38,7 @@ def paths(split_log):
     for name in COLUMNS:
         make(split_log, name)
     yield split_log
-    for file in (split_log.root / "ablations").rglob("*.*"):
+    for file in (split_log.root / "ablations").rglob("*.csv"):
         file.unlink()
 
 

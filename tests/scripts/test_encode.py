@@ -1,7 +1,9 @@
 """Any clients on any day, from what was fitted alone: the command, its refusals, and neighbours over two days."""
 
 import re
+import shutil
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,24 +13,37 @@ from scripts import encode, merge
 from stat_features import stat_features
 from tests.calls import called
 from tests.ubp.blocks.toy import make_purchases
+from ubp.blocks import merge as merging
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry
 from ubp.blocks.fitted import load
+from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
-from ubp.data.paths import DataPaths
+from ubp.data.paths import CONFIGS, DataPaths
 from ubp.io.errors import UserError
 
+BLOCKS = ("stat_features", "als_64_buy_add_categories", "als_64_visits_relevant")
 NOBODY = [700_001, 700_002, 700_003]
 TINY = ["--config-name=basics", "name=tiny", *(f"~blocks.als_64_{block}" for block in ("buy_add_categories", "visits_relevant"))]  # noqa: E501  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def fitted(make_history, tmp_path_factory) -> Path:
+    """The tiny history, where every second client is relevant; the statistics and a merge of them, on all events."""
+    root = tmp_path_factory.mktemp("fitted") / "data"
+    paths = make_history().write(root)
+    paths.input.mkdir()
+    np.save(paths.relevant_clients, ChallengeData(paths, submit=True).seen()[::2])
+    where = f"data_path={root}"
+    stat_features.main(composed(CONFIGS / "stat_features", "stat_features", [where]))
+    merge.main(composed(CONFIGS / "merge", "basics", [where, *TINY[1:]]))
+    return root
+
+
 @pytest.fixture
-def paths(history) -> DataPaths:
-    """The tiny history, where every second client is relevant."""
-    ids = ChallengeData(history, submit=True).seen()
-    history.input.mkdir()
-    np.save(history.relevant_clients, ids[::2])
-    return history
+def paths(fitted, tmp_path) -> DataPaths:
+    """A copy of its own for each test."""
+    return DataPaths(shutil.copytree(fitted, tmp_path / "data"))
 
 
 @pytest.fixture
@@ -45,10 +60,7 @@ def run(paths, monkeypatch, capsys):
 
 
 @pytest.fixture
-def merged(run, paths):
-    """The statistics and a merge of them, fitted on all events."""
-    assert run(stat_features)[0] == 0
-    assert run(merge, *TINY)[0] == 0
+def merged(paths):
     return ChallengeData(paths, submit=True)
 
 
@@ -75,7 +87,6 @@ def test_the_same_clients_and_day_give_the_entry(run, merged, paths):
     assert found.lineage["fit"]["config"]["blocks"]["stat_features"]["scaler"]["_target_"].endswith("Transformer")
 
 
-@pytest.mark.usefixtures("merged")
 def test_a_block_encoded_on_its_own_day_is_its_commands_parquet(run, paths):
     run(encode, "name=stat_features", f"clients={paths.relevant_clients}", f"out={paths.root}/again.parquet")
     wanted, found = (
@@ -121,7 +132,6 @@ def test_clients_from_a_parquet(run, merged, paths):
     assert EmbeddingTable.read(paths.root / "o.parquet").client_ids.tolist() == merged.clients[:2].tolist()
 
 
-@pytest.mark.usefixtures("merged")
 def test_done_before_unless_something_changed(run, paths):
     assert "done before" not in run(encode, "name=tiny")[1][-1]
     again = run(encode, "name=tiny")
@@ -150,6 +160,7 @@ def test_a_client_without_what_a_block_reads(run, paths):
 
 
 def test_the_fit_on_all_events_comes_first(paths, caplog):
+    shutil.rmtree(paths.models(""))
     caplog.set_level("INFO")
     with pytest.raises(UserError, match="name=purchases: neither a fitted block nor a fitted merge; there are: none"):
         encode.choose_fit(paths, "purchases", None)
@@ -167,7 +178,6 @@ def test_the_fit_on_all_events_comes_first(paths, caplog):
     assert encode.choose_fit(paths, "purchases", False) == local
 
 
-@pytest.mark.usefixtures("merged")
 def test_an_unknown_name_lists_those_there_are(run):
     assert "there are: stat_features, tiny; make it" in refusal(run(encode, "name=basics"))
     assert refusal(run(encode)).endswith("name=NAME; there are: stat_features, tiny")
@@ -190,13 +200,11 @@ def test_a_local_fit_encodes_with_all_events(run, merged, paths):
     assert later.client_ids.tolist() == merged.before(datetime(2023, 2, 5)).seen().tolist()
 
 
-@pytest.mark.usefixtures("merged")
 def test_a_merge_of_the_name_of_a_block_is_refused(run):
     line = refusal(run(merge, *TINY, "name=stat_features"))
     assert "name=stat_features: a block has this name; give the merge another" in line
 
 
-@pytest.mark.usefixtures("merged")
 def test_a_merge_is_made_again_when_its_fit_is_gone(run, paths):
     assert "done before" in run(merge, *TINY)[1][-1]
     (paths.model("tiny", submit=True) / "block.json").unlink()
@@ -244,7 +252,6 @@ def test_a_file_of_clients_that_is_missing_or_of_another_kind(tmp_path):
         encode.read_clients(tmp_path / "a.csv")
 
 
-@pytest.mark.usefixtures("merged")
 def test_nothing_else_is_overwritten(run, paths):
     log = paths.raw / "page_visit.parquet"
     before = log.read_bytes()
@@ -256,7 +263,6 @@ def test_nothing_else_is_overwritten(run, paths):
     assert log.exists()
 
 
-@pytest.mark.usefixtures("merged")
 def test_a_day_without_events_and_one_that_is_none(run):
     assert "as_of=2020-01-01 00:00:00" in refusal(run(encode, "name=tiny", "as_of=2020-01-01"))
     assert "as_of=soon: not a day or time" in refusal(run(encode, "name=tiny", "as_of=soon"))
@@ -271,7 +277,6 @@ def nearest(queries, among):
     return distances.argsort(axis=1, kind="stable")
 
 
-@pytest.mark.usefixtures("merged")
 def test_a_neighbour_of_yesterday_is_still_one_today(run, paths):
     """Two days' profiles lie in one space: the merge is not fitted anew, so they can be compared."""
     for day in ("2023-02-05", "2023-02-06"):
@@ -290,3 +295,70 @@ def test_a_neighbour_of_yesterday_is_still_one_today(run, paths):
     five_of_today = nearest(now, now)[:, 1:6]
     still = (five_of_today == neighbours[:, None]).any(axis=1)
     assert still.mean() > 0.8  # by chance: five of 59
+
+
+# --- what changes meanwhile -------------------------------------------------------------------------------------------
+
+
+def doing(monkeypatch, module, name, meanwhile):
+    """Have something done after a function of a command, once."""
+    function, left = getattr(module, name), [meanwhile]
+
+    def called_once(*arguments, **settings):
+        found = function(*arguments, **settings)
+        if left:
+            left.pop()()
+        return found
+
+    monkeypatch.setattr(module, name, called_once)
+
+
+@pytest.mark.usefixtures("merged")
+def test_a_fit_made_anew_while_it_is_read_is_said(run, paths, monkeypatch):
+    make_purchases(paths)
+    doing(monkeypatch, encode, "load", lambda: make_purchases(paths, weights=(9.0, 9.0, 9.0)))
+    assert refusal(run(encode, "name=purchases")) == (
+        f"error: {paths.model('purchases', True)}: fitted anew while it was read; give the command again"
+    )
+    assert not paths.encoded("purchases").exists() or not list(paths.encoded("purchases").glob("*.parquet"))
+    assert run(encode, "name=purchases")[0] == 0
+
+
+@pytest.mark.usefixtures("merged")
+def test_a_merge_whose_block_is_made_anew_while_it_is_read_is_said(run, paths, monkeypatch):
+    make_purchases(paths)
+    words = ("--config-name=basics", "name=bought", *(f"~blocks.{name}" for name in BLOCKS), "+blocks.purchases={}")
+    assert run(merge, *words)[0] == 0
+    doing(monkeypatch, merging, "load", lambda: make_purchases(paths, weights=(9.0, 9.0, 9.0)))
+    assert "block purchases: fitted anew since the merge" in refusal(run(encode, "name=bought"))
+
+
+@pytest.mark.usefixtures("merged")
+def test_events_that_change_while_they_are_read_are_said(run, paths, monkeypatch):
+    make_purchases(paths)
+    file = paths.raw / "page_visit.parquet"
+    doing(monkeypatch, encode, "load", lambda: pl.read_parquet(file)[1:].write_parquet(file))
+    assert "changed while they were read; give the command again" in refusal(run(encode, "name=purchases"))
+
+
+@pytest.mark.usefixtures("merged")
+def test_an_error_of_events_that_change_is_said_as_that(run, paths, monkeypatch):
+    make_purchases(paths)
+    doing(monkeypatch, encode, "load", (paths.raw / "product_buy.parquet").unlink)
+    monkeypatch.setattr(ChallengeData, "require_unchanged", changed)
+    assert refusal(run(encode, "name=purchases")) == "error: they changed"
+
+
+def changed(_):
+    raise UserError("they changed")
+
+
+def test_a_merge_of_a_block_that_is_made_anew_is_refused(run, paths, monkeypatch):
+    make_purchases(paths)
+    words = ("--config-name=basics", "name=bought", *(f"~blocks.{name}" for name in BLOCKS), "+blocks.purchases={}")
+    doing(monkeypatch, merge, "fit_merge", lambda: make_purchases(paths, weights=(9.0, 9.0, 9.0)))
+    assert refusal(run(merge, *words)) == (
+        "error: block purchases, fit of purchases made anew while they were merged; merge again, alone"
+    )
+    assert not (paths.embeddings(submit=True) / "bought").exists()
+    assert run(merge, *words)[0] == 0

@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import subprocess
-import sys
 from datetime import datetime, time, timedelta
 
 import numpy as np
@@ -14,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import QuantileTransformer
 from threadpoolctl import threadpool_limits
 
+from scripts import make_synthetic_data
 from scripts.make_synthetic_data import (
     Order,
     Shop,
@@ -28,10 +27,11 @@ from scripts.make_synthetic_data import (
     write,
 )
 from stat_features.recipe import StatFeaturesRecipe
+from tests.calls import called
 from ubp.cli.config import composed, parse
 from ubp.data import schema
 from ubp.data.history import ChallengeData
-from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.data.paths import CONFIGS, DataPaths
 from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TASKS, TargetRules, make_targets
@@ -223,29 +223,36 @@ def test_shares_sum_up_and_ids_are_each_ones_own():
     assert not np.all(np.diff(scattered(np.arange(997), 997, 5)) > 0)
 
 
-def run(paths: DataPaths, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(REPOSITORY / "scripts" / "make_synthetic_data.py"), f"data_path={paths.root}", *words]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command in this process; gives its exit code, and what it says on stdout and stderr."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it: put back afterwards
+
+    def call(paths, *words):
+        code, out, err = called(make_synthetic_data, [f"data_path={paths.root}", *words], monkeypatch, capsys)
+        return code, out, "\n".join(err)
+
+    return call
 
 
-def test_the_command_makes_skips_and_replaces_only_when_told_to(tmp_path):
+def test_the_command_makes_skips_and_replaces_only_when_told_to(run, tmp_path):
     paths = DataPaths(tmp_path / "data")
-    first = run(paths, "scale=1e-4")
-    assert first.returncode == 0, first.stderr
-    assert "synthetic data · 16,890 events of 1,870 clients" in first.stdout
+    code, out, err = run(paths, "scale=1e-4")
+    assert code == 0, err
+    assert "synthetic data · 16,890 events of 1,870 clients" in out
     before = [fingerprint(file) for file in outputs(paths)]
-    assert "done before" in run(paths, "scale=1e-4").stdout
-    other = run(paths, "scale=2e-4")
-    assert other.returncode == 1
-    assert "holds a synthetic shop of other settings; replace it with overwrite=True" in other.stderr
+    assert "done before" in run(paths, "scale=1e-4")[1]
+    code, _, err = run(paths, "scale=2e-4")
+    assert code == 1
+    assert "holds a synthetic shop of other settings; replace it with overwrite=True" in err
     assert [fingerprint(file) for file in outputs(paths)] == before
 
 
-def test_somebody_elses_data_is_left_alone(history):
+def test_somebody_elses_data_is_left_alone(run, history):
     before = fingerprint(history.raw / "product_buy.parquet")
-    refused = run(history, "scale=1e-4", "overwrite=True")
-    assert refused.returncode == 1
-    assert "holds data that this command did not make" in refused.stderr
+    code, _, err = run(history, "scale=1e-4", "overwrite=True")
+    assert code == 1
+    assert "holds data that this command did not make" in err
     assert fingerprint(history.raw / "product_buy.parquet") == before
 
 

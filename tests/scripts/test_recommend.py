@@ -2,6 +2,7 @@
 
 import shlex
 from datetime import datetime, timedelta
+from functools import cache
 from math import inf
 
 import numpy as np
@@ -138,6 +139,7 @@ def test_blocks_that_cannot_be_made_are_left_out_with_their_line():
 # --- the commands ------------------------------------------------------------------------------------
 
 
+@cache
 def understood(line):
     """A command line's config, as its script would compose it; raises for what it does not know."""
     program, script, *words = shlex.split(line)

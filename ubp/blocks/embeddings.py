@@ -13,7 +13,7 @@ import polars as pl
 
 from ubp.data import schema
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, read_whole
 from ubp.io.npy import read_npy
 
 if TYPE_CHECKING:  # a third of a second of imports, where something is read or written
@@ -100,7 +100,7 @@ class EmbeddingTable:
             UserError: it is no such file, or breaks a rule of `EmbeddingTable`.
         """
         try:
-            return cls._from_folder(path) if path.is_dir() else cls._from_parquet(path)
+            return read_whole(path, lambda: cls._from_folder(path) if path.is_dir() else cls._from_parquet(path))
         except (ValueError, OSError, EOFError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: not a usable embedding: {reason}; make it again") from error

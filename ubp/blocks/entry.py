@@ -1,20 +1,25 @@
 """The entry: what is submitted. Written whole, validated against every rule of docs/data.md."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ubp.data import schema
+from ubp.io.arrays import append_array, save_array, write_header
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.files import atomic_write, fingerprint, read_whole
 from ubp.io.npy import read_npy
 
 logger = logging.getLogger(__name__)
 
 _LARGEST = float(np.finfo(np.float16).max)
+MANIFEST: Final = "manifest.json"  # beside the two files: where they come from
+_FORMAT: Final = 1  # of the manifest
 _ROWS = 65_536  # converted and looked at at a time
 
 
@@ -23,8 +28,13 @@ def entry_files(folder: Path) -> list[Path]:
     return [folder / schema.ENTRY_CLIENT_IDS, folder / schema.ENTRY_EMBEDDINGS]
 
 
-def write_entry(folder: Path, client_ids: npt.NDArray[np.int64], profiles: npt.NDArray[np.float32]) -> None:
-    """Write ``client_ids.npy`` and ``embeddings.npy`` (float16) to ``folder``, both or none.
+def write_entry(
+    folder: Path,
+    client_ids: npt.NDArray[np.int64],
+    profiles: npt.NDArray[np.float32],
+    lineage: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``client_ids.npy`` and ``embeddings.npy`` (float16) to ``folder``, both or none, and a manifest.
 
     Values beyond float16 are held at its largest (65,504), with a warning that counts them.
 
@@ -32,19 +42,23 @@ def write_entry(folder: Path, client_ids: npt.NDArray[np.int64], profiles: npt.N
         folder: replaced where it is there.
         client_ids: int64 [clients].
         profiles: float32 [clients, columns], finite.
+        lineage: for ``manifest.json``, with what is needed to make the same again; None: no manifest.
     """
     with atomic_write(folder) as aside:
         aside.mkdir()
-        np.save(aside / schema.ENTRY_CLIENT_IDS, client_ids)
-        halves = np.lib.format.open_memmap(
-            aside / schema.ENTRY_EMBEDDINGS, mode="w+", dtype=np.float16, shape=profiles.shape
-        )
+        save_array(aside / schema.ENTRY_CLIENT_IDS, client_ids)
         beyond = np.zeros(profiles.shape[1], np.int64)
-        for start in range(0, len(profiles), _ROWS):
-            rows = profiles[start : start + _ROWS]
-            beyond += (np.abs(rows) > _LARGEST).sum(axis=0)
-            halves[start : start + _ROWS] = np.clip(rows, -_LARGEST, _LARGEST)
-        halves.flush()
+        # Not through a memory map: where the disk is full, the system ends the process.
+        with (aside / schema.ENTRY_EMBEDDINGS).open("wb") as file:
+            write_header(file, np.dtype(np.float16), profiles.shape)
+            for start in range(0, len(profiles), _ROWS):
+                rows = profiles[start : start + _ROWS]
+                beyond += (np.abs(rows) > _LARGEST).sum(axis=0)
+                append_array(file, np.clip(rows, -_LARGEST, _LARGEST).astype(np.float16))
+        if lineage is not None:
+            files = {file.name: fingerprint(file) for file in entry_files(aside)}
+            manifest = {"format": _FORMAT, "files": files, "lineage": dict(lineage)}
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     if beyond.any():
         logger.warning(
             "%s: %d values in %d columns are beyond float16 and were held at ±65,504; give their block a scaler",
@@ -70,6 +84,10 @@ def read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     Raises:
         UserError: a line for each file that cannot be read.
     """
+    return read_whole(folder, lambda: _read_entry(folder))
+
+
+def _read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]:
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     faults = []
     for name in (schema.ENTRY_CLIENT_IDS, schema.ENTRY_EMBEDDINGS):
@@ -82,6 +100,27 @@ def read_entry(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     if faults:
         raise UserError(faults)
     return arrays[schema.ENTRY_CLIENT_IDS], arrays[schema.ENTRY_EMBEDDINGS]  # type: ignore[return-value]
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The lineage of an entry, and the names of its files that are no longer what was written.
+
+    Raises:
+        UserError: it has no manifest, or one that cannot be read.
+    """
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text())
+        if manifest["format"] != _FORMAT:
+            raise UserError(f"{file}: format {manifest['format']}, not {_FORMAT}; merge again")
+        written: dict[str, str] = manifest["files"]
+        lineage: dict[str, Any] = manifest["lineage"]
+        changed = [path.name for path in entry_files(folder) if fingerprint(path) != written[path.name]]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: file missing; an entry that scripts/merge.py wrote has it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a readable manifest ({type(error).__name__}: {error}); merge again") from error
+    return lineage, changed
 
 
 def violations(folder: Path, relevant: npt.NDArray[np.int64], local: bool) -> list[str]:

@@ -25,7 +25,7 @@ import polars as pl
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write, digest_of, fingerprint
+from ubp.io.files import atomic_write, digest_of, fingerprint, read_whole
 
 _FORMAT: Final = 1  # of the folder's layout
 _NOTE: Final = "block.json"
@@ -160,14 +160,17 @@ def save(fitted: FittedBlock, folder: str | Path, lineage: Mapping[str, Any]) ->
 
 
 def load(folder: str | Path) -> FittedBlock:
-    """A block that `save` kept.
+    """A block that `save` kept: one whole fit, also where another takes its place meanwhile.
 
     Raises:
         UserError: there is none, it is of another format, or a file of it cannot be read.
     """
+    return read_whole(Path(folder), lambda: _load(Path(folder)))
+
+
+def _load(folder: Path) -> FittedBlock:
     from safetensors.numpy import load_file
 
-    folder = Path(folder)
     note = _note(folder)
     _require_as_written(folder, note)
     try:
@@ -247,11 +250,29 @@ def content_digest(folder: Path) -> str:
     Raises:
         UserError: there is no fitted block, or it cannot be read.
     """
-    note = _note(folder)
-    _require_as_written(folder, note)
-    files = sorted(file for file in folder.iterdir() if file.suffix != ".json")
-    lineage = json.dumps(settled(note["lineage"]), sort_keys=True)
-    return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
+
+    def of_files() -> str:
+        note = _note(folder)
+        _require_as_written(folder, note)
+        files = sorted(file for file in folder.iterdir() if file.suffix != ".json")
+        lineage = json.dumps(settled(note["lineage"]), sort_keys=True)
+        return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
+
+    return read_whole(folder, of_files)
+
+
+def require_same_fit(folder: Path, digest: str) -> None:
+    """Make sure that a fit is the one that was read.
+
+    Args:
+        folder: of the fitted block.
+        digest: its `content_digest` before it was read.
+
+    Raises:
+        UserError: another one took its place.
+    """
+    if content_digest(folder) != digest:
+        raise UserError(f"{folder}: fitted anew while it was read; give the command again")
 
 
 def settled(lineage: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ubp.blocks.widths import cut_line
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, name_some
-from ubp.io.files import digest_of, fingerprint
+from ubp.io.files import digest_of, fingerprint, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ def _by_name(name: str, folder: Path) -> Path:
 
 def content_of(block: Path) -> str:
     """Tells one content of a block, a parquet or a folder of ``.npy`` files, from another."""
-    return digest_of(*map(fingerprint, entry_files(block))) if block.is_dir() else fingerprint(block)
+    if not block.is_dir():
+        return fingerprint(block)
+    return read_whole(block, lambda: digest_of(*map(fingerprint, entry_files(block))))
 
 
 def check_histories(paths: Mapping[str, Path], of_history: str, history: Path) -> None:
@@ -323,6 +325,7 @@ class FittedMerge(FittedBlock):
                 # The last: an attribute that another version of scikit-learn expects.
                 raise UserError(f"block {block.name}: {str(error).splitlines()[0]}; merge again") from error
             logger.info("%s: %d columns · %.1f s", block.name, block.columns, time.perf_counter() - began)
+        self._require_sources()  # those that were read, one after the other, were still these
         return known, _conditioned(self.condition, matrix, whole)
 
     def _model(self, block: MergedBlock) -> Path:

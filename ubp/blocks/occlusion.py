@@ -9,8 +9,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -23,7 +21,9 @@ from ubp.data.history import ChallengeData, of_clients
 from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, scan, times_parsed
 from ubp.data.schema import EventType
+from ubp.io.arrays import save_array
 from ubp.io.errors import UserError
+from ubp.io.files import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -185,9 +185,8 @@ def _small_history(
         ids: int64 [1 + parts], of the copies.
         companions: int64, clients as they are.
     """
-    history.paths.cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=history.paths.cache, prefix="occlusion-") as folder:
-        paths = DataPaths(Path(folder))
+    with scratch_folder(history.paths.cache, "occlusion") as folder:
+        paths = DataPaths(folder)
         paths.relevant_clients.parent.mkdir(parents=True)
         for file in (history.paths.properties, history.paths.event_types):
             if file.exists():
@@ -207,7 +206,7 @@ def _small_history(
             )
             beside = _filed(history, kind, companions)
             pl.concat([copies, beside]).sink_parquet(paths.raw / kind.file_name)
-        np.save(paths.relevant_clients, np.union1d(ids, companions))
+        save_array(paths.relevant_clients, np.union1d(ids, companions))
         yield ChallengeData(paths, submit=True, unknown_sku=history.unknown_sku, as_of=history.as_of)
 
 

@@ -13,7 +13,7 @@ from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.transformers import Arrays, FittedTransformer, Matrix, Transformer
 from ubp.data import schema
 from ubp.data.history import of_clients
-from ubp.data.reading import collect
+from ubp.data.reading import collect, scan
 from ubp.io.errors import UserError
 from ubp.io.npy import read_npy
 
@@ -213,7 +213,7 @@ def columns_of(path: Path) -> int:
         if path.is_dir():
             vectors = read_npy(path / schema.ENTRY_EMBEDDINGS, mapped=True)
             return int(vectors.shape[1]) if vectors.ndim == 2 else EmbeddingTable.read(path).columns
-        dtype = pl.read_parquet_schema(path).get(schema.EMBEDDING)
+        dtype = scan(path).collect_schema().get(schema.EMBEDDING)
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a usable embedding: {reason}; make it again") from error

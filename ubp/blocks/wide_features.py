@@ -447,14 +447,29 @@ class ClientItems:
         return np.sort(self.items[schema.SKU].to_numpy()[np.argsort(-clients, kind="stable")[:most]])
 
     def by(self, column: str, half_life: float | None, values: Ids) -> csr_matrix:
-        """Amounts of some values of a column of the properties: float32 [clients, values]."""
+        """Amounts of some values of a column of the properties: float32 [clients, values].
+
+        A row's values are in an order that depends on the row alone, so that sums over them are the same bits for
+        whatever other clients are asked for.
+        """
+        if column == schema.SKU:
+            return self._of_skus(half_life, values)
         own = item_values(self.items, column)
         rows = np.repeat(np.arange(len(own)), own.shape[1])
         places, known = places_among(values, own.ravel())
         ones = np.ones(len(places), np.float32)
-        amounts = self.amounts[half_life] @ csr_matrix((ones, (rows[known], places)), shape=(len(own), len(values)))
-        amounts.sort_indices()
-        return amounts
+        return self.amounts[half_life] @ csr_matrix((ones, (rows[known], places)), shape=(len(own), len(values)))
+
+    def _of_skus(self, half_life: float | None, skus: Ids) -> csr_matrix:
+        """The same of skus, each a column that is there or not: nothing to add up."""
+        places, known = places_among(skus, self.items[schema.SKU].to_numpy())
+        place_of = np.full(len(known), -1, np.int64)
+        place_of[known] = places
+        amounts = self.amounts[half_life]
+        moved = place_of[amounts.indices]
+        kept = moved >= 0
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[amounts.indptr]
+        return csr_matrix((amounts.data[kept], moved[kept], starts), shape=(amounts.shape[0], len(skus)))
 
 
 def item_values(items: pl.DataFrame, column: str) -> Ids:

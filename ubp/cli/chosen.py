@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from ubp.blocks.fitted import is_fitted
 from ubp.data import schema
 from ubp.data.paths import LOCAL, SUBMIT, DataPaths
+from ubp.data.reading import scan
 from ubp.io.errors import UserError, name_some
 from ubp.io.npy import read_npy
 
@@ -106,7 +107,7 @@ def _from_npy(file: Path) -> Ids:
 
 def _from_parquet(file: Path) -> Ids:
     try:
-        layout = pl.read_parquet_schema(file)
+        layout = scan(file).collect_schema()
         if schema.CLIENT_ID not in layout:
             raise UserError(f"clients={file}: no column {schema.CLIENT_ID}; it has {name_some(list(layout))}")
         column = pl.read_parquet(file, columns=[schema.CLIENT_ID], glob=False)[schema.CLIENT_ID]

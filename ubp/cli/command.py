@@ -5,21 +5,25 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Generic, TypeVar, overload
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ubp.cli.config import Common, config_names, explain, hydra_errors, hydra_put_back
+from ubp.blocks.registry import entries
+from ubp.cli.config import RAY, Common, config_names, explain, hydra_errors, hydra_put_back
 from ubp.cli.help import help_of
+from ubp.cli.jobs import ERROR, JobFailed
 from ubp.cli.output import say
-from ubp.data.paths import CONFIGS
+from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.io.errors import UserError
+from ubp.io.faults import KEPT, refusal
 from ubp.io.stage import AlreadyDone
 
 Made = TypeVar("Made")
@@ -39,8 +43,8 @@ class Command(Generic[Made]):
 
     __wrapped__: Callable[[DictConfig], Made]
 
-    def __init__(self, body: Callable[[DictConfig], Made], folder: str, config_name: str | None) -> None:
-        self.folder, self.config_name = CONFIGS / folder, config_name
+    def __init__(self, body: Callable[[DictConfig], Made], folder: str, config_name: str | None, spreads: bool) -> None:
+        self.folder, self.config_name, self.spreads = CONFIGS / folder, config_name, spreads
         functools.update_wrapper(self, body)
 
     @overload
@@ -58,12 +62,17 @@ class Command(Generic[Made]):
         with _process_put_back("HYDRA_FULL_ERROR", "CUDA_VISIBLE_DEVICES"), hydra_put_back():
             # Hydra then raises what it would otherwise print in its own words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            logging.raiseExceptions = False  # a line that the log's disk has no room for is no fault of the command
             try:
                 self._run(config_name)
             except (HydraException, OmegaConfBaseException) as error:
                 _fail([explain(error, self.folder, config_name or "") or str(error)])
             except KeyboardInterrupt:
-                _fail(["interrupted; what was finished before is kept"], code=130)
+                _fail([f"interrupted; {KEPT}"], code=130)
+            except Exception as error:
+                if (refused := refusal(error, _data_path(sys.argv[1:]))) is None:
+                    raise
+                _fail(refused.messages)
         return None
 
     def _run(self, config_name: str | None) -> None:
@@ -78,33 +87,42 @@ class Command(Generic[Made]):
         else:
             decorated = hydra.main(version_base=None, config_path=str(self.folder), config_name=config_name)
             with hydra_errors():
-                decorated(_reporting(self.__wrapped__))()
+                decorated(_reporting(self.__wrapped__, self.spreads))()
 
 
-def command(folder: str, config_name: str | None = None) -> Callable[[Callable[[DictConfig], Made]], Command[Made]]:
+def command(
+    folder: str, config_name: str | None = None, spreads: bool = False
+) -> Callable[[Callable[[DictConfig], Made]], Command[Made]]:
     """Turn a function of a config into a `Command`.
 
     Args:
         folder: of the command's configs, below ``configs/``.
         config_name: the config without ``--config-name``; None: one must be named.
+        spreads: with ``engine=ray`` it hands its work to the cluster by itself; else the whole command runs there.
     """
 
     def decorate(body: Callable[[DictConfig], Made]) -> Command[Made]:
-        return Command(body, folder, config_name)
+        return Command(body, folder, config_name, spreads)
 
     return decorate
 
 
-def _reporting(body: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
+def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[[DictConfig], None]:
     """The body with its errors as lines and exit codes."""
 
     @functools.wraps(body)
     def run(config: DictConfig) -> None:
         try:
-            _choose_gpus(Common.of(config))
+            common = Common.of(config)
+            if common.engine == RAY and not spreads:
+                _run_on_cluster(common)
+                return
+            _choose_gpus(common)
             body(config)
         except AlreadyDone as done:
             say(str(done))
+        except JobFailed as failed:
+            _fail([line.removeprefix(ERROR) for line in failed.lines()] or [str(failed)], failed.code)
         except UserError as error:
             _fail(error.messages, error.exit_code)
         except (MemoryError, RuntimeError) as error:
@@ -113,6 +131,15 @@ def _reporting(body: Callable[[DictConfig], object]) -> Callable[[DictConfig], N
             _fail([f"not enough memory ({str(error).splitlines()[0]}); choose smaller settings, or a larger machine"])
 
     return run
+
+
+def _run_on_cluster(common: Common) -> None:
+    """Let this very command run on a node of the cluster; see `ubp.cli.ray_tasks.run_alone`."""
+    from ubp.cli.ray_tasks import run_alone
+
+    script = Path(sys.argv[0]).resolve()
+    gpu = any(entry.gpu for entry in entries() if REPOSITORY / entry.command == script)
+    run_alone(script, sys.argv[1:], common.paths.root, Path(HydraConfig.get().runtime.output_dir), gpu)
 
 
 def _is_of_memory(error: Exception) -> bool:
@@ -124,19 +151,29 @@ def _is_of_memory(error: Exception) -> bool:
 def _process_put_back(*names: str) -> Iterator[None]:
     """Leave these variables of the environment, and the log's handlers, as they were."""
     root, before = logging.getLogger(), {name: os.environ.get(name) for name in names}
-    handlers, level = [*root.handlers], root.level
+    handlers, level, raising = [*root.handlers], root.level, logging.raiseExceptions
     try:
         yield
     finally:
         for handler in [handler for handler in root.handlers if handler not in handlers]:
-            handler.close()
+            with suppress(OSError):  # the log's last lines, on a full disk
+                handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
+        logging.raiseExceptions = raising
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _data_path(words: list[str]) -> Path:
+    """Where the command's files go, as the command line or the environment says; read without a config."""
+    for word in words:
+        if word.startswith("data_path="):
+            return Path(word.partition("=")[2])
+    return Path(os.environ.get("CHALLENGE_DATA_PATH", "data"))
 
 
 def _leave_out_script_folder() -> None:

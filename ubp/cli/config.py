@@ -44,6 +44,8 @@ Value = TypeVar("Value", bool, int, float, str)
 
 _WORDS: Final = {bool: "True or False", int: "a whole number", float: "a number", str: "one text"}
 
+LOCAL, RAY = "local", "ray"  # engines: where a command does its work
+
 
 class _OneTree(SearchPathPlugin):
     """Lets a config of a package's folder stand on ``configs/base.yaml``."""
@@ -87,15 +89,17 @@ class Common:
     overwrite: bool
     seed: int
     cuda_visible_devices: str | None
+    engine: str
     unknown_sku: str
     as_of: str | None
 
     def __post_init__(self) -> None:
-        """Refuse what numpy, scikit-learn and torch take for no seed.
+        """Refuse an unknown engine, and what numpy, scikit-learn and torch take for no seed.
 
         Raises:
-            UserError: the seed is none.
+            UserError: the engine is unknown, or the seed is none.
         """
+        require(self.engine in (LOCAL, RAY), "engine", self.engine, f"{LOCAL} or {RAY}")
         require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
 
     @classmethod

@@ -6,14 +6,15 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from ubp.io.errors import NoUsableEvents
 
 _LOOK = 0.05  # seconds between looks at what runs
-_ERROR = "error: "
+ERROR = "error: "  # begins what a command says of its failure
 _SHOWN = 20  # last lines of a log that holds no line "error: ..."
 
 
@@ -28,6 +29,7 @@ class Job:
         seconds: about how long it takes beside the others; the longest begin first.
         after: names of the jobs that must be done before.
         gpu: uses the GPU where there is one.
+        environment: its own; None: that of all jobs.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Job:
     seconds: float
     after: tuple[str, ...] = ()
     gpu: bool = False
+    environment: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,41 @@ class Limits:
     Attributes:
         jobs: of all.
         gpu_jobs: of those that use the GPU.
-        grace: seconds that a job has to end itself when another one failed, before it is killed.
     """
 
     jobs: int
     gpu_jobs: int
-    grace: float
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that was started.
+
+    Attributes:
+        job: which one.
+        log: its output; None where that goes to the terminal.
+        poll: its exit code, or None while it runs.
+        since: when it was started, by `time.monotonic`.
+    """
+
+    job: Job
+    log: Path | None
+    poll: Callable[[], int | None]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Runner(Protocol):
+    """Where jobs run."""
+
+    def start(self, job: Job) -> Running:
+        """Let a job begin."""
+
+    def end(self, interrupted: bool) -> None:
+        """Interrupt the jobs that run and wait for them; kill those that do not heed.
+
+        Args:
+            interrupted: by Ctrl-C, which may have reached them already.
+        """
 
 
 class JobFailed(Exception):
@@ -75,7 +107,7 @@ def _said(log: Path | None) -> list[str]:
     if log is None:
         return []
     lines = log.read_text(errors="replace").splitlines()
-    return [line for line in lines if line.startswith(_ERROR)] or lines[-_SHOWN:]
+    return [line for line in lines if line.startswith(ERROR)] or lines[-_SHOWN:]
 
 
 def longest_first(jobs: Iterable[Job]) -> list[Job]:
@@ -91,8 +123,7 @@ def longest_first(jobs: Iterable[Job]) -> list[Job]:
 def run_jobs(
     jobs: Iterable[Job],
     limits: Limits,
-    environment: Mapping[str, str],
-    logs: Path | None,
+    runner: Runner,
     started: Callable[[Job], None],
     done: Callable[[Job, float], None],
     left_out: Callable[[Job, str], None],
@@ -105,8 +136,7 @@ def run_jobs(
     Args:
         jobs: in the order of preference.
         limits: how many run at once.
-        environment: of the jobs.
-        logs: folder for the jobs' logs; None: they write to this process' terminal, in its process group.
+        runner: where they run.
         started: called when a job begins.
         done: called when it has ended well, with its seconds.
         left_out: called with the reason when the log had no events for it (`NoUsableEvents`), and for those after it.
@@ -115,42 +145,36 @@ def run_jobs(
         JobFailed: the first that did otherwise.
         ValueError: jobs wait for one another, or for one that is not there.
     """
-    running: list[_Running] = []
     with _ended_by_signals():
         try:
-            _run(list(jobs), limits, environment, logs, started, done, left_out, running)
+            _run(list(jobs), limits, runner, started, done, left_out)
         except BaseException as error:
-            # Without groups of their own, Ctrl-C has reached the jobs already.
-            interrupted = logs is None and isinstance(error, KeyboardInterrupt)
-            _end([each.process for each in running], limits.grace, groups=logs is not None, interrupted=interrupted)
+            runner.end(interrupted=isinstance(error, KeyboardInterrupt))
             raise
 
 
 def _run(
     waiting: list[Job],
     limits: Limits,
-    environment: Mapping[str, str],
-    logs: Path | None,
+    runner: Runner,
     started: Callable[[Job], None],
     done: Callable[[Job, float], None],
     left_out: Callable[[Job, str], None],
-    running: "list[_Running]",
 ) -> None:
-    ended = set[str]()
+    running, ended = list[Running](), set[str]()
     while waiting or running:
         while job := _next(waiting, [each.job for each in running], ended, limits):
             waiting.remove(job)
             started(job)
-            running.append(_start(job, environment, logs))
+            running.append(runner.start(job))
         if not running:
             raise ValueError(
                 f"these wait for one another, or for what is not there: {', '.join(job.name for job in waiting)}"
             )
         # Looked at from time to time by the only thread: threads that wait for them would take the signals from it.
         time.sleep(_LOOK)
-        for over in [each for each in running if each.process.poll() is not None]:
+        for over, code in [(each, code) for each in running if (code := each.poll()) is not None]:
             running.remove(over)
-            code = over.process.returncode
             if code == NoUsableEvents.exit_code:
                 _leave_out(over, waiting, left_out)
                 continue
@@ -160,23 +184,15 @@ def _run(
             done(over.job, time.monotonic() - over.since)
 
 
-def _leave_out(over: "_Running", waiting: list[Job], left_out: Callable[[Job, str], None]) -> None:
+def _leave_out(over: Running, waiting: list[Job], left_out: Callable[[Job, str], None]) -> None:
     """Say why a job has made nothing, and leave out those that wait for it."""
-    left_out(over.job, "; ".join(line.removeprefix(_ERROR) for line in _said(over.log)) or "see above")
+    left_out(over.job, "; ".join(line.removeprefix(ERROR) for line in _said(over.log)) or "see above")
     gone = {over.job.name}
     while following := [job for job in waiting if gone & set(job.after)]:
         for job in following:
             waiting.remove(job)
             left_out(job, f"{next(name for name in job.after if name in gone)} is")
         gone |= {job.name for job in following}
-
-
-@dataclass(frozen=True)
-class _Running:
-    job: Job
-    process: "subprocess.Popen[bytes]"
-    log: Path | None
-    since: float
 
 
 def _next(waiting: Sequence[Job], running: Collection[Job], done: Collection[str], limits: Limits) -> Job | None:
@@ -188,17 +204,47 @@ def _next(waiting: Sequence[Job], running: Collection[Job], done: Collection[str
     return next(ready, None)
 
 
-def _start(job: Job, environment: Mapping[str, str], logs: Path | None) -> _Running:
-    since = time.monotonic()
-    if logs is None:
-        return _Running(job, subprocess.Popen(job.words, env=environment), None, since)  # noqa: S603
-    log = logs / f"{job.name}.log"
-    with log.open("wb") as file:
-        # A group of its own: one signal ends the job with all that it started.
-        process = subprocess.Popen(  # noqa: S603
-            job.words, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
-        )
-    return _Running(job, process, log, since)
+class Processes:
+    """Jobs as processes of this machine.
+
+    Args:
+        environment: of the jobs.
+        logs: folder for the jobs' logs; None: they write to this process' terminal, in its process group.
+        grace: seconds that a job has to end itself, before it is killed.
+    """
+
+    def __init__(self, environment: Mapping[str, str], logs: Path | None, grace: float) -> None:
+        self._environment, self._logs, self._grace = environment, logs, grace
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, job: Job) -> Running:
+        """See `Runner.start`."""
+        environment = self._environment if job.environment is None else job.environment
+        if self._logs is None:
+            process = subprocess.Popen(job.words, env=environment)  # noqa: S603
+            log = None
+        else:
+            log = self._logs / f"{job.name}.log"
+            with log.open("wb") as file:
+                # A group of its own: one signal ends the job with all that it started.
+                process = subprocess.Popen(  # noqa: S603
+                    job.words,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    process_group=0,
+                )
+        self._processes.append(process)
+        return Running(job, log, process.poll)
+
+    def end(self, interrupted: bool) -> None:
+        """See `Runner.end`."""
+        groups = self._logs is not None
+        # Also those that ended since they were last looked at: they may have left others in their group.
+        running = [process for process in self._processes if process.returncode is None]
+        # Without groups of their own, Ctrl-C has reached the jobs already.
+        _end(running, self._grace, groups, interrupted=interrupted and not groups)
 
 
 def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: bool, interrupted: bool) -> None:
@@ -218,7 +264,6 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"], grace: float, groups: b
     with suppress(subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
         for process in processes:
             process.wait(max(0.0, deadline - time.monotonic()))
-    # A process that ended may have left others in its group.
     signal_all(signal.SIGKILL, processes if groups else alive())
 
 

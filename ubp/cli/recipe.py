@@ -83,7 +83,7 @@ def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] 
         UserError: a fault in config or data.
         AlreadyDone: the embedding and its fitted block are there, from the same history and settings.
     """
-    with embedding_run(config, not_in_lineage, reads_targets(recipe)) as run:
+    with embedding_run(config, not_in_lineage, reads_targets(recipe), recipe) as run:
         chosen: Recipe = imported(recipe).of(config)
         found = chosen.fit(run.data, run.seed, run.folder)
         if is_first_process():

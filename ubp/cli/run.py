@@ -1,10 +1,7 @@
 """What each command shares: config in, embedding out, skip if done, lineage, logging, the closing line."""
 
-import importlib.metadata
 import json
 import logging
-import platform
-import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +12,16 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ubp.blocks.embeddings import EmbeddingTable, read_lineage
-from ubp.blocks.fitted import FittedBlock, described, fit_digest
+from ubp.blocks.fitted import FittedBlock, described, fit_digest, lineage_of
 from ubp.blocks.fitted import save as keep_fitted
 from ubp.blocks.health import health_of
 from ubp.blocks.registry import needs_of
+from ubp.cli.circumstances import circumstances, read_from
 from ubp.cli.config import Common, resolved, value_at
 from ubp.cli.output import COLLAPSED, closing_line, cost_so_far
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
+from ubp.data.paths import DataPaths
 from ubp.data.targets import OPEN_COLUMNS, open_targets
 from ubp.io.errors import UserError, name_some
 from ubp.io.files import digest_of
@@ -31,15 +30,15 @@ from ubp.io.stage import Stage, is_first_process
 logger = logging.getLogger(__name__)
 
 # Settings that change where or how a command runs, never what comes out.
-_NOT_IN_LINEAGE = (
-    *("data_path", "submit", "overwrite", "cuda_visible_devices", "logger", "report"),
+NOT_IN_LINEAGE = (
+    *("data_path", "submit", "overwrite", "cuda_visible_devices", "engine", "logger", "report"),
     *("name", "seed", "as_of", "unknown_sku"),  # these have a place of their own in the lineage
 )
+NOT_OF_TRAINER = ("progress", "workers")  # likewise, in the settings of the trainer
 _INPUTS = "inputs"  # in a config: the fitted blocks that are read; in a lineage: which fit of each
 _TARGETS = "targets"  # in a lineage: which lists of the open tasks are read, by column
 COST = "cost"  # key of a fitted block's report, not of its parquet's: what was made again is to have the same bytes
 WARNINGS = "warnings"  # key of a report: what stands in the closing line, list[str]
-_PACKAGE = "universal-behavioral-profiles"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ class EmbeddingRun:
         path: the parquet to write.
         model: the folder of the fitted block.
         folder: for what a run keeps to be taken up again (checkpoints); one for each lineage.
-        lineage: settings, seed and history; `save` adds the versions.
+        lineage: settings, seed and history; `save` adds what it takes to make the same again.
+        recipe: ``module:class`` that fits the block; empty where there is none.
     """
 
     name: str
@@ -63,6 +63,7 @@ class EmbeddingRun:
     model: Path
     folder: Path
     lineage: dict[str, Any]
+    recipe: str = ""
 
     def save(self, fitted: FittedBlock, report: Mapping[str, Any]) -> None:
         """Keep the fitted block, write its embedding of the relevant clients, print the closing line.
@@ -79,8 +80,9 @@ class EmbeddingRun:
             UserError: an input was fitted anew, or a list of an open task made anew, since the run began: the lineage
                 does not say what was learned from.
         """
+        self.data.require_unchanged()
         self._require_same_sources()
-        lineage = self.lineage | {"versions": versions()} | described(fitted)
+        lineage = self.lineage | circumstances(self.data, self.recipe) | read_from(self._read()) | described(fitted)
         encoded = fitted.encode(self.data, self.data.relevant_clients)
         if not len(encoded):
             raise no_events(self.data, needs_of(self.name), f"{self.name}: no relevant client has a vector")
@@ -100,6 +102,11 @@ class EmbeddingRun:
         table = EmbeddingTable(encoded.client_ids, encoded.vectors, lineage | {"report": found})
         table.write(self.path)
         closing_line(f"{self.name}{_remarks(found)}", self.path, *table.vectors.shape)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """The lineages of the fitted blocks that were read, by name."""
+        fits = [name for name, digest in self.lineage.get(_INPUTS, {}).items() if digest is not None]
+        return {name: lineage_of(self.data.paths.model(name, self.data.submit)) for name in fits}
 
     def _require_same_sources(self) -> None:
         now = _sources(self.data, self.lineage.get(_INPUTS, ()), _TARGETS in self.lineage)
@@ -128,16 +135,19 @@ def _sources(data: ChallengeData, inputs: Collection[str], with_targets: bool) -
     if inputs:
         found[_INPUTS] = {name: fit_digest(data.paths.model(name, data.submit)) for name in inputs}
     if with_targets:
-        listed = open_targets(data.paths)
-        found[_TARGETS] = {
-            column: digest_of(listed[column].tolist()) if column in listed else None for column in OPEN_COLUMNS
-        }
+        found[_TARGETS] = targets_of(data.paths)
     return found
+
+
+def targets_of(paths: DataPaths) -> dict[str, str | None]:
+    """By column which list of an open task there is, as a lineage has it; None where there is none."""
+    listed = open_targets(paths)
+    return {column: digest_of(listed[column].tolist()) if column in listed else None for column in OPEN_COLUMNS}
 
 
 @contextmanager
 def embedding_run(
-    config: DictConfig, not_in_lineage: Collection[str] = (), reads_targets: bool = False
+    config: DictConfig, not_in_lineage: Collection[str] = (), reads_targets: bool = False, recipe: str = ""
 ) -> Iterator[EmbeddingRun]:
     """Open the history that the config names, for making its embedding.
 
@@ -145,6 +155,7 @@ def embedding_run(
         config: of the command.
         not_in_lineage: further top-level settings that never change what comes out.
         reads_targets: what comes out depends on the open tasks' lists.
+        recipe: ``module:class`` that fits the block, for its lineage.
 
     Raises:
         UserError: a fault in config or data.
@@ -154,9 +165,9 @@ def embedding_run(
     _require_mappings(config)
     data = common.data()
     path = common.paths.block(config.name, common.submit)
-    left_out = {*_NOT_IN_LINEAGE, *not_in_lineage}
+    left_out = {*NOT_IN_LINEAGE, *not_in_lineage}
     settings = {key: value for key, value in resolved(config).items() if key not in left_out}
-    for name in ("progress", "workers"):
+    for name in NOT_OF_TRAINER:
         settings.get("trainer", {}).pop(name, None)
     lineage = {
         "name": config.name,
@@ -168,7 +179,7 @@ def embedding_run(
     lineage |= _sources(data, settings.get(_INPUTS, ()), reads_targets)
     folder = common.paths.cache / "runs" / f"{config.name}-{digest_of(json.dumps(lineage, sort_keys=True))}"
     model = common.paths.model(config.name, common.submit)
-    run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage)
+    run = EmbeddingRun(config.name, data, common.seed, path, model, folder, lineage, recipe)
 
     def remark() -> str:
         return _remarks(read_lineage(path).get("report", {}))
@@ -178,7 +189,8 @@ def embedding_run(
         if common.overwrite and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)  # otherwise a run that ended would be taken up at its end
         logger.info("%s: events before %s in %s", config.name, data.as_of, data.folder)
-        yield run
+        with data.unchanged():
+            yield run
 
 
 def _require_mappings(config: DictConfig) -> None:
@@ -198,18 +210,3 @@ def _remarks(report: Mapping[str, Any]) -> str:
     collapsed = report.get("health", {}).get("collapsed", [])
     found = [*([f"{COLLAPSED}: {', '.join(collapsed)}"] if collapsed else []), *report.get(WARNINGS, [])]
     return f" ({'; '.join(found)})" if found else ""
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the project's direct dependencies: what else could change a vector."""
-    requirements = importlib.metadata.requires(_PACKAGE) or []
-    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]
-    return {"python": platform.python_version()} | {name: _version(name) for name in names}
-
-
-def _version(package: str) -> str:
-    """Its version, or that it is not there (a run must not fail at its end for that)."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

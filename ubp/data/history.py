@@ -8,6 +8,8 @@ strings.
 import copy
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -27,6 +29,7 @@ from ubp.data.schema import EventType
 from ubp.data.validation import FileSummary, check, require_files, summary_of
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, digest_of, fingerprint
+from ubp.io.together import finish
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,8 @@ class ChallengeData:
         self._as_of = _whole_second(as_of)
         self._mask: Mask | None = None
         self.folder = paths.history(submit)
+        for new in paths.new_files:
+            finish(new)
         self.event_types = read_event_types(paths.event_types)
         self._summaries = self._checked()
         if as_of is not None and (self.start >= as_of or not self.has(EventType.PRODUCT_BUY)):
@@ -360,6 +365,21 @@ class ChallengeData:
                 f"{self.folder}: its event files, or {self.paths.properties.name}, changed while they were read; "
                 "give the command again"
             )
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Say of an error while the files are read that they changed, where they did: it came from that.
+
+        Raises:
+            UserError: they changed, and something failed.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception:
+            self.require_unchanged()
+            raise
 
     def _fingerprint_now(self) -> str:
         files = [*(self.file(event_type) for event_type in self.event_types), self.paths.properties]

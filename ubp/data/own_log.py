@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +30,8 @@ from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.data.text_codes import LETTERS, Embed, TextCodes, TextSettings, codes_text
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
 from ubp.io.progress import progress_bar
+from ubp.io.together import replaced_together
 
 logger = logging.getLogger(__name__)
 
@@ -267,30 +267,26 @@ def _write(found: BroughtIn, paths: DataPaths, now: datetime, begin: Callable[[]
         A line for each thing that should be looked at.
     """
     own = own_types(found.event_types)
-    with ExitStack() as stack:
+    files = [*outputs(paths, found.event_types), *([paths.event_types] if own else [])]
+    with replaced_together(files, paths.new_files[0], _others(paths, found.event_types)) as asides:
         if own:
-            stack.enter_context(atomic_write(paths.event_types)).write_text(json.dumps(own))
-        asides = {path: stack.enter_context(atomic_write(path)) for path in outputs(paths, found.event_types)}
+            asides[paths.event_types].write_text(json.dumps(own))
         for path, table in found.tables.items():
             table.sink_parquet(asides[path], row_group_size=ROW_GROUP)
         for path, ids in id_tables(found, paths).items():
             ids.lazy().sink_parquet(asides[path], row_group_size=ROW_GROUP)
         ImportState(found.codes, found.items.prices).write(asides[paths.import_state])
         by_name = {path.name: aside for path, aside in asides.items()}
-        files = {kind: by_name[kind.file_name] for kind in found.event_types}
-        warnings = list(log_checks.warnings(files, found.ids.clients, now))
+        written = {kind: by_name[kind.file_name] for kind in found.event_types}
+        warnings = list(log_checks.warnings(written, found.ids.clients, now))
         begin()
-        _remove_others(paths, found.event_types)
-        return warnings
+    return warnings
 
 
-def _remove_others(paths: DataPaths, event_types: Sequence[EventType]) -> None:
-    """Remove the events of types that a log which was there before had, and this one has not."""
-    before = read_event_types(paths.event_types)
-    paths.event_types.unlink(missing_ok=True)
-    for event_type in before:
-        if event_type not in event_types:
-            (paths.raw / event_type.file_name).unlink(missing_ok=True)
+def _others(paths: DataPaths, event_types: Sequence[EventType]) -> list[Path]:
+    """The files of types that a log which was there before had, and this one has not."""
+    gone = [kind for kind in read_event_types(paths.event_types) if kind not in event_types]
+    return [*(paths.raw / kind.file_name for kind in gone), *([] if own_types(event_types) else [paths.event_types])]
 
 
 def id_tables(found: BroughtIn, paths: DataPaths) -> dict[Path, pl.DataFrame]:

@@ -6,11 +6,11 @@ of ``raw/`` change all together, and what they grew by is kept for the sequence 
 """
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
@@ -39,11 +39,9 @@ from ubp.data.reading import collect, scan
 from ubp.data.text_codes import Embed
 from ubp.io.errors import UserError, name_some
 from ubp.io.files import locked
-from ubp.io.together import finish, replaced_together
+from ubp.io.together import replaced_together
 
 logger = logging.getLogger(__name__)
-
-_ASIDE: Final = ".day"  # the folder of new files below raw/
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,9 @@ def take_day(log: LogSchema, files: Files, paths: DataPaths, settings: ImportSet
     Raises:
         UserError: the log ends after the day, it was not brought in by a schema, or a line for each fault of the files.
     """
-    with locked(paths.raw / ".done" / f"{_ASIDE}.lock", f"a day of {paths.raw}"):
-        if finish(paths.raw / _ASIDE):
-            logger.info("%s: finished what an interrupted run had begun", paths.raw)
+    with locked(paths.lock, f"a day of {paths.raw}"):
         history = ChallengeData(paths, submit=True)
+        shutil.rmtree(paths.new_files[0], ignore_errors=True)  # what a killed run had not written all of
         _require_same_types(log, history)
         last = history.latest
         if day < last.date():
@@ -139,7 +136,7 @@ def _append(found: BroughtIn, paths: DataPaths, history: ChallengeData) -> None:
     new = {path: collect(table) for path, table in found.tables.items()}
     ids = {path: table for path, table in id_tables(found, paths).items() if len(table) > _rows(path)}
     changed = [*(path for path, table in new.items() if len(table)), *ids]
-    with replaced_together(changed, paths.raw / _ASIDE) as asides:
+    with replaced_together(changed, paths.new_files[0]) as asides:
         for path in changed:
             if path in ids:
                 ids[path].write_parquet(asides[path], row_group_size=ROW_GROUP)

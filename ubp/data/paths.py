@@ -11,6 +11,7 @@ REPOSITORY = _PACKAGE.parent
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else REPOSITORY / "configs"
 
 
+DATA_PATH = "CHALLENGE_DATA_PATH"  # in the environment: where the data lie
 SUBMIT, LOCAL = "submit", "local"  # folders of what was fitted on all events, and on those before the train window
 
 
@@ -38,6 +39,24 @@ class DataPaths:
     def cache(self) -> Path:
         """What can be made again at any time."""
         return self.root / "cache"
+
+    @property
+    def new_files(self) -> tuple[Path, Path]:
+        """Folders of files that take their places together: in ``raw/``, and in ``raw/input`` and ``raw/target``.
+
+        See `ubp.io.together`.
+        """
+        return self.raw / ".new", self.input / ".new"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever replaces the files of ``raw/``: that of the stages which make them."""
+        return self.raw / ".done" / f"{schema.EventType.PRODUCT_BUY.file_name}.lock"
+
+    @property
+    def split_lock(self) -> Path:
+        """The same of ``raw/input`` and ``raw/target``."""
+        return self.input / ".done" / self.lock.name
 
     @property
     def properties(self) -> Path:

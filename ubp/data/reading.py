@@ -135,6 +135,7 @@ def numbers_in(column: str) -> pl.Expr:
 
 
 def scan(file: Path) -> pl.LazyFrame:
+    """A parquet, whose path is no pattern: a folder may have brackets in its name."""
     return pl.scan_parquet(file, glob=False)
 
 

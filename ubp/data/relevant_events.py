@@ -66,7 +66,7 @@ class RelevantEvents:
         Raises:
             UserError: the event files changed while these were made.
         """
-        return pl.scan_parquet(sorted((self._made / event_type).iterdir()), hive_partitioning=False)
+        return pl.scan_parquet(sorted((self._made / event_type).iterdir()), glob=False, hive_partitioning=False)
 
     @cached_property
     def _made(self) -> Path:

@@ -1,6 +1,5 @@
 """History and targets by date: the split for local validation."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.reading import within
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.together import replaced_together
 
 DAYS_IN_TARGET = 14
 
@@ -92,8 +91,7 @@ def write_split(data: ChallengeData, dates: SplitDates) -> dict[Path, int]:
     properties = data.properties_as_filed().select(schema.PROPERTY_COLUMNS)
     for path, window in ((train, dates.in_train_window()), (validation, dates.in_validation_window())):
         frames[path] = bought.filter(window).join(properties, on=schema.SKU, how=how, maintain_order="left")
-    with ExitStack() as stack:
-        asides = {path: stack.enter_context(atomic_write(path)) for path in frames}
+    with replaced_together(list(frames), data.paths.new_files[1]) as asides:
         for path, frame in frames.items():
             frame.sink_parquet(asides[path])
         return {path: _rows(aside) for path, aside in asides.items()}

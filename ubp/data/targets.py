@@ -15,8 +15,10 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients, read_array
 from ubp.data.schema import EventType
 from ubp.data.split import SplitDates
+from ubp.io.arrays import save_array
 from ubp.io.errors import UserError
-from ubp.io.files import atomic_write
+from ubp.io.files import locked
+from ubp.io.together import replaced_together
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +152,7 @@ class TargetRules:
 def make_targets(data: ChallengeData, dates: SplitDates, rules: TargetRules, overwrite: bool) -> list[Path]:
     """Write relevant clients, active clients and the targets of the six tasks with their popularity.
 
-    Works on any data in the challenge's layout. Files that are there stay, unless ``overwrite``.
+    Works on any data in the challenge's layout. Files that are there stay, unless ``overwrite``; all change, or none.
 
     - relevant clients: every client with an event of any type, or a seeded draw of them;
     - active clients: the relevant ones with a purchase in the history;
@@ -169,27 +171,28 @@ def make_targets(data: ChallengeData, dates: SplitDates, rules: TargetRules, ove
     Returns:
         The files that were written.
     """
-    written: list[Path] = []
-
-    def save(path: Path, array: npt.NDArray[np.generic]) -> None:
-        with atomic_write(path) as aside:
-            np.save(aside, array)
-        written.append(path)
-
-    if overwrite or not data.paths.relevant_clients.exists():
-        save(data.paths.relevant_clients, _relevant_clients(data, rules))
-    relevant = load_clients(data.paths.relevant_clients)
-    purchases = _purchases(data, dates, relevant)
-    if overwrite or not data.paths.active_clients.exists():
-        buyers = purchases.filter(pl.col("when") == _HISTORY)[schema.CLIENT_ID].unique().sort()
-        save(data.paths.active_clients, buyers.to_numpy())
-    for task in TASKS:
-        files = target_files(data.paths, task)
-        if task.is_propensity and (overwrite or not all(file.exists() for file in files)):
-            targets = _choose_targets(task, purchases, dates, rules)
-            save(files[0], targets.values)
-            save(files[1], targets.popularity)
-    return written
+    paths = data.paths
+    of_tasks = {task: target_files(paths, task) for task in TASKS if task.is_propensity}
+    files = [paths.relevant_clients, paths.active_clients, *(file for pair in of_tasks.values() for file in pair)]
+    if not overwrite and all(file.exists() for file in files):
+        return []
+    with locked(paths.split_lock, "targets"), replaced_together(files, paths.new_files[1]) as asides:
+        written = dict[Path, npt.NDArray[np.generic]]()
+        if overwrite or not paths.relevant_clients.exists():
+            relevant = written[paths.relevant_clients] = _relevant_clients(data, rules)
+        else:
+            relevant = load_clients(paths.relevant_clients)
+        purchases = _purchases(data, dates, relevant)
+        if overwrite or not paths.active_clients.exists():
+            buyers = purchases.filter(pl.col("when") == _HISTORY)[schema.CLIENT_ID].unique().sort()
+            written[paths.active_clients] = buyers.to_numpy()
+        for task, pair in of_tasks.items():
+            if overwrite or not all(file.exists() for file in pair):
+                targets = _choose_targets(task, purchases, dates, rules)
+                written |= zip(pair, (targets.values, targets.popularity), strict=True)
+        for path, array in written.items():
+            save_array(asides[path], array)
+    return list(written)
 
 
 _HISTORY, _TRAIN, _VALIDATION = 0, 1, 2

@@ -119,7 +119,7 @@ def require_files(paths: DataPaths, submit: bool, event_types: Sequence[EventTyp
 def _type_faults(wanted: dict[Path, tuple[str, ...]]) -> Iterator[str]:
     for file, columns in wanted.items():
         try:
-            found = pl.read_parquet_schema(file)
+            found = scan(file).collect_schema()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             yield f"{file}: not a readable parquet file ({str(error).splitlines()[0]}); export it again"
             continue

@@ -1,6 +1,7 @@
 """What of the machine this process may use: cores, memory, GPUs; a container's limits included."""
 
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -35,6 +36,17 @@ def threads() -> int:
     """How many threads to begin where nobody says: ``OMP_NUM_THREADS``, or one a core."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) > 0 else cores()
+
+
+def processor(root: Path = _ROOT) -> str:
+    """What the processor is called: of another one the last bits may differ.
+
+    Args:
+        root: where ``proc`` is, for tests.
+    """
+    lines = (_text(root / "proc" / "cpuinfo") or "").splitlines()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def free_memory(root: Path = _ROOT) -> int:

@@ -59,12 +59,14 @@ def _value(hint: Any, text: str) -> str | int | float | None:  # noqa: ANN401 (t
 
 
 def add_row(file: Path, row: "DataclassInstance") -> None:
-    """Append a row to a table, which begins with the names of its columns."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    old = file.read_text() if file.exists() else ""
+    """Append a row to a table, which begins with the names of its columns: the whole row, or nothing of it.
+
+    One process at a time may do so with one table.
+    """
+    old = file.read_bytes().decode() if file.exists() else ""
     text = _text([row], type(row), head=not old)
-    with file.open("a", newline="") as opened:
-        opened.write(text if not old or old.endswith("\n") else f"\n{text}")
+    with atomic_write(file) as aside:
+        aside.write_text(old + (text if not old or old.endswith("\n") else f"\n{text}"), newline="")
 
 
 def write_rows(file: Path, rows: Sequence[Row], kind: type[Row]) -> None:

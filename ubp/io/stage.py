@@ -14,7 +14,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from ubp.io.files import atomic_write, digest_of, fingerprint, locked, stamp
+from ubp.io.files import (
+    atomic_write,
+    digest_of,
+    fingerprint,
+    forget_killed_holder,
+    locked,
+    read_whole,
+    remove_abandoned,
+    stamp,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +115,16 @@ class Stage:
             AlreadyDone: they are, and ``overwrite`` is off or they were made meanwhile.
         """
         before = self._stamps()
+        lock = self.path.with_name(f"{self.path.name}.lock")
         if not overwrite and self.is_done():
+            forget_killed_holder(lock)
             raise self.done(remark())
         if not is_first_process():
             yield  # the first one holds the lock, and waits for this one
             return
-        with locked(self.path.with_name(f"{self.path.name}.lock"), self.name) as had_to_wait:
+        with locked(lock, self.name) as had_to_wait:
+            for path in (*self.outputs, self._note_file):
+                remove_abandoned(path)
             if had_to_wait:
                 waited()
             if self._stamps() != before and self._reason(self.made_from()) is None:
@@ -175,10 +188,14 @@ def content_of(output: Path) -> str:
     """Tells one content of a file, or of a folder's files, from another; notes apart."""
     if not output.is_dir():
         return fingerprint(output)
-    files = sorted(
-        file for file in output.rglob("*") if file.is_file() and _NOTES not in file.relative_to(output).parts
-    )
-    return _content_of_all(output, tuple((file, *(stamp(file) or ()), file.stat().st_size) for file in files))
+
+    def of_folder() -> str:
+        files = sorted(
+            file for file in output.rglob("*") if file.is_file() and _NOTES not in file.relative_to(output).parts
+        )
+        return _content_of_all(output, tuple((file, *(stamp(file) or ()), file.stat().st_size) for file in files))
+
+    return read_whole(output, of_folder)
 
 
 @lru_cache(maxsize=256)

@@ -28,8 +28,9 @@ from ubp.data.growth import Growth
 from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
+from ubp.io.arrays import append_array, save_array, write_header
 from ubp.sequences.arrays import Array, Int64, offsets_of
-from ubp.sequences.build import build, made_once, seconds_since, subject_keys, write_header, write_items
+from ubp.sequences.build import build, made_once, seconds_since, subject_keys, write_items
 from ubp.sequences.layout import COLUMNS, NOTE, TABLE_OF, VERSION, Note, read_note, write_note
 from ubp.sequences.store import Sequences
 
@@ -285,7 +286,7 @@ def _write_tables(
         else:
             table = np.unique(np.concatenate([before, *(_ordered_keys(subject, events) for events in own)]))
             as_kept = table.view(np.uint8).reshape(-1, schema.CODES) if subject == schema.QUERY else table
-            np.save(folder / f"{TABLE_OF[subject]}.npy", as_kept)
+            save_array(folder / f"{TABLE_OF[subject]}.npy", as_kept)
         # A sku that has gone from the properties has no events any more, as was compared: nobody refers to it.
         maps[subject] = np.searchsorted(table, before).astype(np.int32)
         for events in own:
@@ -322,15 +323,15 @@ def _write_columns(earlier: Sequences, new: pl.DataFrame, references: _ByType, f
     lengths = np.zeros(len(clients), np.int64)
     lengths[np.searchsorted(clients, earlier.clients)] = earlier.lengths
     lengths[np.searchsorted(clients, ids)] += counts
-    np.save(folder / "clients.npy", clients)
-    np.save(folder / "offsets.npy", offsets_of(lengths))
+    save_array(folder / "clients.npy", clients)
+    save_array(folder / "offsets.npy", offsets_of(lengths))
     # Before which of the earlier rows each new event comes; ascending, as both are ordered by client.
     before = np.repeat(earlier.offsets[np.searchsorted(earlier.clients, ids, side="right")], counts)
     added = {name: new[name].to_numpy() for name in COLUMNS}
     with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb", buffering=0)) for name in COLUMNS}
+        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in COLUMNS}
         for name, file in files.items():
-            write_header(file, np.dtype(COLUMNS[name]), len(earlier.time) + len(new))
+            write_header(file, np.dtype(COLUMNS[name]), (len(earlier.time) + len(new),))
         for start in range(0, len(earlier.time), _BLOCK):
             rows = slice(start, min(start + _BLOCK, len(earlier.time)))
             first, end = np.searchsorted(before, [rows.start, rows.stop])
@@ -339,4 +340,4 @@ def _write_columns(earlier: Sequences, new: pl.DataFrame, references: _ByType, f
             kept: dict[str, Array] = {"time": earlier.time[rows], "event": earlier.event[rows]}
             kept["subject"] = references.at(kept["event"], earlier.subject[rows])
             for name, file in files.items():
-                np.insert(kept[name], before[first:end] - rows.start, added[name][first:end]).tofile(file)
+                append_array(file, np.insert(kept[name], before[first:end] - rows.start, added[name][first:end]))

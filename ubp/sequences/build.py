@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
+from ubp.io.arrays import append_array, save_array, write_header
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, remove_abandoned
 from ubp.io.stage import AlreadyDone, Stage
@@ -159,10 +159,10 @@ def seconds_since(start: datetime) -> pl.Expr:
 def write_items(data: ChallengeData, folder: Path) -> pl.DataFrame:
     """Write the table of skus; returns skus and their references."""
     items = collect(data.properties()).sort(schema.SKU)
-    np.save(folder / "skus.npy", items[schema.SKU].to_numpy())
-    np.save(folder / "categories.npy", items[schema.CATEGORY].to_numpy())
-    np.save(folder / "prices.npy", items[schema.PRICE].to_numpy())
-    np.save(folder / "names.npy", items[schema.NAME].to_numpy())
+    save_array(folder / "skus.npy", items[schema.SKU].to_numpy())
+    save_array(folder / "categories.npy", items[schema.CATEGORY].to_numpy())
+    save_array(folder / "prices.npy", items[schema.PRICE].to_numpy())
+    save_array(folder / "names.npy", items[schema.NAME].to_numpy())
     return _referenced(items.select(schema.SKU))
 
 
@@ -174,7 +174,7 @@ def _write_subjects(data: ChallengeData, subject: str, folder: Path) -> pl.DataF
     values = np.ascontiguousarray(keys.to_numpy())
     # The bytes of a query's two numbers are its codes.
     table = values.astype(">u8").view(np.uint8) if subject == schema.QUERY else values[:, 0]
-    np.save(folder / f"{TABLE_OF[subject]}.npy", table)
+    save_array(folder / f"{TABLE_OF[subject]}.npy", table)
     return _referenced(keys)
 
 
@@ -213,23 +213,17 @@ def _write_events(parts: Path, count: int, folder: Path) -> int:
     rows = sum(int(collect(frame.select(pl.len())).item()) for frame in frames)
     clients, lengths, last = [], [], 0
     with ExitStack() as stack:
-        columns = {name: stack.enter_context((folder / f"{name}.npy").open("wb", buffering=0)) for name in COLUMNS}
+        columns = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in COLUMNS}
         for name, file in columns.items():
-            write_header(file, np.dtype(COLUMNS[name]), rows)
+            write_header(file, np.dtype(COLUMNS[name]), (rows,))
         for frame in frames:
             events = frame.collect().sort(schema.CLIENT_ID, *COLUMNS)
             for name, file in columns.items():
-                events[name].to_numpy().tofile(file)
+                append_array(file, events[name].to_numpy())
             last = max(last, int(events["time"].to_numpy().max()))
             runs = events[schema.CLIENT_ID].rle()
             clients.append(runs.struct.field("value").to_numpy())
             lengths.append(runs.struct.field("len").to_numpy())
-    np.save(folder / "clients.npy", np.concatenate(clients))
-    np.save(folder / "offsets.npy", offsets_of(np.concatenate(lengths)))
+    save_array(folder / "clients.npy", np.concatenate(clients))
+    save_array(folder / "offsets.npy", offsets_of(np.concatenate(lengths)))
     return last
-
-
-def write_header(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> None:
-    """Begin a .npy file whose numbers are appended afterwards."""
-    head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows,)}
-    np.lib.format.write_array_header_1_0(file, head)

@@ -129,11 +129,14 @@ class Training(lit.LightningModule):
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
-    """A checkpoint appears whole or not at all: a kill while it is written costs no run."""
+    """A checkpoint appears whole or not at all: a kill while it is written costs no run.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ANN401
-        with atomic_write(Path(path)) as aside:
-            super().save_checkpoint(checkpoint, aside, storage_options)
+    Lightning's own goes through a file in the folder for temporary ones, where a kill would leave it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ANN401, ARG002
+        with atomic_write(Path(path)) as aside, aside.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class EpochLines(Callback):

@@ -34,6 +34,39 @@ class Feature:
     events: tuple[int, ...] | None = None
 
 
+class Dropout(nn.Dropout):
+    """torch's dropout, with masks that a CPU draws four times as fast.
+
+    torch's CPU kernel draws a number of a Bernoulli distribution for each element: for the 1,356 inputs of `dcn` that
+    takes four times as long as the product of the inputs and 512 units. Here an element takes 16 of a random number's
+    64 bits, so its chance of being zero is ``p`` rounded to a multiple of 2^-16. Elsewhere than on a CPU it is torch's.
+    """
+
+    _BITS = 16
+    _NUMBERS = 2**63  # random numbers are below this, and not below its negative
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape and float dtype; in training each element is zero by chance, the others grow by 1 / (1 - p)."""
+        zeros = round(self.p * 2**self._BITS)  # of the 2^16 values of 16 bits
+        if not self.training or not zeros or x.device.type != "cpu" or self.inplace:
+            library: Tensor = super().forward(x)
+            return library
+        drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-self._NUMBERS, None)
+        values = drawn.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = 1 - zeros / 2**self._BITS
+        mask = (values >= zeros - 2 ** (self._BITS - 1)).to(x.dtype).mul_(1 / kept if kept else 0.0)
+        dropped: Tensor = x * mask
+        return dropped
+
+
+def _use_dropout(model: nn.Module) -> None:
+    """Replace a library's dropout layers by `Dropout`."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))
+
+
 class TokenEmbedding(nn.Module):
     """Embeds each feature of a token; the vectors are concatenated or summed.
 
@@ -303,6 +336,7 @@ class CausalTransformer(nn.Module):
         )
         self.gpt2 = GPT2Model(config)
         self.gpt2.set_attn_implementation("sdpa")
+        _use_dropout(self.gpt2)
         # The vectors come from outside, and a weight that never gets a gradient stops ddp.
         self.gpt2.set_input_embeddings(nn.Identity())  # type: ignore[no-untyped-call]
 

@@ -20,6 +20,7 @@ from ubp.blocks.fitted import FittedBlock, Vectors, portions
 from ubp.data.history import ChallengeData
 from ubp.data.labels import LabelSpace, WindowLabels, labels
 from ubp.data.snapshots import Clients, Snapshot
+from ubp.io.arrays import append_array, save_array, write_header
 from ubp.io.files import atomic_write
 from ubp.training.model import Batch, Rows
 
@@ -235,7 +236,7 @@ def _write(
         _write_vectors(block, known, clients, folder / f"{name}.npy")
         for view, masked in enumerate(views):
             _write_vectors(block, masked, clients, folder / f"{view_name(name, view)}.npy")
-    np.save(folder / _CLIENTS, clients)
+    save_array(folder / _CLIENTS, clients)
     _write_labels(labels(snapshot, space), folder)
     (folder / _NOTE).write_text(json.dumps({"clients": len(clients)}))
 
@@ -247,9 +248,8 @@ def _write_vectors(block: FittedBlock, history: ChallengeData, clients: Clients,
             vectors = vectors_of(block, history, clients[part])
             if part.start == 0:
                 shape = (len(clients), vectors.shape[1])
-                header = {"descr": np.lib.format.dtype_to_descr(vectors.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(target, header)
-            target.write(np.ascontiguousarray(vectors).data)
+                write_header(target, vectors.dtype, shape)
+            append_array(target, vectors)
 
 
 def vectors_of(block: FittedBlock, history: ChallengeData, clients: Clients) -> Vectors:
@@ -275,9 +275,9 @@ def _write_labels(window: WindowLabels, folder: Path) -> None:
         DAYS: window.days_to_purchase,
         CENSORED: window.censored,
     }
-    np.save(folder / _SCALARS, np.stack([scalars[name].astype(np.float32) for name in SCALARS], axis=1))
+    save_array(folder / _SCALARS, np.stack([scalars[name].astype(np.float32) for name in SCALARS], axis=1))
     groups = list(window.groups.values())
     whole = hstack(groups, format="csr") if groups else csr_matrix((count, 0), dtype=np.uint8)
     whole.sort_indices()
-    np.save(folder / _PLACES, whole.indices.astype(np.int32))
-    np.save(folder / _OFFSETS, whole.indptr.astype(np.int64))
+    save_array(folder / _PLACES, whole.indices.astype(np.int32))
+    save_array(folder / _OFFSETS, whole.indptr.astype(np.int64))

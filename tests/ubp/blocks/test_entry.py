@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ubp.blocks import entry as entry_module
-from ubp.blocks.entry import as_held, entry_files, read_entry, violations, write_entry
+from ubp.blocks.entry import as_held, entry_files, read_entry, read_manifest, violations, write_entry
 from ubp.io.errors import UserError
 
 RELEVANT = np.array([40, 10, 30, 20])
@@ -110,6 +110,18 @@ def test_what_is_written_is_valid_and_read(tmp_path, monkeypatch):
     assert (ids == IDS).all()
     assert (halves == profiles.astype(np.float16)).all()
     assert sorted(file.name for file in folder.iterdir()) == [file.name for file in entry_files(folder)]
+
+
+def test_the_manifest_says_where_an_entry_comes_from_and_which_files_changed(tmp_path):
+    folder, lineage = tmp_path / "a", {"name": "a", "seed": 3, "blocks": {"b": {"content": "x"}}}
+    write_entry(folder, IDS, PROFILES.astype(np.float32), lineage)
+    assert read_manifest(folder) == (lineage, [])
+    np.save(folder / "client_ids.npy", IDS[::-1])
+    assert read_manifest(folder) == (lineage, ["client_ids.npy"])
+    assert violations(folder, RELEVANT, False) == []
+    (folder / "embeddings.npy").unlink()
+    with pytest.raises(UserError, match=r"embeddings\.npy: file missing"):
+        read_manifest(folder)
 
 
 def test_values_beyond_float16_are_held_and_counted(tmp_path, caplog):

@@ -85,9 +85,10 @@ def test_every_value_lands_beside_its_own_client(data, tmp_path_factory):
 
 
 def test_a_block_of_all_clients_needs_no_imputer(tmp_path):
-    vectors = draw(CLIENTS, 3)
-    write(tmp_path / "a.parquet", CLIENTS[::-1], vectors[::-1])
-    assert (merged(tmp_path, {"a": BlockSettings()}) == vectors).all()
+    vectors, folder = draw(CLIENTS, 3), tmp_path / "log [a]"  # whose name is no pattern
+    folder.mkdir()
+    write(folder / "a.parquet", CLIENTS[::-1], vectors[::-1])
+    assert (merged(folder, {"a": BlockSettings()}) == vectors).all()
 
 
 def test_missing_rows_without_an_imputer(tmp_path):

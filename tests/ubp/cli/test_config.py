@@ -25,7 +25,7 @@ class Sizes:
 
 
 COMMON = {
-    "data_path": "./data", "submit": True, "overwrite": False, "seed": 0, "cuda_visible_devices": 0,
+    "data_path": "./data", "submit": True, "overwrite": False, "seed": 0, "cuda_visible_devices": 0, "engine": "local",
     "unknown_sku": "error", "as_of": None,
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ubp.cli.jobs import Job, JobFailed, Limits, longest_first, run_jobs
+from ubp.cli.jobs import Job, JobFailed, Limits, Processes, longest_first, run_jobs
 from ubp.io.errors import NoUsableEvents
 
 ONE_LINE = "import sys, time; time.sleep({sleep}); print({name!r}); sys.exit({code})"
@@ -24,9 +24,8 @@ def run(jobs: list[Job], at_once: int, folder: Path | None, gpu_at_once: int = 9
     happened = []
     run_jobs(
         jobs,
-        Limits(at_once, gpu_at_once, grace=10),
-        dict(os.environ),
-        folder,
+        Limits(at_once, gpu_at_once),
+        Processes(dict(os.environ), folder, grace=10),
         started=lambda job: happened.append(f"+{job.name}"),
         done=lambda job, _: happened.append(f"-{job.name}"),
         left_out=lambda job, reason: happened.append(f"{job.name} is left out: {reason}"),
@@ -110,7 +109,9 @@ def test_a_job_that_does_not_heed_is_killed_when_the_time_is_up(tmp_path):
     jobs = [Job("deaf", [sys.executable, "-S", "-c", deaf], "deaf", 1), job("bad", sleep=0.5, code=7)]
     began = time.monotonic()
     with pytest.raises(JobFailed):
-        run_jobs(jobs, Limits(2, 2, grace=0.5), dict(os.environ), tmp_path, lambda _: None, *[lambda _, __: None] * 2)
+        run_jobs(
+            jobs, Limits(2, 2), Processes(dict(os.environ), tmp_path, 0.5), lambda _: None, *[lambda _, __: None] * 2
+        )
     assert time.monotonic() - began < 30
 
 

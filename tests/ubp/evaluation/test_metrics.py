@@ -9,7 +9,7 @@ import torch
 from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
 from ubp.data.targets import TASKS, Targets
-from ubp.evaluation.metrics import TaskMetrics, TaskScore, normalised_popularity
+from ubp.evaluation.metrics import TaskMetrics, TaskScore, entropies, normalised_popularity, top_popularities
 
 CPU = torch.device("cpu")
 OF = {task.name: task for task in TASKS}
@@ -80,6 +80,20 @@ def test_a_propensity_task(rows, columns):
     assert found.diversity == pytest.approx(slow_diversity(logits.tolist()), abs=1e-5)
     assert found.novelty == pytest.approx(slow_novelty(logits.tolist(), popularity.tolist()), rel=1e-3, abs=1e-9)
     assert found.score == pytest.approx(0.8 * found.auroc + 0.1 * found.novelty + 0.1 * found.diversity)
+
+
+def test_rows_are_taken_one_by_one():
+    logits, _ = draw(5, 12, seed=4)
+    popularity = torch.linspace(0, 1, 12)
+    of_rows = [slow_diversity([row]) * math.log2(12) for row in logits.tolist()]
+    assert entropies(logits).tolist() == pytest.approx(of_rows, abs=1e-5)
+    best = [sorted(zip(map(sigmoid, row), popularity.tolist(), strict=True))[-10:] for row in logits.tolist()]
+    assert top_popularities(logits, popularity).tolist() == pytest.approx([sum(p * q for p, q in row) for row in best])
+
+
+def test_a_share_of_nothing_adds_nothing_to_the_diversity():
+    logits = [[-60.0, 0.5, -1.0], [-200.0, -1.0, 2.0]]
+    assert entropies(torch.tensor(logits)).mean() / math.log2(3) == pytest.approx(slow_diversity(logits), abs=1e-6)
 
 
 def test_novelty_where_it_is_not_next_to_zero():

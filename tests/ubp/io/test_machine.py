@@ -100,3 +100,9 @@ def test_a_gpu_is_one_that_is_listed_and_not_hidden(tmp_path, monkeypatch):
     assert not machine.has_gpu()
     program.unlink()
     assert not machine.has_gpu()
+
+
+def test_the_processors_name(tmp_path):
+    files = {"proc/cpuinfo": "processor\t: 0\nmodel name\t: A Chip: two\n\nprocessor\t: 1\nmodel name\t: Another"}
+    assert machine.processor(root(tmp_path, files)) == "A Chip: two"
+    assert machine.processor(tmp_path / "none")  # whatever Python knows

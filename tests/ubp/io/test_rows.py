@@ -1,6 +1,8 @@
 """Tables of measurements: a row comes back as it was, whatever it holds; what is no row is named by its line."""
 
+import errno
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -66,6 +68,21 @@ def test_a_row_is_added_below_the_last_line_however_it_ends(tmp_path, end):
     file.write_bytes(f"name,seed,total,spread\na,1,2.0,{end}".encode())
     add_row(file, MANY[0])
     assert read_rows(file, Measured) == [Measured("a", 1, 2.0, None), MANY[0]]
+
+
+def test_a_row_that_a_full_disk_takes_half_of_leaves_the_table(tmp_path, monkeypatch):
+    file = tmp_path / "table.csv"
+    write_rows(file, MANY[:1], Measured)
+
+    def half(path, text, **_):
+        path.write_bytes(text.encode()[:-5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(UserError, match=r"table\.csv: no space left on the disk"):
+        add_row(file, MANY[1])
+    assert read_rows(file, Measured) == MANY[:1]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_a_table_with_other_columns_is_refused(tmp_path):

@@ -97,6 +97,20 @@ def test_what_fails_is_not_done(made):
     assert made.times == 1
 
 
+def test_what_killed_runs_left_is_removed(made, tmp_path):
+    left = [tmp_path / ".7-a0.a", tmp_path / ".done" / ".8-b1.a.json"]
+    (tmp_path / ".done").mkdir()
+    for path in left:
+        path.write_text("half")
+    made.make()
+    assert not any(path.exists() for path in left)
+    holder = tmp_path / ".done" / "a.lock-holder"
+    holder.write_text("PID 7")
+    with pytest.raises(AlreadyDone):
+        made.make()
+    assert not holder.exists()
+
+
 def test_a_broken_note_is_no_note(made):
     made.make()
     note = made.outputs[0].parent / ".done" / "a.json"

@@ -1,8 +1,11 @@
 """Several files change together, whenever the process dies."""
 
+import errno
+
 import pytest
 
 from ubp.io import together
+from ubp.io.errors import UserError
 from ubp.io.together import finish, replaced_together
 
 
@@ -68,8 +71,31 @@ def test_killed_at_any_file_that_is_flushed(paths, tmp_path, monkeypatch, killed
         else:
             write_new(paths, tmp_path / ".aside")
     monkeypatch.undo()
-    finish(tmp_path / ".aside")
-    assert texts(paths) in (["old", "old", "-"], ["new", "new", "new"])
-    assert (texts(paths)[0] == "new") == (killed_at > 3)
-    assert not (tmp_path / ".aside").exists()
-    assert not finish(tmp_path / ".aside")
+    elsewhere = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))
+    moved, aside = [elsewhere / path.name for path in paths], elsewhere / ".aside"
+    assert finish(aside) == (3 < killed_at <= 6)
+    assert texts(moved) in (["old", "old", "-"], ["new", "new", "new"])
+    assert (texts(moved)[0] == "new") == (killed_at > 3)
+    assert not finish(aside)
+    write_new(moved, aside)
+    assert texts(moved) == ["new", "new", "new"]
+    assert not aside.exists()
+
+
+def test_files_that_go_with_the_old_ones(paths, tmp_path):
+    with replaced_together(paths[:1], tmp_path / ".aside", [paths[1], tmp_path / "nothing"]) as asides:
+        asides[paths[0]].write_text("new")
+        assert texts(paths) == ["old", "old", "-"]
+    assert texts(paths) == ["new", "-", "-"]
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(paths, tmp_path):
+    def fill():
+        with replaced_together(paths, tmp_path / ".aside") as asides:
+            asides[paths[0]].write_text("new")
+            asides[paths[1]].write_text("ne")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=f"^{paths[1]}: no space left on the disk; "):
+        fill()
+    assert texts(paths) == ["old", "old", "-"]

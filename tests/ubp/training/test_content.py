@@ -37,6 +37,7 @@ def test_the_mixer_is_splitmix64() -> None:
     assert splitmix64(0) == 0xE220A8397B1DCDAF  # the generator's first output from the state 0, as published
 
 
+@pytest.mark.full
 def test_hashes_are_the_same_in_another_process() -> None:
     code = (
         "import numpy as np; from ubp.training.content import hashed;"

@@ -6,6 +6,7 @@ from torch.nn import functional
 from ubp.training import nn as ubp_nn
 from ubp.training.nn import (
     CausalTransformer,
+    Dropout,
     Feature,
     TokenEmbedding,
     argmax_classes,
@@ -240,3 +241,55 @@ class TestCausalTransformer:
     def test_heads_must_divide_the_width(self):
         with pytest.raises(ValueError, match="5 heads do not divide a width of 12"):
             CausalTransformer(width=12, layers=1, heads=5, positions=4, dropout=0.0, attention_dropout=0.0)
+
+
+class TestDropout:
+    @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+    def test_zeros_so_many_and_keeps_the_mean(self, p):
+        torch.manual_seed(0)
+        dropped = Dropout(p)(torch.ones(301, 1001))
+        kept = dropped != 0
+        assert kept.float().mean() == pytest.approx(1 - p, abs=0.003)
+        assert dropped[kept].unique().tolist() == pytest.approx([1 / (1 - p)], rel=1e-3)
+        assert dropped.mean() == pytest.approx(1, abs=0.03)
+
+    def test_each_element_by_itself(self):
+        torch.manual_seed(0)
+        kept = (Dropout(0.5)(torch.ones(2000, 8)) != 0).double()
+        apart = torch.corrcoef(kept.T) - torch.eye(8)
+        assert apart.abs().max() < 0.1  # five standard errors are 0.11
+
+    def test_the_gradient_has_the_same_mask(self):
+        torch.manual_seed(0)
+        x = torch.full((5, 7), 3.0, requires_grad=True)
+        dropped = Dropout(0.3)(x)
+        dropped.sum().backward()
+        torch.testing.assert_close(x.grad * 3, dropped.detach())
+
+    def test_the_seed_says_which(self):
+        x = torch.ones(3, 5)
+        drawn = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            drawn.append(Dropout(0.5)(x))
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2])
+
+    @pytest.mark.parametrize(("p", "expected"), [(0.0, 1.0), (1.0, 0.0)])
+    def test_none_and_all(self, p, expected):
+        x = torch.ones(3, 5, requires_grad=True)
+        Dropout(p)(x).sum().backward()
+        assert torch.equal(x.grad, torch.full((3, 5), expected))
+
+    def test_nothing_is_dropped_where_a_model_is_asked(self):
+        x = torch.randn(4, 4)
+        assert torch.equal(Dropout(0.5).eval()(x), x)
+
+    @pytest.mark.parametrize("shape", [(0, 3), (), (1,), (2, 3, 5)])
+    def test_any_shape_and_half_precision(self, shape):
+        assert Dropout(0.5)(torch.ones(shape, dtype=torch.bfloat16)).shape == shape
+
+    def test_a_transformer_has_it_throughout(self):
+        layers = [m for m in CausalTransformer(8, 2, 2, 9, 0.3, 0.0).modules() if isinstance(m, nn.Dropout)]
+        assert len(layers) > 2
+        assert all(isinstance(layer, Dropout) for layer in layers)

@@ -1,0 +1,65 @@
+"""Every command, killed at many moments and then run to its end: what lies there is what an undisturbed run leaves."""
+
+import os
+import random
+
+import pytest
+
+from tests.reliability.commands import COMMANDS, Workshop
+from tests.reliability.killing import content, differences, litter, moments, require_whole, run
+
+pytestmark = pytest.mark.full
+
+KILLS = int(os.environ.get("KILLS", "20"))  # of each command, at least
+IN_A_ROW = 3  # of one run and those that take it up, at most
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    made = Workshop(tmp_path_factory.mktemp("kills"))
+    yield made
+    made.require_untouched()
+
+
+def killed_and_compared(workshop, name, kills, counts) -> None:
+    """Kill a command so many times, with nothing before it and with an earlier result of its own.
+
+    After each kill every file is an old one or a new one, whole; after some of them the command is run to its end.
+    """
+    command, draw = COMMANDS[name], random.Random(name)  # noqa: S311
+    words, left, again = workshop.words(command), kills, False
+    while left > 0:
+        workshop.begin(command, again)
+        old = content(workshop.here)
+        undisturbed = workshop.run(command)
+        wanted = content(workshop.here)
+        assert not litter(workshop.here)
+        share = left if command.before is None or again else left // 2
+        asked = list(moments(share, undisturbed.steps, undisturbed.seconds, draw))
+        while asked:
+            workshop.begin(command, again)
+            for _ in range(draw.randint(1, IN_A_ROW)):
+                moment = asked.pop() if asked else None
+                if moment is None:
+                    break
+                done = run(workshop.here, words, moment)
+                assert done.killed or done.code == 0, (moment, done.err)
+                counts[f"kills of {name}"] += done.killed
+                left -= done.killed
+                require_whole(content(workshop.here), old, wanted, moment)
+            last = run(workshop.here, words)
+            assert last.code == 0, (moment, last.err)
+            assert "Traceback" not in last.err
+            assert differences(content(workshop.here), wanted) == [], moment
+        again = command.before is not None and not again
+
+
+@pytest.mark.parametrize("name", ["stat_features", "gru_ae_day_event", "basics", "import_log", "nightly"])
+def test_killed_twice(workshop, counts, name):
+    killed_and_compared(workshop, name, 2, counts)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS.values() if command.killed])
+def test_killed_at_many_moments(workshop, counts, name):
+    killed_and_compared(workshop, name, KILLS, counts)

@@ -1,0 +1,108 @@
+"""No small fault in the rooms that decide what is right goes unnoticed by their own tests."""
+
+import ast
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from tests.reliability.mutants import Mutated, changes, outcome
+from ubp.data.paths import REPOSITORY
+
+DATA, EVALUATION, BLOCKS = "tests/ubp/data", "tests/ubp/evaluation", "tests/ubp/blocks"
+# The fast tests of each room; its faults are tried on these alone.
+ROOMS = {
+    "ubp/data/split.py": [f"{DATA}/test_split.py"],
+    "ubp/data/snapshots.py": [f"{DATA}/test_snapshots.py"],
+    "ubp/data/labels.py": [f"{DATA}/test_labels.py"],
+    "ubp/data/targets.py": [f"{EVALUATION}/test_tasks.py"],
+    "ubp/data/history.py": [f"{DATA}/test_history.py", f"{DATA}/test_relevant_events.py"],
+    "ubp/evaluation/tasks.py": [f"{EVALUATION}/test_tasks.py"],
+    "ubp/evaluation/metrics.py": [f"{EVALUATION}/test_metrics.py"],
+    "ubp/evaluation/scores.py": [f"{EVALUATION}/test_scores.py"],
+    "ubp/blocks/embeddings.py": [f"{BLOCKS}/test_embeddings.py"],
+    "ubp/blocks/merge.py": [f"{BLOCKS}/test_merge.py", f"{BLOCKS}/test_fitted_merge.py"],
+    "ubp/blocks/condition.py": [f"{BLOCKS}/test_condition.py"],
+}
+# Faults that change nothing that anybody could see, each with the reason.
+NONE = {
+    ("ubp/evaluation/metrics.py", "-1 -> 1"): "matrices have two dimensions",
+    (
+        "ubp/evaluation/metrics.py",
+        "self.novelty is None or self.diversity is None -> self.novelty is None and self.diversity is None",
+    ): "both are None, or neither",
+}
+
+SOURCE = '''
+"""A docstring with 1 < 2."""
+import logging
+logger = logging.getLogger(__name__)
+
+def largest(values: "list[int]", least: int = 0) -> int:
+    if not values:
+        raise ValueError("no values of 3")
+    logger.info("looks at %d", 5)
+    found = least
+    for value in values:
+        if value > found and value != 7:
+            found = value
+    return max(found, least) + 1
+'''
+
+
+def test_the_faults_of_a_module():
+    """Neither text, types, defaults' types nor log lines; each fault once."""
+    found = [what for _, what, _ in changes(ast.parse(SOURCE))]
+    assert found == [
+        "0 -> 1",
+        "not values -> values",
+        "raise ValueError('no values of 3') -> pass",
+        "value > found and value != 7 -> value > found or value != 7",
+        "value > found -> value >= found",
+        "value != 7 -> value == 7",
+        "7 -> 8",
+        "max(found, least) + 1 -> max(found, least) - 1",
+        "max -> min",
+        "1 -> 2",
+    ]
+
+
+@pytest.mark.parametrize(("number", "values", "given"), [(0, [0], 2), (3, [7], 8), (8, [1, 2], 1), (9, [1], 3)])
+def test_a_module_is_imported_with_its_fault(number, values, given, tmp_path, monkeypatch):
+    file = tmp_path / "faulty.py"
+    file.write_text(SOURCE)
+    monkeypatch.setattr(sys, "meta_path", [Mutated("faulty", file, number), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    assert importlib.import_module("faulty").largest(values) == given
+    assert file.read_text() == SOURCE
+    monkeypatch.delitem(sys.modules, "faulty")
+
+
+def test_what_came_of_a_run():
+    assert outcome(lambda: 0, 20) == "survived"
+    assert outcome(lambda: 1, 20) == "killed"
+    assert outcome(lambda: 1 // 0, 20) == "killed"
+    assert outcome(lambda: time.sleep(60) or 0, 0.1) == "timeout"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("file", ROOMS)
+def test_every_fault_is_found(file: str, counts: Counter[str], tmp_path):
+    """All of them, or so many of each room as ``MUTANTS`` says."""
+    words = [sys.executable, str(REPOSITORY / "tests/reliability/mutants.py"), file, *ROOMS[file]]
+    words += [os.environ["MUTANTS"]] if "MUTANTS" in os.environ else []
+    threads = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path)}
+    done = subprocess.run(words, cwd=REPOSITORY, env=os.environ | threads, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    tried = [json.loads(line) for line in done.stdout.splitlines()]
+    survivors = [(mutant["file"], mutant["what"]) for mutant in tried if mutant["result"] == "survived"]
+    counts["mutants tried"] += len(tried)
+    counts["mutants that a test found"] += len(tried) - len(survivors)
+    counts["mutants that change nothing"] += sum(survivor in NONE for survivor in survivors)
+    assert tried
+    assert [survivor for survivor in survivors if survivor not in NONE] == []
