@@ -62,7 +62,7 @@ def paths(made, tmp_path, monkeypatch) -> DataPaths:
 def run(paths, monkeypatch, capsys):
     """Runs the command in this process, and the commands that it starts too; gives code, stdout, stderr's lines."""
 
-    def in_this_process(jobs, _limits, _logs):
+    def in_this_process(jobs, *_):
         said.extend(capsys.readouterr().err.splitlines())  # which the commands' own would push out
         for job in jobs:
             program, *arguments = job.words[1:]
