@@ -196,7 +196,9 @@ def _content(file: Path, name: Path) -> str:
 
 def _without_cost(values: Any) -> Any:
     if isinstance(values, dict):
-        return {key: _without_cost(value) for key, value in values.items() if key not in _COST}
+        # A fitted block's digest of its own note covers the cost in it.
+        left_out = _COST | ({"digest"} if "lineage" in values else set())
+        return {key: _without_cost(value) for key, value in values.items() if key not in left_out}
     return [_without_cost(value) for value in values] if isinstance(values, list) else values
 
 
