@@ -92,8 +92,17 @@ def test_a_log_without_purchases_is_one_line(name, tmp_path, monkeypatch, capfd)
     assert line.startswith(f"{paths.raw / 'product_buy.parquet'}: no purchases at all")
 
 
+LONG = ["a day of a hundred times the traffic", "one client with 100,000 events", "100,000 clients with one event each"]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("name", [*dirty.SMALL, "100,000 clients with one event each"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in dirty.SMALL if name not in LONG),
+        *(pytest.param(name, marks=pytest.mark.long) for name in LONG),
+    ],
+)
 def test_every_command_on_a_dirty_log(name, tmp_path, monkeypatch, capfd):
     history = dirty.SMALL[name]() if name in dirty.SMALL else dirty.scattered(100_000)
     paths = written(history, tmp_path / "data")

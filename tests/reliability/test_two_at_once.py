@@ -32,7 +32,7 @@ PAIRS = {
     "the run-all script, and a block of it": ("all_embeddings", "stat_features", ()),
 }
 FEW = ["encode, and its fit", "merge, and a block of it", "evaluate, and its entry"]
-TWICE = ["split_again", "import_log", "nightly"]
+TWICE = ["split_again", "import_log"]
 ROUNDS = int(os.environ.get("ROUNDS", "4"))  # of each pair
 
 
