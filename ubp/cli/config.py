@@ -339,11 +339,19 @@ def hydra_errors() -> Iterator[None]:
         mark = getattr(error, "problem_mark", None)
         place = f"{mark.name}: line {mark.line + 1}: " if mark else ""
         raise HydraException(f"{place}no YAML ({getattr(error, 'problem', None) or error})") from error
+    except RecursionError as error:
+        if not _raised_in(error, "hydra.", "omegaconf.", "yaml.", "antlr4."):
+            raise
+        raise HydraException("a config or an override is nested too deeply to be read") from error
     except (ValueError, TypeError) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not frame.f_globals.get("__name__", "").startswith("hydra."):
+        if not _raised_in(error, "hydra."):
             raise
         raise HydraException(str(error)) from error
+
+
+def _raised_in(error: Exception, *packages: str) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return bool(frame.f_globals.get("__name__", "").startswith(packages))
 
 
 def explain(error: Exception, folder: Path, config_name: str) -> str | None:

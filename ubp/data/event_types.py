@@ -49,7 +49,7 @@ def _faults(name: str, subject: str) -> Iterable[str]:
     if name in schema.EVENT_TYPES or name.startswith(_TAKEN):
         yield f"event type {name}: the name is taken; choose another"
     elif not _NAME.fullmatch(name):
-        yield f"event type {name}: no usable name; must be {_RULE}"
+        yield f"event type {name if name.isprintable() else repr(name)}: no usable name; must be {_RULE}"
     if subject not in SUBJECTS:
         yield f"event type {name}: {subject} is nothing that events are about; must be {', '.join(SUBJECTS)}"
 

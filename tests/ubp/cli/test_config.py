@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ubp.blocks.merge import MergeSettings
-from ubp.cli.config import Common, composed, explain, one_or_several, parse
+from ubp.cli.config import Common, composed, explain, hydra_errors, one_or_several, parse
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
 
@@ -156,3 +156,17 @@ def test_one_name_or_several():
     for nothing in ("???", None, "", []):
         with pytest.raises(UserError, match=r"^embeddings: name a block: embeddings=NAME_OR_PATH$"):
             asked(nothing)
+
+
+def test_what_is_nested_too_deeply_is_one_line():
+    deep = "[" * 2000 + "]" * 2000
+    with pytest.raises(HydraException, match="nested too deeply"), hydra_errors():
+        OmegaConf.create(deep)
+
+
+def test_a_recursion_of_our_own_is_not_taken_for_a_fault_of_the_config():
+    def endless():
+        endless()
+
+    with pytest.raises(RecursionError), hydra_errors():
+        endless()

@@ -52,6 +52,7 @@ def test_an_event_type_is_its_name_everywhere():
         ({"page_visit": "url"}, "event type page_visit: the name is taken"),
         ({"ids_of": "url"}, "event type ids_of: the name is taken"),
         ({"../raw": "url"}, "event type ../raw: no usable name"),
+        ({"a\nb": "url"}, r"event type 'a\\nb': no usable name"),
         ({"Transfer": "sku"}, "event type Transfer: no usable name; must be small letters"),
         ({"transfer": "item"}, "transfer: item is nothing that events are about; must be sku, url, query"),
         ({f"type_{number}": "sku" for number in range(MOST + 1)}, f"{MOST + 1} event types of the log's own; at most"),
