@@ -49,9 +49,8 @@ def command_of(name: str) -> list[str]:
 def right(paths: DataPaths, name: str, ended: Ended) -> None:
     """A block of the clients with events; or there are too few events for it, in a line."""
     if ended.refused:
-        (line,) = ended.lines
-        no_fit = "no fitted block" in line or "file missing; make" in line  # of a block that there is none of
-        assert ended.code == 4 or no_fit, line
+        no_fit = ("no fitted block", "file missing; make")  # of blocks that there are none of, a line each
+        assert ended.code == 4 or all(any(words in line for words in no_fit) for line in ended.lines), ended.lines
         return
     path = paths.block(name, submit=True)
     if path.exists():
