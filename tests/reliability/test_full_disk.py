@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.full, pytest.mark.skipif(bool(refused()), reason=refus
 DISKS = int(os.environ.get("DISKS", "8"))  # of each command
 READ_ONLY = "ro"
 NAMES = [command.name for command in COMMANDS.values() if command.killed]
-FEW = ["split_again", "gru_ae_day_event", "basics"]
+FEW = ["split_again"]
 
 
 @pytest.fixture(scope="module")

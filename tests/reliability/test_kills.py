@@ -54,7 +54,7 @@ def killed_and_compared(workshop, name, kills, counts) -> None:
         again = command.before is not None and not again
 
 
-@pytest.mark.parametrize("name", ["stat_features", "gru_ae_day_event", "basics", "import_log"])
+@pytest.mark.parametrize("name", ["stat_features", "gru_ae_day_event"])
 def test_killed_twice(workshop, counts, name):
     killed_and_compared(workshop, name, 2, counts)
 

@@ -31,8 +31,8 @@ PAIRS = {
     "a day, and the log": ("nightly_of_a_day", "import_early", ("overwrite=True",)),
     "the run-all script, and a block of it": ("all_embeddings", "stat_features", ()),
 }
-FEW = ["encode, and its fit", "merge, and a block of it", "evaluate, and its entry"]
-TWICE = ["split_again", "import_log"]
+FEW = ["merge, and a block of it"]
+TWICE = ["split_again"]
 ROUNDS = int(os.environ.get("ROUNDS", "4"))  # of each pair
 
 
