@@ -11,7 +11,7 @@ from typing import Any, Final
 import ubp
 from ubp.blocks.fitted import settled
 from ubp.data.history import ChallengeData
-from ubp.io.files import digest_of, fingerprint
+from ubp.io.files import digest_of_files
 from ubp.io.machine import cores, has_gpu, processor
 
 HISTORY, VERSIONS, MACHINE, CODE, RECIPE = "history", "versions", "machine", "code", "recipe"  # keys of a lineage
@@ -70,7 +70,7 @@ def code(package: str = "") -> str:
     library = Path(ubp.__file__).parent
     folders = [library / floor for floor in _FLOORS] + ([library.parent / package] if package else [])
     files = sorted(file for folder in folders for file in folder.glob("*.py"))
-    return digest_of(*(f"{file.parent.name}/{file.name}:{fingerprint(file)}" for file in files))
+    return digest_of_files(files, library.parent)
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,6 @@ All nodes share the data path, and have this very code and these versions. A tas
 again elsewhere, and its command takes up what lies on the data path. Nothing of Ray is imported before it is asked for.
 """
 
-import hashlib
 import logging
 import os
 import platform
@@ -25,6 +24,7 @@ from ubp.cli.jobs import ERROR, Job, Limits, Running, run_jobs
 from ubp.cli.output import say
 from ubp.data.paths import CONFIGS, DATA_PATH, REPOSITORY
 from ubp.io.errors import NoUsableEvents, UserError
+from ubp.io.files import digest_of, digest_of_files
 
 if TYPE_CHECKING:
     import ray
@@ -307,12 +307,10 @@ def _environment(order: Order) -> dict[str, str]:
 @cache
 def code_digest() -> str:
     """Of the project's Python files and configs, and of what `versions` names: whatever could change a result."""
-    digest = hashlib.blake2b(repr(sorted(versions().items())).encode(), digest_size=16)
     folders = [folder for folder in REPOSITORY.iterdir() if folder.is_dir() and any(folder.glob("*.py"))]
     sources = [file for folder in folders if folder.name != "tests" for file in folder.rglob("*.py")]
-    for file in sorted([*sources, *CONFIGS.rglob("*.yaml")]):
-        digest.update(f"{file.relative_to(REPOSITORY)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
+    files = sorted([*sources, *CONFIGS.rglob("*.yaml")])
+    return digest_of(sorted(versions().items()), digest_of_files(files, REPOSITORY))
 
 
 def told(words: Sequence[str]) -> list[str]:

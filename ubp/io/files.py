@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -258,6 +258,11 @@ def fingerprint(path: Path) -> str:
                 file.seek((size - _BLOCK) * block // (_BLOCKS - 1))
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()
+
+
+def digest_of_files(files: Iterable[Path], folder: Path) -> str:
+    """32 hexadecimal digits that tell one content of some files below a folder from another, their names included."""
+    return digest_of(*(f"{file.relative_to(folder)}:{fingerprint(file)}" for file in files))
 
 
 def digest_of(*parts: object) -> str:

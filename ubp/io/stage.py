@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ubp.io.files import (
     atomic_write,
-    digest_of,
+    digest_of_files,
     fingerprint,
     forget_killed_holder,
     locked,
@@ -201,8 +201,7 @@ def content_of(output: Path) -> str:
 @lru_cache(maxsize=256)
 def _content_of_all(folder: Path, stamped: tuple[tuple[Path | int, ...], ...]) -> str:
     """The same of some of its files, read once as long as they are not replaced: a process may ask for every day."""
-    files = [Path(str(file)) for file, *_ in stamped]
-    return digest_of(*(f"{file.relative_to(folder)}:{fingerprint(file)}" for file in files))
+    return digest_of_files((Path(str(file)) for file, *_ in stamped), folder)
 
 
 def is_first_process() -> bool:
