@@ -36,7 +36,7 @@ from ubp.cli.output import REMARKS, say
 from ubp.cli.ray_tasks import RayTasks, Resources, cluster
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.io.errors import require, require_positive
-from ubp.io.faults import refusal
+from ubp.io.faults import no_room
 from ubp.io.machine import cores, free_memory, has_gpu, threads
 
 
@@ -146,7 +146,7 @@ def main(config: DictConfig) -> list[str]:
     except JobFailed as failed:
         where = "see above" if failed.log is None else f"its log: {failed.log}"
         lines = [*failed.lines(), f"error: {failed}, {where}; fix it and start again: what is done is skipped"]
-        if failed.log and (full := refusal(RuntimeError(), failed.log)) and full.messages[0] not in "\n".join(lines):
+        if failed.log and (full := no_room(failed.log)) and full.messages[0] not in "\n".join(lines):
             lines.insert(-1, f"error: {full}")  # the command's own line found no room
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         raise SystemExit(failed.code) from failed

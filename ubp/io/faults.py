@@ -45,10 +45,19 @@ def refusal(error: BaseException, path: Path) -> UserError | None:
         number = errno.ENOSPC
     if number is None:
         return None
-    what, advice = _FAULTS[number]
     named = getattr(error, "filename", None)
-    if isinstance(named, (str, Path)) and (advice == _RIGHT or Path(named).is_relative_to(path)):
+    if isinstance(named, (str, Path)) and (_FAULTS[number][1] == _RIGHT or Path(named).is_relative_to(path)):
         path = Path(named)
+    return _line(path, number)
+
+
+def no_room(path: Path) -> UserError | None:
+    """The line for a disk that is full where a path lies; None where it has room."""
+    return _line(path, errno.ENOSPC) if _is_full(path) else None
+
+
+def _line(path: Path, number: int) -> UserError:
+    what, advice = _FAULTS[number]
     return UserError(f"{path}: {what}; {advice}; {KEPT}")
 
 

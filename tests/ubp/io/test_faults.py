@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from ubp.io.errors import UserError
-from ubp.io.faults import refusal
+from ubp.io.faults import no_room, refusal
 from ubp.io.files import atomic_write
 
 
@@ -50,6 +50,12 @@ def test_an_error_without_words_on_a_full_disk_is_that(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     assert "no space left" in str(refusal(error, tmp_path / "new" / "a.pt"))
     assert refusal(ValueError("something else"), tmp_path / "a.pt") is None
+
+
+def test_a_disk_with_room_and_a_full_one(tmp_path, monkeypatch):
+    assert no_room(tmp_path / "a.log") is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert str(no_room(tmp_path / "a.log")).startswith(f"{tmp_path / 'a.log'}: no space left on the disk; make room")
 
 
 def test_other_errors_stay(tmp_path):
