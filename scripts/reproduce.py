@@ -85,7 +85,7 @@ def make_again(jobs: Sequence[Job], limits: Limits, grace: float, logs: Path) ->
     try:
         run_jobs(jobs, limits, Processes({}, logs, grace), lambda _: None, ended, left_out)
     except JobFailed as failed:
-        raise UserError([*(line.removeprefix("error: ") for line in failed.lines()), f"{failed}; its log: {failed.log}"]) from failed  # noqa: E501  # fmt: skip
+        raise UserError([*failed.messages(), f"{failed}; its log: {failed.log}"]) from failed
 
 
 # --- comparing ----------------------------------------------------------------------------------------

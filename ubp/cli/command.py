@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ubp.blocks.registry import entries
 from ubp.cli.config import RAY, Common, config_names, explain, hydra_errors, hydra_put_back
 from ubp.cli.help import help_of
-from ubp.cli.jobs import ERROR, JobFailed
+from ubp.cli.jobs import JobFailed
 from ubp.cli.output import say
 from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.io.errors import UserError
@@ -122,7 +122,7 @@ def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[
         except AlreadyDone as done:
             say(str(done))
         except JobFailed as failed:
-            _fail([line.removeprefix(ERROR) for line in failed.lines()] or [str(failed)], failed.code)
+            _fail(failed.messages() or [str(failed)], failed.code)
         except UserError as error:
             _fail(error.messages, error.exit_code)
         except (MemoryError, RuntimeError) as error:

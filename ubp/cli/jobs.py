@@ -102,12 +102,20 @@ class JobFailed(Exception):
         """What the job printed about its failure: its lines that begin with ``error:``, or else its last ones."""
         return _said(self.log)
 
+    def messages(self) -> list[str]:
+        """The same lines without ``error:``."""
+        return _without_prefix(self.lines())
+
 
 def _said(log: Path | None) -> list[str]:
     if log is None:
         return []
     lines = log.read_text(errors="replace").splitlines()
     return [line for line in lines if line.startswith(ERROR)] or lines[-_SHOWN:]
+
+
+def _without_prefix(lines: Iterable[str]) -> list[str]:
+    return [line.removeprefix(ERROR) for line in lines]
 
 
 def longest_first(jobs: Iterable[Job]) -> list[Job]:
@@ -186,7 +194,7 @@ def _run(
 
 def _leave_out(over: Running, waiting: list[Job], left_out: Callable[[Job, str], None]) -> None:
     """Say why a job has made nothing, and leave out those that wait for it."""
-    left_out(over.job, "; ".join(line.removeprefix(ERROR) for line in _said(over.log)) or "see above")
+    left_out(over.job, "; ".join(_without_prefix(_said(over.log))) or "see above")
     gone = {over.job.name}
     while following := [job for job in waiting if gone & set(job.after)]:
         for job in following:
