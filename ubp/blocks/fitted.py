@@ -172,7 +172,7 @@ def _load(folder: Path) -> FittedBlock:
     from safetensors.numpy import load_file
 
     note = _note(folder)
-    _require_as_written(folder, note)
+    _as_written(folder, note)
     try:
         weights = folder / _WEIGHTS
         arrays = load_file(weights) if weights.exists() else {}
@@ -253,10 +253,8 @@ def content_digest(folder: Path) -> str:
 
     def of_files() -> str:
         note = _note(folder)
-        _require_as_written(folder, note)
-        files = sorted(file for file in folder.iterdir() if file.suffix != ".json")
         lineage = json.dumps(settled(note["lineage"]), sort_keys=True)
-        return digest_of(lineage, *(f"{file.name}:{fingerprint(file)}" for file in files))
+        return digest_of(lineage, *(f"{name}:{content}" for name, content in _as_written(folder, note).items()))
 
     return read_whole(folder, of_files)
 
@@ -322,16 +320,18 @@ def _digest(note: Mapping[str, Any]) -> str:
     return digest_of(json.dumps(said, sort_keys=True))
 
 
-def _require_as_written(folder: Path, note: Mapping[str, Any]) -> None:
-    """Refuse a folder whose files are not those that its note was written with.
+def _as_written(folder: Path, note: Mapping[str, Any]) -> dict[str, str]:
+    """The fingerprints of a fitted block's arrays and tables, by file in the order of their names.
 
     Raises:
-        UserError: one of them is another, or is not there.
+        UserError: one that the note was written with is another, or is not there.
     """
+    files = sorted(file for file in folder.iterdir() if file.suffix != ".json" and file.is_file())
+    found = {file.name: fingerprint(file) for file in files}
     for name, written in note.get("files", {}).items():
-        file = folder / name
-        if not file.is_file() or fingerprint(file) != written:
-            raise UserError(f"{file}: not what was written there, or cut off; fit the block again")
+        if found.get(name) != written:
+            raise UserError(f"{folder / name}: not what was written there, or cut off; fit the block again")
+    return found
 
 
 def _unusable(folder: Path, error: Exception) -> UserError:
