@@ -42,7 +42,7 @@ from ubp.io.machine import cores, free_memory, has_gpu, threads
 
 
 def job(entry: Entry, python: str, overrides: Sequence[str]) -> Job:
-    """The command of an entry of the registry, with overrides; of a setting that is there twice the later one counts."""
+    """The command of an entry of the registry, with overrides; a later one of the same setting counts more."""
     arguments = [*entry.overrides, *overrides]
     words = [python, str(REPOSITORY / entry.command), *arguments]
     title = " ".join(["python", entry.command, *arguments])

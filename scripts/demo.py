@@ -76,7 +76,7 @@ def of_one_block_each(overrides: DictConfig | None) -> list[str]:
     """The same overrides of single blocks' commands, by block, as a word for the script that makes all embeddings."""
     if not overrides:
         return []
-    own = [f"{name}: {json.dumps(list(words))}" for name, words in overrides.items()]  # Hydra reads such lists
+    own = [f"{name!s}: {json.dumps(list(words))}" for name, words in overrides.items()]  # Hydra reads such lists
     return [f"overrides={{{', '.join(own)}}}"]
 
 

@@ -1,4 +1,4 @@
-"""The lists of the tasks as they are read: what is open, what is no list of numbers. How they are made: test_tasks.py."""
+"""The lists of the tasks as they are read: what is open, what is no list of numbers. Their making: test_tasks.py."""
 
 import numpy as np
 import pytest
