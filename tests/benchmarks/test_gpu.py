@@ -33,7 +33,6 @@ from benchmarks.steps import (
     Clock,
     Curve,
     DrawnOnCpu,
-    SomeRows,
     gathered,
     load,
     operations_counter,
@@ -49,7 +48,7 @@ from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TargetRules, make_targets
 from ubp.io.errors import UserError
 from ubp.training.encode import encode
-from ubp.training.model import LENGTHS, SequenceModel
+from ubp.training.model import LENGTHS, SequenceModel, SomeRows
 from ubp.training.settings import TrainerSettings
 
 CPU = torch.device("cpu")

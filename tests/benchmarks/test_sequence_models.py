@@ -56,7 +56,8 @@ def test_without_dropout_nothing_is_drawn_away(model):
         own = [value for name, value in settings.items() if "dropout" in name]
         return own + [share for value in settings.values() if isinstance(value, dict) for share in shares(value)]
 
-    assert any(shares(asdict(recipe_of(model)))) and not any(shares(asdict(recipe_of(model, dropout=False))))
+    assert any(shares(asdict(recipe_of(model))))
+    assert not any(shares(asdict(recipe_of(model, dropout=False))))
 
 
 def test_all_products_of_a_step_are_counted():
