@@ -33,7 +33,6 @@ from benchmarks.steps import (
     Clock,
     Curve,
     DrawnOnCpu,
-    SomeRows,
     gathered,
     load,
     operations_counter,
@@ -49,7 +48,7 @@ from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TargetRules, make_targets
 from ubp.io.errors import UserError
 from ubp.training.encode import encode
-from ubp.training.model import LENGTHS, SequenceModel
+from ubp.training.model import LENGTHS, SequenceModel, SomeRows
 from ubp.training.settings import TrainerSettings
 
 CPU = torch.device("cpu")
@@ -268,16 +267,15 @@ def test_faults_of_a_real_model_lie_outside_the_bands(history, tmp_path, setting
     write_split(data, SplitDates.of(data))
     make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)
     local = ChallengeData(history, submit=False)
-    prepared, trainer = load("gru_autoencoder/gru_ae_day_event", local, ["preset=demo"], dropout=False)
-    model = prepared.block.model
+    first = load("gru_autoencoder/gru_ae_day_event", local, tmp_path, ["preset=demo"], dropout=False)
+    model, source = first.model, first.encoded
     assert (model.encoder.dropout.p, model.word_dropout) == (0.0, 0.0)
-    source = prepared.block.source(local, local.clients)
-    few = replace(trainer, max_epochs=5, patience=5, batch_size=16, learning_rate=0.01)
+    few = replace(first.trainer, max_epochs=5, patience=5, batch_size=16, learning_rate=0.01)
 
     def run(**changes):
         changed, folder = replace(few, **changes), tmp_path / "run"
         precision = changes.get("precision", SINGLE)
-        own, curve = trained(model, prepared.train_source, changed, folder, "cpu", precision)
+        own, curve = trained(model, first.source, changed, folder, "cpu", precision)
         return own, curve.points
 
     right, wanted = run()
@@ -370,7 +368,7 @@ def test_every_block_has_its_config_and_its_way(settings):
         folder = name.partition("/")[0]
         assert (CONFIGS / f"{name}.yaml").is_file()
         assert folder in gpu_blocks._MEASURED or composed(CONFIGS / folder, name.partition("/")[2]).model
-    assert len(settings.blocks) == len(set(settings.blocks)) == 9
+    assert len(settings.blocks) == len(set(settings.blocks)) == 12
 
 
 @pytest.mark.parametrize(
@@ -511,6 +509,24 @@ def test_the_cpu_form_measures_and_agrees(tmp_path):
     assert url.checks[2].apart > 0.0  # another precision does not
     assert len(als.checks) == 1
     assert (REPOSITORY / "docs/performance.md").read_bytes() == report
+
+
+@pytest.mark.full
+def test_what_learns_on_past_windows_is_measured_too(tmp_path):
+    names = ["sequential_encoder/sequential_encoder", "twhin/twhin", "dcn/dcn"]
+    words = ["scale=0.001", "sizes=demo", "device=cpu", f"blocks=[{','.join(names)}]", f"data_path={tmp_path}"]
+    words += ["least_steps=3", "warm_steps=2", "agreement.clients=100", "agreement.epochs=1", "matrix.cpu_size=128"]
+    line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), *words, "share=0.01"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "scale" / "0.001" / gpu.FOLDER
+    for name in names:
+        figures = Figures.load(gpu.figures_file(folder, name))
+        assert figures.agrees
+        assert min(figures.speed, figures.epoch, figures.operations) > 0
+        assert len(figures.checks) == 4
+        assert figures.checks[0].apart == figures.checks[1].apart == 0.0
+    assert not list(folder.glob("*_prepared"))
 
 
 def test_some_texts_are_read(tmp_path, settings):

@@ -20,7 +20,7 @@ ROOMS = {
     "ubp/data/split.py": [f"{DATA}/test_split.py"],
     "ubp/data/snapshots.py": [f"{DATA}/test_snapshots.py"],
     "ubp/data/labels.py": [f"{DATA}/test_labels.py"],
-    "ubp/data/targets.py": [f"{EVALUATION}/test_tasks.py"],
+    "ubp/data/targets.py": [f"{DATA}/test_targets.py", f"{EVALUATION}/test_tasks.py"],
     "ubp/data/history.py": [f"{DATA}/test_history.py", f"{DATA}/test_relevant_events.py"],
     "ubp/evaluation/tasks.py": [f"{EVALUATION}/test_tasks.py"],
     "ubp/evaluation/metrics.py": [f"{EVALUATION}/test_metrics.py"],

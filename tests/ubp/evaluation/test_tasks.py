@@ -261,3 +261,10 @@ def test_labels_of_the_split(by_hand):
     assert labels(OF["propensity_category"], clients, train, targets).tolist() == [
         [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0],
     ]  # fmt: skip
+
+
+def test_lists_of_clients_ascend(local):
+    for file in (local.paths.relevant_clients, local.paths.active_clients):
+        clients = np.load(file)
+        assert len(clients) > 20
+        assert (np.diff(clients) > 0).all()
