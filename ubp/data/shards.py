@@ -48,7 +48,8 @@ _MOST_SLICES: Final = 64
 def shards_of(clients: Ids, count: int) -> Ids:
     """The shard of each client, of so many: int64 [clients]."""
     upper = (clients.view(np.uint64) * np.uint64(_MULTIPLIER)) >> np.uint64(32)  # wraps at 2^64
-    return np.asarray(upper % np.uint64(count), np.int64)
+    found: Ids = np.asarray(upper % np.uint64(count), np.int64)
+    return found
 
 
 def _shard(count: int) -> pl.Expr:

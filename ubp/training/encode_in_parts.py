@@ -29,7 +29,8 @@ from ubp.io.arrays import save_array
 from ubp.io.files import atomic_write, digest_of
 from ubp.io.spread import Spread
 from ubp.sequences.batches import length_buckets
-from ubp.sequences.build import build_or_open, events_of
+from ubp.sequences.build import events_of
+from ubp.sequences.build_by_shards import built_by_shards
 from ubp.training.encode import encode
 from ubp.training.fitted import FittedSequenceModel
 
@@ -108,7 +109,8 @@ class InParts:
 
     def _batches(self, block: FittedSequenceModel[Any], spread: Spread) -> "list[_OfBatches]":
         """Batches of all clients, cut into parts of about the same number of events."""
-        asked = build_or_open(self.history).clients if self.clients is None else self.clients
+        store = built_by_shards(self.history, self.shards, spread)
+        asked = store.clients if self.clients is None else self.clients
         some = [_Lengths(self.model, self.history, part) for part in np.array_split(asked, self.shards)]
         found = spread("finding the sequences' lengths", some)
         clients, lengths = (np.concatenate([each[place] for each in found]) for place in (0, 1))
