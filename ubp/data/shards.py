@@ -48,8 +48,7 @@ _MOST_SLICES: Final = 64
 def shards_of(clients: Ids, count: int) -> Ids:
     """The shard of each client, of so many: int64 [clients]."""
     upper = (clients.view(np.uint64) * np.uint64(_MULTIPLIER)) >> np.uint64(32)  # wraps at 2^64
-    found: Ids = np.asarray(upper % np.uint64(count), np.int64)
-    return found
+    return (upper % np.uint64(count)).astype(np.int64)
 
 
 def _shard(count: int) -> pl.Expr:
@@ -97,7 +96,8 @@ class Shard:
 
     def own(self, clients: Ids) -> Ids:
         """Those of some clients that are in this shard, in their order."""
-        return clients[shards_of(clients, self.count) == self.number]
+        found: Ids = clients[shards_of(clients, self.count) == self.number]
+        return found
 
 
 def _columns(event_type: EventType) -> pl.Schema:

@@ -1,5 +1,6 @@
 """A Ray cluster of two nodes on this machine, for whoever asks for it."""
 
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import pytest
 
 STORE = 80 * 2**20  # bytes of a node's object store: nothing large goes through it
+
+# On a busy machine a node may take minutes to begin, and seconds to answer. Ray reads these when it is imported.
+for name, value in {"RAY_raylet_start_wait_time_s": "240", "RAY_health_check_timeout_ms": "60000"}.items():
+    os.environ.setdefault(name, value)
 
 
 @pytest.fixture(scope="module")
