@@ -32,6 +32,7 @@ from ubp.blocks.widths import CUT
 from ubp.cli.command import command
 from ubp.cli.config import RAY, Common, parse
 from ubp.cli.jobs import Job, JobFailed, Limits, Processes, Runner, longest_first, run_jobs
+from ubp.cli.object_store import as_given
 from ubp.cli.output import REMARKS, say
 from ubp.cli.ray_tasks import RayTasks, Resources, cluster
 from ubp.data.paths import REPOSITORY, DataPaths
@@ -192,7 +193,7 @@ def output_folder() -> Path:
 def jobs_of(todo: Sequence[Entry]) -> list[Job]:
     """The entries' commands, in their order."""
     python = os.environ.get("PYTHON") or sys.executable
-    return [job(entry, python, passed_on(sys.argv[1:])) for entry in todo]
+    return [job(entry, python, as_given(passed_on(sys.argv[1:]))) for entry in todo]
 
 
 def run_all(commands: Sequence[Job], limits: Limits, runner: Runner, logs: Path | None) -> list[str]:
