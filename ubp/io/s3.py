@@ -92,8 +92,8 @@ class S3Folder:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address.rstrip("/")
-        self._bucket, _, prefix = self.address.removeprefix(SCHEME).partition("/")
+        self._bucket, _, prefix = address.removeprefix(SCHEME).rstrip("/").partition("/")
+        self.address = f"{SCHEME}{self._bucket}/{prefix}".rstrip("/")
         if not address.startswith(SCHEME) or not self._bucket:
             raise UserError(f"data_path={address}: no address; write it as {SCHEME}BUCKET/PREFIX")
         self._prefix = f"{prefix}/" if prefix else ""

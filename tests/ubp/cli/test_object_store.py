@@ -46,6 +46,11 @@ class TestWords:
         with pytest.raises(UserError, match=rf"data_path={address}: .*of s3:// alone; elsewhere name a folder"):
             require_folder(address)
 
+    @pytest.mark.parametrize("address", ["s3://", "s3:///shop", "shop"])
+    def test_an_address_without_a_bucket(self, address):
+        with pytest.raises(UserError, match=rf"data_path={address}: no address; write it as s3://BUCKET/PREFIX"):
+            S3Folder(address)
+
     def test_without_boto3(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "boto3", None)
         with pytest.raises(UserError, match=rf"{ADDRESS}: boto3 is not installed here; pip install '.\[s3\]'"):
@@ -182,7 +187,7 @@ JOURNEY = (
     "stat_features/stat_features.py submit=False",
     "ALS/als_embeddings.py --config-name=als_buy_add_categories submit=False als.factors=8",
     "scripts/merge.py --config-name=basics submit=False missing=skip",
-    "scripts/evaluate.py embeddings=basics probe=quick probe.width=16 probe.hidden=32 probe.epochs=1 references=False",
+    "scripts/evaluate.py embeddings=basics probe=quick probe.width=16 probe.hidden=32 probe.epochs=1 probe.seeds=[0]",
 )
 
 
@@ -292,7 +297,6 @@ class TestServer:
                 },
                 "no credentials; set AWS_ACCESS_KEY_ID",
             ),
-            ("s3://", {}, "write it as s3://BUCKET/PREFIX"),
         ],
     )
     def test_one_line_where_a_store_refuses(self, bucket, address, more, said, tmp_path):
