@@ -33,6 +33,7 @@ from ubp.blocks.widths import CUT
 from ubp.cli.command import command
 from ubp.cli.config import RAY, Common, parse
 from ubp.cli.jobs import Job, JobFailed, Limits, Processes, Runner, longest_first, run_jobs
+from ubp.cli.object_store import as_given
 from ubp.cli.output import REMARKS, say
 from ubp.cli.ray_tasks import RayTasks, Resources, cluster
 from ubp.data.paths import REPOSITORY, DataPaths
@@ -198,7 +199,8 @@ def output_folder() -> Path:
 def jobs_of(todo: Sequence[Entry], settings: Settings) -> list[Job]:
     """The entries' commands, in their order; what is asked of one command alone counts more than what is of all."""
     python, own = os.environ.get("PYTHON") or sys.executable, settings.overrides or {}
-    return [job(entry, python, [*passed_on(sys.argv[1:]), *own.get(entry.name, [])]) for entry in todo]
+    given = as_given(passed_on(sys.argv[1:]))
+    return [job(entry, python, [*given, *own.get(entry.name, [])]) for entry in todo]
 
 
 def run_all(commands: Sequence[Job], limits: Limits, runner: Runner, logs: Path | None) -> list[str]:

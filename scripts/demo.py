@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from ubp.blocks.registry import blocks, can_be_made
 from ubp.cli.command import command
 from ubp.cli.config import LOCAL, Common, composed
+from ubp.cli.object_store import address_of, refresh
 from ubp.cli.output import closing_line, say, show
 from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
 from ubp.evaluation.reference import REFERENCES, marks, reference_folder
@@ -123,7 +124,7 @@ def run_stage(words: list[str], data_path: str) -> None:
     say(f"\n$ {line}")
     program, script, *arguments = words
     started = time.perf_counter()
-    environment = os.environ | {"CHALLENGE_DATA_PATH": data_path, "PYTHON": sys.executable}
+    environment = os.environ | {"CHALLENGE_DATA_PATH": address_of(data_path), "PYTHON": sys.executable}
     runs = sys.executable if program == "python" else program
     with subprocess.Popen([runs, str(REPOSITORY / script), *arguments], env=environment) as process:  # noqa: S603
         try:
@@ -134,6 +135,7 @@ def run_stage(words: list[str], data_path: str) -> None:
             raise
     if code:
         raise UserError(f"{line}: failed with exit code {code}, see above; fix it and start the demo again")
+    refresh()
     logger.info("%.1f s", time.perf_counter() - started)
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ubp.blocks import registry
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import FittedBlock, imported, load, save
+from ubp.cli.object_store import require_folder
 from ubp.data.history import ChallengeData, UnknownSku
 from ubp.data.paths import CONFIGS, DataPaths
 
@@ -50,6 +51,7 @@ def open_history(
     Raises:
         UserError: a line for each fault in the data.
     """
+    require_folder(str(data_path))
     return ChallengeData(DataPaths(Path(data_path)), submit, unknown_sku, as_of)
 
 

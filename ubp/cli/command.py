@@ -20,6 +20,7 @@ from ubp.blocks.registry import entries
 from ubp.cli.config import RAY, Common, config_names, explain, hydra_errors, hydra_put_back
 from ubp.cli.help import help_of
 from ubp.cli.jobs import JobFailed
+from ubp.cli.object_store import asked_data_path, at_hand, require_no_address, shown
 from ubp.cli.output import say
 from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.io.errors import UserError
@@ -69,8 +70,10 @@ class Command(Generic[Made]):
                 _fail([explain(error, self.folder, config_name or "") or str(error)])
             except KeyboardInterrupt:
                 _fail([f"interrupted; {KEPT}"], code=130)
+            except UserError as error:
+                _fail(error.messages, error.exit_code)
             except Exception as error:
-                if (refused := refusal(error, _data_path(sys.argv[1:]))) is None:
+                if (refused := refusal(error, Path(asked_data_path(sys.argv[1:])))) is None:
                     raise
                 _fail(refused.messages)
         return None
@@ -86,7 +89,8 @@ class Command(Generic[Made]):
             _fail([f"which one? python {script} --config-name=NAME, with one of these as NAME: {names}"])
         else:
             decorated = hydra.main(version_base=None, config_path=str(self.folder), config_name=config_name)
-            with hydra_errors():
+            with at_hand(sys.argv, say) as words, hydra_errors():
+                sys.argv = words
                 decorated(_reporting(self.__wrapped__, self.spreads))()
 
 
@@ -114,6 +118,8 @@ def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[
     def run(config: DictConfig) -> None:
         try:
             common = Common.of(config)
+            if common.engine == RAY:
+                require_no_address(common.data_path)
             if common.engine == RAY and not spreads:
                 _run_on_cluster(common)
                 return
@@ -149,12 +155,13 @@ def _is_of_memory(error: Exception) -> bool:
 
 @contextmanager
 def _process_put_back(*names: str) -> Iterator[None]:
-    """Leave these variables of the environment, and the log's handlers, as they were."""
-    root, before = logging.getLogger(), {name: os.environ.get(name) for name in names}
+    """Leave these variables of the environment, the command line and the log's handlers as they were."""
+    root, before, words = logging.getLogger(), {name: os.environ.get(name) for name in names}, sys.argv
     handlers, level, raising = [*root.handlers], root.level, logging.raiseExceptions
     try:
         yield
     finally:
+        sys.argv = words
         for handler in [handler for handler in root.handlers if handler not in handlers]:
             with suppress(OSError):  # the log's last lines, on a full disk
                 handler.close()
@@ -166,14 +173,6 @@ def _process_put_back(*names: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _data_path(words: list[str]) -> Path:
-    """Where the command's files go, as the command line or the environment says; read without a config."""
-    for word in words:
-        if word.startswith("data_path="):
-            return Path(word.partition("=")[2])
-    return Path(os.environ.get("CHALLENGE_DATA_PATH", "data"))
 
 
 def _leave_out_script_folder() -> None:
@@ -212,5 +211,5 @@ def _overrides(words: list[str]) -> list[str]:
 
 def _fail(messages: list[str], code: int = 1) -> None:
     for message in messages:
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {shown(message)}\n")
     raise SystemExit(code)

@@ -35,6 +35,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from ubp.blocks.registry import Entry
+from ubp.cli.object_store import require_folder
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
 from ubp.io.errors import UserError, require
@@ -94,11 +95,12 @@ class Common:
     as_of: str | None
 
     def __post_init__(self) -> None:
-        """Refuse an unknown engine, and what numpy, scikit-learn and torch take for no seed.
+        """Refuse an address in a folder's place, an unknown engine, and what numpy and torch take for no seed.
 
         Raises:
-            UserError: the engine is unknown, or the seed is none.
+            UserError: the data path is no folder, the engine is unknown, or the seed is none.
         """
+        require_folder(self.data_path)
         require(self.engine in (LOCAL, RAY), "engine", self.engine, f"{LOCAL} or {RAY}")
         require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
 

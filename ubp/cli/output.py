@@ -9,6 +9,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from ubp.cli.object_store import shown
+
 # When this process began, on `time.time`'s clock; imports come before any line of ours.
 _STARTED: float = psutil.Process().create_time()
 
@@ -19,8 +21,8 @@ COLLAPSED, BELOW_POPULARITY = REMARKS = ("COLLAPSED", "BELOW POPULARITY")
 
 
 def say(line: str) -> None:
-    """A line of the command's own on stdout, apart from the log."""
-    sys.stdout.write(f"{line}\n")
+    """A line of the command's own on stdout, apart from the log; see `ubp.cli.object_store.shown`."""
+    sys.stdout.write(f"{shown(line)}\n")
     sys.stdout.flush()
 
 
