@@ -41,13 +41,15 @@ from benchmarks.steps import (
     trained,
 )
 from gru_autoencoder.model import GruAutoencoder
+from tests import tiny
+from ubp.blocks.registry import block
 from ubp.cli.config import composed, parse
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TargetRules, make_targets
 from ubp.io.errors import UserError
-from ubp.training.encode import encode
+from ubp.training.encode import Runtime, encode
 from ubp.training.model import LENGTHS, SequenceModel, SomeRows
 from ubp.training.settings import TrainerSettings
 
@@ -483,21 +485,20 @@ def test_faults_are_short():
 
 @pytest.mark.full
 def test_the_cpu_form_measures_and_agrees(tmp_path):
-    """The command itself at a thousandth of the challenge's size, two kinds of blocks; the report stays as it is."""
+    """The command itself at a thousandth of the challenge's size, three kinds of blocks; the report stays as it is."""
     report = (REPOSITORY / "docs/performance.md").read_bytes()
-    words = ["scale=0.001", "sizes=demo", "device=cpu", "blocks=[next_url/next_url,ALS/als_buy_add_categories]"]
+    words = ["scale=0.001", "sizes=demo", "device=cpu", "blocks=[next_url/next_url,ALS/als_buy_add_categories,dcn/dcn]"]
     words += ["least_steps=3", "warm_steps=2", "agreement.clients=200", "agreement.epochs=1", f"data_path={tmp_path}"]
-    words += ["matrix.cpu_size=128"]
+    words += ["matrix.cpu_size=128", "share=0.01"]
     line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), *words]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "these are CPU figures" in done.stdout
-    assert "2 blocks measured" in done.stdout.splitlines()[-1]
+    assert "3 blocks measured" in done.stdout.splitlines()[-1]
     folder = gpu.log_of(type("Common", (), {"paths": type("Paths", (), {"root": tmp_path})}), 0.001) / gpu.FOLDER
-    url, als = (
-        Figures.load(gpu.figures_file(folder, name)) for name in ("next_url/next_url", "ALS/als_buy_add_categories")
-    )
-    for figures in (url, als):
+    names = ("next_url/next_url", "ALS/als_buy_add_categories", "dcn/dcn")
+    url, als, dcn = (Figures.load(gpu.figures_file(folder, name)) for name in names)
+    for figures in (url, als, dcn):
         assert figures.agrees
         assert min(figures.speed, figures.epoch, figures.host_megabytes) > 0
         assert figures.device_megabytes is None
@@ -507,26 +508,26 @@ def test_the_cpu_form_measures_and_agrees(tmp_path):
     assert [check.name.split()[1] for check in url.checks] == precisions
     assert url.checks[0].apart == 0.0  # a CPU agrees with itself to the bit
     assert url.checks[2].apart > 0.0  # another precision does not
+    assert dcn.checks[0].apart == dcn.checks[1].apart == 0.0
+    assert not list(folder.glob("*_prepared"))
     assert len(als.checks) == 1
     assert (REPOSITORY / "docs/performance.md").read_bytes() == report
 
 
 @pytest.mark.full
-def test_what_learns_on_past_windows_is_measured_too(tmp_path):
-    names = ["sequential_encoder/sequential_encoder", "twhin/twhin", "dcn/dcn"]
-    words = ["scale=0.001", "sizes=demo", "device=cpu", f"blocks=[{','.join(names)}]", f"data_path={tmp_path}"]
-    words += ["least_steps=3", "warm_steps=2", "agreement.clients=100", "agreement.epochs=1", "matrix.cpu_size=128"]
-    line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), *words, "share=0.01"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "scale" / "0.001" / gpu.FOLDER
-    for name in names:
-        figures = Figures.load(gpu.figures_file(folder, name))
-        assert figures.agrees
-        assert min(figures.speed, figures.epoch, figures.operations) > 0
-        assert len(figures.checks) == 4
-        assert figures.checks[0].apart == figures.checks[1].apart == 0.0
-    assert not list(folder.glob("*_prepared"))
+@pytest.mark.parametrize("name", ["sequential_encoder", "twhin"])
+def test_what_has_no_recipe_of_one_step_is_measured_too(history, tmp_path, name):
+    whole = ChallengeData(history, submit=True)
+    write_split(whole, SplitDates.of(whole))
+    make_targets(whole, SplitDates.of(whole), TargetRules(), overwrite=False)
+    data = ChallengeData(history, submit=False)
+    first = load(f"{name}/{name}", data, tmp_path, tiny.overrides(block(name)))
+    found = pace(first.model, first.source, first.trainer, CPU, share=0.01, least=2, warm=2)
+    assert min(found.events, found.seconds, found.operations, found.epoch_events) > 0
+    some = SomeRows(first.encoded, np.arange(20))
+    assert np.isfinite(encode(first.model, some, Runtime(8))).all()
+    again = load(f"{name}/{name}", data, tmp_path, tiny.overrides(block(name)))  # of what was prepared before
+    assert again.source.lengths.tolist() == first.source.lengths.tolist()
 
 
 def test_some_texts_are_read(tmp_path, settings):

@@ -34,6 +34,29 @@ _JOIN = "'inner' if data.unknown_sku == 'drop' else 'left' -> 'inner'"
 NONE = {
     ("ubp/data/split.py", _JOIN): "where unknown skus are an error, every sku has properties",
     ("ubp/data/split.py", "'left' -> 'inner'"): "likewise",
+    ("ubp/data/targets.py", "2 -> 3"): "a name of a window, like any other",
+    ("ubp/data/targets.py", "rules.relevant_clients < len(clients) -> rules.relevant_clients <= len(clients)"): (
+        "a draw of all is all"
+    ),
+    (
+        "ubp/data/targets.py",
+        "np.array(array.tolist()) if array.dtype.hasobject and array.size else array -> np.array(array.tolist())",
+    ): "the same numbers",
+    ("ubp/data/targets.py", "array.dtype.hasobject and array.size -> array.dtype.hasobject or array.size"): "likewise",
+    ("ubp/data/history.py", "1000000 -> 1000001"): "a mask draws others, as many",
+    ("ubp/data/history.py", "drawn >= round(self.share * _DRAWS) -> drawn > round(self.share * _DRAWS)"): "likewise",
+    ("ubp/data/history.py", "self.start >= as_of -> self.start > as_of"): "then there is no purchase before it either",
+    (
+        "ubp/data/history.py",
+        "event_type.has_sku and self._summaries[event_type].unknown_skus -> "
+        "event_type.has_sku or self._summaries[event_type].unknown_skus",
+    ): "where every sku is known, none is dropped",
+    ("ubp/data/history.py", "'left' -> 'inner'"): "likewise",
+    (
+        "ubp/data/history.py",
+        "self.events(event_type).select(schema.CLIENT_ID).head(1) -> self.events(event_type).select(schema.CLIENT_ID)",
+    ): "it reads more, and finds the same",
+    ("ubp/data/history.py", "1 -> 2"): "likewise",
     ("ubp/evaluation/metrics.py", "-1 -> 1"): "matrices have two dimensions",
     (
         "ubp/evaluation/metrics.py",

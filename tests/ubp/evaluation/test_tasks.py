@@ -165,6 +165,19 @@ def test_files_that_are_there_stay_unless_overwrite(by_hand):
     assert load_targets(by_hand, OF["propensity_sku"]).values.tolist() == [10, 20, 30, 40, 50]
 
 
+def test_of_two_files_of_a_task_one_alone_is_made_again(by_hand):
+    made(by_hand)
+    (by_hand.target / "popularity_propensity_sku.npy").unlink()
+    assert made(by_hand) == ["propensity_sku.npy", "popularity_propensity_sku.npy"]
+
+
+def test_fewer_targets_than_asked_for_is_a_line_and_as_many_is_none(by_hand, caplog):
+    made(by_hand, TargetRules(per_task=2))
+    assert "targets, the log has no more" not in caplog.text
+    made(by_hand, overwrite=True)
+    assert "propensity_price: only" in caplog.text
+
+
 def test_targets_may_be_files_with_python_objects(tmp_path):
     paths = DataPaths(tmp_path)
     paths.target.mkdir(parents=True)
