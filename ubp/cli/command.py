@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ubp.blocks.registry import entries
-from ubp.cli.config import RAY, Common, config_names, explain, hydra_errors, hydra_put_back
+from ubp.cli.config import RAY, Common, config_names, explain, hydra_errors, hydra_put_back, value_at
 from ubp.cli.help import help_of
 from ubp.cli.jobs import JobFailed
 from ubp.cli.object_store import asked_data_path, at_hand, require_no_address, shown
@@ -121,7 +121,7 @@ def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[
             if common.engine == RAY:
                 require_no_address(common.data_path)
             if common.engine == RAY and not spreads:
-                _run_on_cluster(common)
+                _run_on_cluster(common, _ray_workers(config))
                 return
             _choose_gpus(common)
             body(config)
@@ -139,13 +139,27 @@ def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[
     return run
 
 
-def _run_on_cluster(common: Common) -> None:
-    """Let this very command run on a node of the cluster; see `ubp.cli.ray_tasks.run_alone`."""
-    from ubp.cli.ray_tasks import run_alone
+def _run_on_cluster(common: Common, workers: int) -> None:
+    """Let this very command run on a node of the cluster, or on several workers that train together.
 
+    See `ubp.cli.ray_tasks.run_alone` and `ubp.cli.ray_train.run_together`.
+    """
     script = Path(sys.argv[0]).resolve()
     gpu = any(entry.gpu for entry in entries() if REPOSITORY / entry.command == script)
-    run_alone(script, sys.argv[1:], common.paths.root, Path(HydraConfig.get().runtime.output_dir), gpu)
+    where = common.paths.root, Path(HydraConfig.get().runtime.output_dir)
+    if workers > 1:
+        from ubp.cli.ray_train import run_together
+
+        run_together(script, sys.argv[1:], *where, workers, gpu)
+    else:
+        from ubp.cli.ray_tasks import run_alone
+
+        run_alone(script, sys.argv[1:], *where, gpu)
+
+
+def _ray_workers(config: DictConfig) -> int:
+    """How many workers of the cluster train a command's model together; 1 where it trains none."""
+    return value_at(config.trainer, "ray_workers", int) if isinstance(config.get("trainer"), DictConfig) else 1
 
 
 def _is_of_memory(error: Exception) -> bool:

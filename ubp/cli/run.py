@@ -167,8 +167,11 @@ def embedding_run(
     path = common.paths.block(config.name, common.submit)
     left_out = {*NOT_IN_LINEAGE, *not_in_lineage}
     settings = {key: value for key, value in resolved(config).items() if key not in left_out}
+    trainer = settings.get("trainer", {})
     for name in NOT_OF_TRAINER:
-        settings.get("trainer", {}).pop(name, None)
+        trainer.pop(name, None)
+    if trainer.get("ray_workers") == 1:  # what was fitted before there was this setting is the same
+        trainer.pop("ray_workers")
     lineage = {
         "name": config.name,
         "config": settings,

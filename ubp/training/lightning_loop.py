@@ -4,6 +4,7 @@ A module of its own because Lightning takes seconds to import: `fit` imports it,
 """
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -14,12 +15,13 @@ from typing import Any, cast
 
 import lightning as lit
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -28,6 +30,7 @@ from ubp.io.files import atomic_write
 from ubp.training.loader import BatchRequest, BucketSampler, make_loader
 from ubp.training.model import VALIDATION_LOSS, Batch, SequenceModel, Source, losses_of
 from ubp.training.partition import Parts
+from ubp.training.ray_ranks import let_others_begin
 from ubp.training.settings import TrainerSettings
 
 logger = logging.getLogger(__name__)
@@ -181,21 +184,36 @@ def make_trainer(settings: TrainerSettings, callbacks: list[Callback], loggers: 
 def _lightning_trainer(
     settings: TrainerSettings, callbacks: list[Callback], loggers: list[Logger], precision: str, progress: bool
 ) -> lit.Trainer:
+    strategy, environment = (None, []) if settings.ray_workers == 1 else _among_ray_workers(settings.ray_workers)
     return lit.Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
+        devices=settings.devices if strategy is None else "auto",
+        strategy=strategy or settings.strategy,
         precision=cast("Any", precision),
         max_epochs=settings.max_epochs,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[_AtomicCheckpoints()],
+        plugins=[_AtomicCheckpoints(), *environment],
         enable_progress_bar=progress,
         enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
     )
+
+
+def _among_ray_workers(workers: int) -> tuple[Strategy, list[ClusterEnvironment]]:
+    """What lets Lightning exchange gradients with the other workers of Ray Train.
+
+    Raises:
+        UserError: there are none: this process is no worker of as many.
+    """
+    if os.environ.get("WORLD_SIZE") != str(workers):
+        raise UserError(f"trainer.ray_workers={workers}: give the block's own command, with engine=ray")
+    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
+
+    let_others_begin()
+    return RayDDPStrategy(), [RayLightningEnvironment()]  # type: ignore[no-untyped-call]
 
 
 def _on_terminal() -> bool:

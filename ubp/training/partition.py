@@ -23,17 +23,17 @@ class Parts:
 
 
 def split_rows(rows: int, settings: TrainerSettings, seed: int) -> Parts:
-    """Draw the held-out and the validation rows: at least one each, and one a device to validate on.
+    """Draw the held-out and the validation rows: at least one each, and one a device or worker to validate on.
 
     Raises:
         NoUsableEvents: too few rows for that.
     """
-    if rows < 2 * settings.devices + 1:
+    if rows < 2 * settings.ranks + 1:
         raise NoUsableEvents(
-            f"clients with events to learn from: {rows}; training needs at least {2 * settings.devices + 1}"
+            f"clients with events to learn from: {rows}; training needs at least {2 * settings.ranks + 1}"
         )
     order = np.random.default_rng(seed).permutation(rows).astype(np.int64)
     held_out = max(1, round(rows * settings.held_out))
-    validation = max(settings.devices, round((rows - held_out) * settings.validation))
+    validation = max(settings.ranks, round((rows - held_out) * settings.validation))
     cuts = np.split(order, [held_out, held_out + validation])
     return Parts(np.sort(cuts[2]), np.sort(cuts[1]), np.sort(cuts[0]))

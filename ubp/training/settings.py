@@ -18,12 +18,13 @@ class TrainerSettings:
     Attributes:
         max_epochs: at the most.
         patience: epochs without a better value of the model's monitor before training stops.
-        batch_size: sequences per step, on each device.
+        batch_size: sequences per step, on each device or worker.
         micro_batch: sequences of a step that are worked through at a time, their gradients added up: less memory for
             the same step. None: 64 on a CPU, all at once elsewhere.
         learning_rate: of Adam.
         gradient_clip: largest norm of the gradient; 0 for no limit.
-        devices: how many; with several, ``strategy=ddp``.
+        devices: how many of one machine; with several, ``strategy=ddp``.
+        ray_workers: of a Ray cluster, each with a device of its own, that train together (``engine=ray``); 1: none.
         strategy: Lightning's.
         accelerator: Lightning's; ``auto`` takes the GPU where there is one.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; ``auto`` is bf16-mixed on CUDA, 32-true elsewhere.
@@ -42,6 +43,7 @@ class TrainerSettings:
     learning_rate: float = 0.001
     gradient_clip: float = 1.0
     devices: int = 1
+    ray_workers: int = 1
     strategy: str = "auto"
     accelerator: str = "auto"
     precision: str = "auto"
@@ -57,7 +59,9 @@ class TrainerSettings:
         Raises:
             UserError: a number out of its range.
         """
-        require_positive(self, "trainer", "max_epochs", "patience", "batch_size", "devices")
+        require_positive(self, "trainer", "max_epochs", "patience", "batch_size", "devices", "ray_workers")
+        alone = self.ray_workers == 1 or self.devices == 1
+        require(alone, "trainer.devices", self.devices, "1 where there are trainer.ray_workers: each has one device")
         for name, least in {"micro_batch": 1, "threads": 1, "workers": 0}.items():
             value = getattr(self, name)
             require(value is None or value >= least, f"trainer.{name}", value, f"at least {least}, or null")
@@ -68,6 +72,11 @@ class TrainerSettings:
         # Its gradients are scaled up until the optimizer steps, and would be clipped as they are then.
         half = self.precision == "16-mixed" and self.gradient_clip > 0
         require(not half, "trainer.precision", self.precision, "bf16-mixed or 32-true, or trainer.gradient_clip=0")
+
+    @property
+    def ranks(self) -> int:
+        """Devices or workers that train together."""
+        return self.devices * self.ray_workers
 
     def micro_batch_on(self, device: str) -> int | None:
         """Rows that are worked through at a time on a kind of device; None: all."""
