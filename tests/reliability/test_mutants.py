@@ -57,6 +57,11 @@ NONE = {
         "self.events(event_type).select(schema.CLIENT_ID).head(1) -> self.events(event_type).select(schema.CLIENT_ID)",
     ): "it reads more, and finds the same",
     ("ubp/data/history.py", "1 -> 2"): "likewise",
+    ("ubp/data/history.py", "finish(new) -> pass"): "tests/ubp/io/test_together.py finds it",
+    ("ubp/data/history.py", "[] if self._mask is None else [self._mask] -> [self._mask]"): "another digest, as good",
+    ("ubp/evaluation/tasks.py", "task.column is None or targets is None -> task.column is None and targets is None"): (
+        "there are both, or neither"
+    ),
     ("ubp/evaluation/metrics.py", "-1 -> 1"): "matrices have two dimensions",
     (
         "ubp/evaluation/metrics.py",

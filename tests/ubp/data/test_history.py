@@ -639,3 +639,25 @@ def test_one_event_that_is_not_dropped_is_one(make_history, tmp_path):
     data = ChallengeData(log.write(tmp_path), True, unknown_sku="drop")
     assert data.has(kind)
     assert data.rows(kind) == 1
+
+
+def test_an_error_while_files_change_is_said_to_come_from_that(history):
+    data = ChallengeData(history, True)
+    with pytest.raises(KeyError), data.unchanged():
+        raise KeyError("a fault of ours")
+    with pytest.raises(UserError, match="something else"), data.unchanged():
+        raise UserError("something else")
+    file = data.file(VISIT)
+    pl.read_parquet(file).head(5).write_parquet(file)
+    with pytest.raises(UserError, match="changed while they were read; give the command again"), data.unchanged():
+        raise KeyError("whatever came of it")
+    with data.unchanged():  # nothing failed
+        pass
+
+
+def test_a_type_without_events_has_no_first_one(make_history, tmp_path):
+    log = make_history()
+    log.events[SEARCH] = log.events[SEARCH].clear()
+    data = ChallengeData(log.write(tmp_path), True)
+    with pytest.raises(ValueError, match="without events"):
+        data.first(SEARCH)

@@ -70,6 +70,9 @@ def test_an_empty_list_is_one(write, dtype):
         (np.array([2**70, 1], object), [1.0, 1.0], "object, no numbers"),
         (["1", "2"], [1.0, 1.0], "<U1, no numbers"),
         ([True, False], [1.0, 1.0], "bool, no numbers"),
+        ([3 + 1j, 1], [1.0, 1.0], "complex128, no numbers"),
+        (np.array([None, 1], object), [1.0, 1.0], "no numbers"),
+        ([1e300, 1.0], [1.0, 1.0], "not all of its 2 values are int64"),
         ([np.nan, 1.0], [1.0, 1.0], "some of its values are not finite"),
         ([1, 2], [np.inf, 1.0], "some of its values are not finite"),
     ],
@@ -80,7 +83,28 @@ def test_what_is_no_list_of_numbers_is_refused(write, values, popularity, reason
         load_targets(paths, SKU)
 
 
+def test_a_list_in_the_place_of_a_number_is_refused(write):
+    values = np.empty(2, object)
+    values[:] = [[1, 2], 3]
+    with pytest.raises(UserError, match=r"propensity_sku\.npy: not a readable \.npy file"):
+        load_targets(write(SKU, values, np.ones(2)), SKU)
+
+
+def test_a_file_that_is_missing_or_cannot_be_read_is_one_line(write):
+    paths = write(SKU, np.arange(2), np.ones(2))
+    for file in target_files(paths, SKU):
+        whole = file.read_bytes()
+        file.write_bytes(b"")
+        with pytest.raises(UserError, match=rf"{file.name}: not a readable \.npy file.*make_targets") as caught:
+            load_targets(paths, SKU)
+        assert len(caught.value.messages) == 1
+        file.unlink()
+        with pytest.raises(UserError, match=rf"{file.name}: file missing.*make_targets"):
+            load_targets(paths, SKU)
+        file.write_bytes(whole)
+
+
 @pytest.mark.parametrize(("values", "popularity"), [([1, 2], [1.0]), ([[1, 2]], [[1.0, 2.0]])])
 def test_two_lists_that_do_not_fit(write, values, popularity):
-    with pytest.raises(UserError, match="both must be one list of the same length"):
+    with pytest.raises(UserError, match=r"targets but .* popularities.*both must be one list of the same length"):
         load_targets(write(SKU, np.array(values), np.array(popularity)), SKU)

@@ -178,63 +178,6 @@ def test_fewer_targets_than_asked_for_is_a_line_and_as_many_is_none(by_hand, cap
     assert "propensity_price: only" in caplog.text
 
 
-def test_targets_may_be_files_with_python_objects(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    np.save(paths.target / "propensity_sku.npy", np.array([3, 1], dtype=object))
-    np.save(paths.target / "popularity_propensity_sku.npy", np.array([0.5, 2], dtype=object))
-    targets = load_targets(paths, OF["propensity_sku"])
-    assert (targets.values.dtype, targets.values.tolist()) == (np.int64, [3, 1])
-    assert (targets.popularity.dtype, targets.popularity.tolist()) == (np.float64, [0.5, 2.0])
-
-
-def test_targets_that_are_no_numbers(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(1))
-    for value in (None, "three", [1, 2]):
-        array = np.empty(1, dtype=object)
-        array[0] = value
-        np.save(paths.target / "propensity_sku.npy", array)
-        with pytest.raises(UserError, match=r"propensity_sku\.npy: not a readable \.npy file"):
-            load_targets(paths, OF["propensity_sku"])
-
-
-@pytest.mark.parametrize("values", [[np.nan], [np.inf], [0.5], [1e300], [3 + 1j], [2**64 - 1], ["3"], [[1, 2]]])
-def test_targets_that_would_become_other_numbers(tmp_path, values):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(1))
-    np.save(paths.target / "propensity_sku.npy", np.array(values))
-    with pytest.raises(UserError, match=r"propensity_sku\.npy: "):
-        load_targets(paths, OF["propensity_sku"])
-    np.save(paths.target / "propensity_sku.npy", np.array([3.0]))
-    np.save(paths.target / "popularity_propensity_sku.npy", np.array([np.nan]))
-    with pytest.raises(UserError, match=r"popularity_propensity_sku\.npy: not a readable"):
-        load_targets(paths, OF["propensity_sku"])
-
-
-def test_targets_and_popularity_must_fit(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"propensity_sku\.npy: file missing.*make_targets"):
-        load_targets(paths, OF["propensity_sku"])
-    np.save(paths.target / "propensity_sku.npy", np.arange(3))
-    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(2))
-    with pytest.raises(UserError, match=r"\(3,\) targets but \(2,\) popularities"):
-        load_targets(paths, OF["propensity_sku"])
-
-
-def test_a_target_file_that_cannot_be_read_is_one_line(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    for name in ("propensity_sku", "popularity_propensity_sku"):
-        (paths.target / f"{name}.npy").write_bytes(b"")
-    with pytest.raises(UserError, match=r"propensity_sku\.npy: not a readable \.npy file.*make_targets") as caught:
-        load_targets(paths, OF["propensity_sku"])
-    assert len(caught.value.messages) == 1
-
-
 def test_the_ground_truth_of_the_split(by_hand):
     made(by_hand)
     data = ChallengeData(by_hand, True)
@@ -254,6 +197,18 @@ def test_the_ground_truth_of_the_split(by_hand):
     truth.require_purchases(clients)
     with pytest.raises(UserError, match=r"_target\.parquet: no purchase by any of the 1 clients"):
         truth.require_purchases(clients[:1])
+
+
+def test_a_window_that_cannot_be_read_is_one_line(by_hand):
+    by_hand.target.mkdir(exist_ok=True)
+    file = by_hand.target / "train_target.parquet"
+    file.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"train_target\.parquet: unusable \(.*split\.py overwrite=True") as caught:
+        load_window(by_hand, file.name)
+    assert len(caught.value.messages) == 1
+    pl.DataFrame({"client_id": [1], "sku": [2], "category": [3]}).write_parquet(file)
+    with pytest.raises(UserError, match=r"unusable .*price"):
+        load_window(by_hand, file.name)
 
 
 def test_window_missing_names_the_split(tmp_path):
