@@ -37,7 +37,6 @@ from ubp.data.history import ChallengeData
 from ubp.io.errors import UserError, require, require_positive
 from ubp.io.files import digest_of
 from ubp.io.stage import Stage
-from ubp.training.encode_in_parts import InParts
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +122,8 @@ class Request:
             parts: what each is given.
             folder: for parts that are done, until all are; of this request alone.
         """
+        from ubp.training.encode_in_parts import InParts  # torch takes a second
+
         with cluster() as found:
             needed = Resources(parts.threads, parts.gpus, int(parts.memory * 1e9))
             found.require(f"a part of {self.name}", needed, "parts.memory, parts.gpus or parts.threads")

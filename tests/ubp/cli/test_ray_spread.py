@@ -1,6 +1,7 @@
 """A command's own work as tasks of a cluster of two nodes: the same bytes, also where a worker is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from ubp.blocks.fitted import content_digest
 from ubp.blocks.registry import block
 from ubp.cli.ray_spread import RaySpread
 from ubp.cli.ray_tasks import Resources, cluster
@@ -109,3 +111,15 @@ def test_encoded_on_two_nodes_the_file_has_the_bytes_of_one_process(fitted, tmp_
     assert said.startswith(f"2 nodes, 3 cores, 0 GPUs; 5 parts of {name}")
     assert here.read_bytes() == there.read_bytes()
     assert not fitted.parts_of(there).exists()
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("nodes")
+def test_fitted_and_encoded_on_two_nodes_a_block_has_the_bytes_of_one_process(fitted, make_history, tmp_path):
+    paths = make_history().write(tmp_path / "data")
+    shutil.copytree(fitted.input, paths.input)
+    said = run(paths, "stat_features/stat_features.py", "engine=ray")
+    assert said.startswith("2 nodes, 3 cores; 3 parts of stat_features")
+    block_file, model = paths.block("stat_features", submit=True), paths.model("stat_features", submit=True)
+    assert block_file.read_bytes() == fitted.block("stat_features", submit=True).read_bytes()
+    assert content_digest(model) == content_digest(fitted.model("stat_features", submit=True))
