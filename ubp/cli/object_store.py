@@ -4,10 +4,11 @@
 the address' place, and what it says on the terminal has the address in the folder's.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -81,8 +82,10 @@ def at_hand(words: Sequence[str], say: Callable[[str], None]) -> Iterator[list[s
         return
     folder = S3Folder(address)
     place = Workspace(folder, _home(), _name(words), needed_by(words))
-    with place.held():
-        _say_moved(place.fetch(), folder.address, "fetched", say)
+    with ExitStack() as held:
+        with _heard():
+            held.enter_context(place.held())
+            _say_moved(place.fetch(), folder.address, "fetched", say)
         _open.append(place)
         try:
             yield _with_folder(words, place)
@@ -97,6 +100,20 @@ def at_hand(words: Sequence[str], say: Callable[[str], None]) -> Iterator[list[s
             _finish(place)
         finally:
             _open.remove(place)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Lines of the log on stderr, such as for whom this waits: Hydra has not set up the log yet."""
+    library, handler = logging.getLogger("ubp"), logging.StreamHandler()
+    level = library.level
+    library.addHandler(handler)
+    library.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(level)
 
 
 def _finish(place: Workspace) -> None:

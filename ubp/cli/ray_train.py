@@ -85,12 +85,14 @@ def run_together(script: Path, words: Sequence[str], data_path: Path, logs: Path
         name = str(script.resolve().relative_to(REPOSITORY))
         order = Order(name, told(words), str(log), cpus, str(data_path.absolute()), code_digest())
         say(f"{workers} workers on {len(found.nodes)} nodes, threads each: {cpus}; their logs: {logs}")
-        with _followed(log):
-            _train(order, workers, cpus, use_gpu, logs)
+        # In a thread: in the main one Ray Train would take Ctrl-C for itself, and say nothing of it.
+        running = threading.Thread(target=_train, args=(order, workers, use_gpu, logs), daemon=True)
+        running.start()
+        _follow(log, running)
     _require_success(order, Job(script.stem, [sys.executable, str(script), *words], name, 0))
 
 
-def _train(order: Order, workers: int, cpus: int, use_gpu: bool, logs: Path) -> None:
+def _train(order: Order, workers: int, use_gpu: bool, logs: Path) -> None:
     """Let Ray Train run the workers, and begin again when one is lost."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -103,7 +105,10 @@ def _train(order: Order, workers: int, cpus: int, use_gpu: bool, logs: Path) -> 
         train_loop_config=asdict(order),
         torch_config=TorchConfig(timeout_s=_PREPARING),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}, placement_strategy="SPREAD"
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": order.threads},
+            placement_strategy="SPREAD",
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # the types are those of an earlier version
             name="ray_train",
@@ -130,33 +135,20 @@ def _require_success(order: Order, job: Job) -> None:
         raise JobFailed(job, code, Path(order.log))
 
 
-@contextmanager
-def _followed(log: Path) -> Iterator[None]:
+def _follow(log: Path, running: threading.Thread) -> None:
     """Show the lines of a log while it grows; errors are said when all has ended."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        read = 0
-        while True:
-            last = ended.wait(_LOOK)
-            with log.open("rb") as file:
-                file.seek(read)
-                text = file.read()
-            whole = text if last else text[: text.rfind(b"\n") + 1]
-            read += len(whole)
-            for line in whole.decode(errors="replace").splitlines():
-                if not line.startswith(ERROR):
-                    say(line)
-            if last:
-                return
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    read, last = 0, False
+    while not last:
+        running.join(_LOOK)
+        last = not running.is_alive()
+        with log.open("rb") as file:
+            file.seek(read)
+            text = file.read()
+        whole = text if last else text[: text.rfind(b"\n") + 1]
+        read += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            if not line.startswith(ERROR):
+                say(line)
 
 
 def run_rank(given: dict[str, Any]) -> None:

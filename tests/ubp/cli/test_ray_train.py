@@ -85,7 +85,7 @@ def undisturbed(nodes, tmp_path_factory) -> DataPaths:  # noqa: F811
     """A data path where two workers trained the block."""
     assert nodes is not None
     paths = written(synthetic(), tmp_path_factory.mktemp("undisturbed") / "data")
-    out, err = on_workers(paths, 2).communicate(timeout=300)
+    out, err = on_workers(paths, 2).communicate(timeout=600)
     assert paths.block(NAME, submit=True).exists(), (out, err)
     assert re.search(r"^2 workers on 2 nodes", out, re.MULTILINE)
     assert "epoch 20 of 20" in out
@@ -99,7 +99,7 @@ class TestOnTwoNodes:
         paths = written(synthetic(), tmp_path / "data")
         two = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu")
         environment = os.environ | {"CHALLENGE_DATA_PATH": str(paths.root), "OMP_NUM_THREADS": "1"}
-        subprocess.run(words(*two), env=environment, check=True, capture_output=True, timeout=300)
+        subprocess.run(words(*two), env=environment, check=True, capture_output=True, timeout=600)
         one, other = (EmbeddingTable.read(each.block(NAME, submit=True)) for each in (undisturbed, paths))
         assert np.array_equal(one.client_ids, other.client_ids)
         assert np.array_equal(one.vectors, other.vectors)
@@ -108,10 +108,10 @@ class TestOnTwoNodes:
     def test_a_killed_worker_costs_no_more_than_its_epoch(self, undisturbed, tmp_path):
         paths = written(synthetic(), tmp_path / "data")
         process = on_workers(paths, 2)
-        wait_until(lambda: any("epoch 2 of" in log.read_text() for log in logs(paths, "next_sku_embeddings.log")), 240)
+        wait_until(lambda: any("epoch 2 of" in log.read_text() for log in logs(paths, "next_sku_embeddings.log")), 500)
         (second,) = logs(paths, "next_sku_embeddings.1.log")
         os.kill(int(re.findall(r"PID (\d+)", second.read_text())[-1]), signal.SIGKILL)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, (out, err)
         assert len(re.findall(r"^on .*, rank 0 of 2", out, re.MULTILINE)) == 2
         assert "taking up the run" in out
@@ -120,14 +120,14 @@ class TestOnTwoNodes:
     @pytest.mark.usefixtures("nodes")
     def test_one_worker_gives_the_bits_of_this_machine(self, tmp_path):
         paths = written(synthetic(), tmp_path / "data")
-        out, err = on_workers(paths, 1).communicate(timeout=300)
+        out, err = on_workers(paths, 1).communicate(timeout=600)
         assert paths.block(NAME, submit=True).exists(), (out, err)
         assert made(paths) == here(written(synthetic(), tmp_path / "other"), Job(NAME, words(), NAME, 1))
 
     @pytest.mark.usefixtures("nodes")
     def test_more_workers_than_there_is_room_for(self, tmp_path):
         process = on_workers(written(synthetic(), tmp_path / "data"), 9)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 1
         assert err.startswith("error: trainer.ray_workers=9: the cluster has 3 cores and 0 GPUs")
 
@@ -136,6 +136,6 @@ class TestOnTwoNodes:
         paths = written(synthetic(), tmp_path / "data")
         (paths.raw / "product_buy.parquet").write_bytes(b"no parquet")
         process = on_workers(paths, 2)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=600)
         assert process.returncode == 1
         assert err.count("product_buy.parquet") == 1
