@@ -62,6 +62,9 @@ NONE = {
     ("ubp/evaluation/tasks.py", "task.column is None or targets is None -> task.column is None and targets is None"): (
         "there are both, or neither"
     ),
+    ("ubp/evaluation/tasks.py", "bought.select(schema.CLIENT_ID).unique() -> bought.select(schema.CLIENT_ID)"): (
+        "a join that asks only whether somebody is there"
+    ),
     ("ubp/evaluation/metrics.py", "-1 -> 1"): "matrices have two dimensions",
     (
         "ubp/evaluation/metrics.py",
