@@ -62,7 +62,15 @@ NONE = {
     ("ubp/evaluation/tasks.py", "task.column is None or targets is None -> task.column is None and targets is None"): (
         "there are both, or neither"
     ),
+    ("ubp/evaluation/tasks.py", "bought.select(schema.CLIENT_ID).unique() -> bought.select(schema.CLIENT_ID)"): (
+        "a join that asks only whether somebody is there"
+    ),
     ("ubp/evaluation/metrics.py", "-1 -> 1"): "matrices have two dimensions",
+    ("ubp/evaluation/metrics.py", "False -> True"): "torchmetrics looks at arguments that are right",
+    (
+        "ubp/evaluation/metrics.py",
+        "task.is_propensity and targets is not None -> task.is_propensity or targets is not None",
+    ): "there are both, or neither",
     (
         "ubp/evaluation/metrics.py",
         "self.novelty is None or self.diversity is None -> self.novelty is None and self.diversity is None",
