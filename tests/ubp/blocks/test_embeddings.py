@@ -220,7 +220,7 @@ def test_whole_pages_of_another_block_are_not_taken_for_this_one(tmp_path):
     path = tmp_path / "a.parquet"
     EmbeddingTable(IDS, VECTORS, {}).write(path)
     noted = pq.read_schema(path).metadata
-    EmbeddingTable(IDS, VECTORS + 1, {}).write(path)
+    EmbeddingTable(IDS, VECTORS + np.float32([[0], [0], [1]]), {}).write(path)
     pq.write_table(pq.read_table(path).replace_schema_metadata(noted), path)
     with pytest.raises(UserError, match="not those that were written"):
         EmbeddingTable.read(path)
