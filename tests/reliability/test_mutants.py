@@ -72,6 +72,31 @@ NONE = {
         "task.is_propensity and targets is not None -> task.is_propensity or targets is not None",
     ): "there are both, or neither",
     (
+        "ubp/data/labels.py",
+        "bought[schema.SKU].unique() -> bought[schema.SKU]",
+    ): "each is looked up once, however often",
+    ("ubp/data/labels.py", "True -> False"): "numpy looks whether clients are unique, and they are",
+    ("ubp/blocks/embeddings.py", "len(vectors) // _LOOKED_AT + 1 -> len(vectors) // _LOOKED_AT - 1"): (
+        "which rows a digest looks at"
+    ),
+    ("ubp/blocks/embeddings.py", "16 -> 17"): "a digest has a byte more",
+    ("ubp/blocks/embeddings.py", "True -> False"): "numbers without nulls need no copy",
+    (
+        "ubp/blocks/embeddings.py",
+        "column.null_count or numbers.null_count -> column.null_count and numbers.null_count",
+    ): "Arrow refuses nulls too, in other words",
+    ("ubp/blocks/embeddings.py", "raise ValueError(f'column {name}: some values are null') -> pass"): "likewise",
+    ("ubp/evaluation/scores.py", "2 -> 3"): "how far a line of the JSON is indented",
+    ("ubp/evaluation/scores.py", "0.0 -> 1.0"): "tasks that all rows have are not None",
+    ("ubp/blocks/embeddings.py", "4096 -> 4097"): "which rows a digest looks at",
+    ("ubp/blocks/embeddings.py", "2 -> 3"): "likewise, or how much is read at a time",
+    ("ubp/blocks/embeddings.py", "22 -> 23"): "how much is written at a time",
+    ("ubp/blocks/embeddings.py", "21 -> 22"): "how much is read at a time",
+    ("ubp/blocks/embeddings.py", "20 -> 21"): "likewise",
+    ("ubp/blocks/embeddings.py", "max -> min"): "likewise",
+    ("ubp/blocks/embeddings.py", "1 -> 2"): "likewise; any negative number stands for what is left of a shape",
+    ("ubp/blocks/embeddings.py", "False -> True"): "memory: what is read at once, and copied where it need not be",
+    (
         "ubp/evaluation/metrics.py",
         "self.novelty is None or self.diversity is None -> self.novelty is None and self.diversity is None",
     ): "both are None, or neither",
