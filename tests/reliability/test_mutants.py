@@ -75,6 +75,16 @@ NONE = {
         "ubp/data/labels.py",
         "bought[schema.SKU].unique() -> bought[schema.SKU]",
     ): "each is looked up once, however often",
+    ("ubp/data/labels.py", "pairs[schema.SKU].unique() -> pairs[schema.SKU]"): "likewise",
+    (
+        "ubp/data/labels.py",
+        "snapshot.after(event_type, snapshot.clients).join(rows, on=schema.CLIENT_ID).sel -> "
+        "snapshot.after(event_type, snapshot.clients).join(rows, on=schema.CLIENT_ID).sel",
+    ): "a label is 1 however often it was bought",
+    ("ubp/data/labels.py", "(_BUY, _ADD) if space.has_additions else (_BUY,) -> (_BUY, _ADD)"): (
+        "where no group asks about additions"
+    ),
+    ("ubp/data/labels.py", "[schema.NAME] if space.names is not None else [] -> [schema.NAME]"): "read, and not used",
     ("ubp/data/labels.py", "True -> False"): "numpy looks whether clients are unique, and they are",
     ("ubp/blocks/embeddings.py", "len(vectors) // _LOOKED_AT + 1 -> len(vectors) // _LOOKED_AT - 1"): (
         "which rows a digest looks at"

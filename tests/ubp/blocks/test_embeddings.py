@@ -242,7 +242,7 @@ def test_the_form_of_the_parquet(tmp_path):
 
 
 def test_vectors_without_numbers_are_refused():
-    with pytest.raises(ValueError, match="^no columns$"):
+    with pytest.raises(ValueError, match=r"^no columns$"):
         EmbeddingTable(IDS, np.empty((3, 0), np.float32), {})
 
 
