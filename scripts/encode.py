@@ -15,7 +15,7 @@ blocks that may).
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, time
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,8 @@ class Request:
             found.require(f"a part of {self.name}", needed, "parts.memory, parts.gpus or parts.threads")
             shards = parts.shards or max(1, found.cores // parts.threads)
             say(f"{len(found.nodes)} nodes, {found.cores} cores, {found.gpus} GPUs; {shards} parts of {self.name}")
-            work = InParts(self.model, self.history, self.clients, shards, folder, self.lineage())
+            made_from = self.lineage() | asdict(parts)  # the number of threads may change the last bits
+            work = InParts(self.model, self.history, self.clients, shards, folder, made_from)
             return work.encode(RaySpread(needed))
 
     def remark(self, rows: int, known: int) -> str:
