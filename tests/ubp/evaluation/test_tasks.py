@@ -1,6 +1,8 @@
 """Labels against a slow loop over clients; the rules by which targets are made."""
 
+import shutil
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -197,6 +199,50 @@ def test_the_ground_truth_of_the_split(by_hand):
     truth.require_purchases(clients)
     with pytest.raises(UserError, match=r"_target\.parquet: no purchase by any of the 1 clients"):
         truth.require_purchases(clients[:1])
+
+
+def truth_of(bought: list[tuple[int, int]], active: list[int], targets: dict[str, list[int]]) -> GroundTruth:
+    """Each purchase of the validation window a client and a value of all three columns; the train window alike."""
+    window = pl.DataFrame(bought, schema=dict.fromkeys(("client_id", "sku"), pl.Int64), orient="row")
+    window = window.with_columns(category="sku", price="sku")
+    asked = {name: Targets(np.array(values, np.int64), np.ones(len(values))) for name, values in targets.items()}
+    return GroundTruth(DataPaths(Path("/data")), window, window, np.array(active, np.int64), asked)
+
+
+def test_what_counts_as_zero_is_said():
+    clients = np.array([1, 2, 3])
+    targets = {name: [5] for name in OF if OF[name].is_propensity} | {"propensity_sku": [5, 6, 7, 8]}
+    some, last = [(1, 5), (2, 5), (2, 6)], "have no buyer in the validation window; each counts as an AUROC of 0"
+    assert truth_of(some, [1, 2, 3], targets).counted_as_zero(clients) == [f"propensity_sku: 2 of 4 targets {last}"]
+    alike = "bought in the validation window; it counts as an AUROC of 0"
+    everyone = truth_of([*some, (3, 5), (1, 7), (1, 8)], [1, 2], targets).counted_as_zero(clients)
+    assert everyone == [f"churn: all of 2 clients {alike}", f"conversion: all of 3 clients {alike}"]
+    nobody = truth_of([(9, 5)], [3], targets).counted_as_zero(clients)
+    assert nobody[:2] == [f"churn: none of 1 clients {alike}", f"conversion: none of 3 clients {alike}"]
+    assert "propensity_sku: 4 of 4 targets" in nobody[3]
+    assert truth_of(some, [], targets).counted_as_zero(clients)[:1] == [f"propensity_sku: 2 of 4 targets {last}"]
+
+
+def test_what_cannot_be_scored_is_said():
+    clients = np.array([1, 2, 3])
+    targets = {name: [5] for name in OF if OF[name].is_propensity} | {"propensity_price": []}
+    why = truth_of([(1, 5)], [7], targets).lacking(clients)
+    assert why == {
+        "churn": "churn is not scored: none of the 3 clients is in /data/raw/target/active_clients.npy",
+        "propensity_price": "propensity_price is not scored: /data/raw/target/propensity_price.npy has no targets",
+    }
+    assert "conversion is not scored: there are no clients" in truth_of([], [7], targets).lacking(clients[:0]).values()
+
+
+def test_a_split_without_active_clients_is_read(by_hand, tmp_path):
+    made(by_hand)
+    data = ChallengeData(by_hand, True)
+    write_split(data, SplitDates.of(data))
+    np.save(by_hand.active_clients, np.array([], np.int64))
+    assert len(GroundTruth.load(by_hand).active) == 0
+    brackets = DataPaths(tmp_path / "log[1]")
+    shutil.copytree(by_hand.root, brackets.root)
+    assert len(load_window(brackets, "train_target.parquet")) == len(load_window(by_hand, "train_target.parquet")) > 0
 
 
 def test_a_window_that_cannot_be_read_is_one_line(by_hand):
