@@ -1,5 +1,5 @@
 # make demo     real data in, a scored profile out; a second run does not repeat what is done
-# make demo-quick   the same of six blocks, without the judge
+# make demo-quick   the same of five blocks, one of them trained a fifth as long, without the judge
 # make test     the fast tests, in two processes; WORKERS=8 says in how many
 # make test-full   all tests: those that start processes too
 # make test-long   kills, bad inputs and mutants by the hundred: hours; its last lines say how many of each; KILLS=5 fewer
@@ -14,6 +14,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A file's tests stay together: what they share is made once. One thread each, so that the processes leave each other room.
 WORKERS ?= 2
+# Half the days and half the epochs: docs/ablations.md has what that costs.
+QUICK_DCN := ["snapshots.count=13","snapshots.stride=14","trainer.max_epochs=3"]
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo demo-quick setup test test-full test-long lint audit clean
@@ -22,7 +24,7 @@ demo: $(READY)
 	$(BIN)/python scripts/demo.py $(ARGS)
 
 demo-quick: $(READY)
-	$(BIN)/python scripts/demo.py "merges=[basics,numeric,past_windows]" "judged=[]" $(ARGS)
+	$(BIN)/python scripts/demo.py "merges=[basics,past_windows]" "judged=[]" 'overrides={dcn: $(QUICK_DCN)}' $(ARGS)
 
 setup: $(READY)
 

@@ -8,8 +8,8 @@
 Installs nothing and needs nothing but the machine: the log is made up (scripts/make_synthetic_data.py, below
 ``$CHALLENGE_DATA_PATH/scale/SCALE``, as benchmarks/scale.py does), the language model's weights come with the
 requirements. Each block runs in a process of its own with a time limit, so what fails costs one row, which shows
-why; the output of the process lies in ``logs/`` beside the data. A sequence model is prepared by its own recipe and
-trained for a share of an epoch with the trainer's loader settings. Nothing waits for the GPU within the timed steps:
+why; the output of the process lies in ``logs/`` beside the data. A model is prepared by its own recipe and trained
+for a share of an epoch with the trainer's loader settings. Nothing waits for the GPU within the timed steps:
 *waiting* is the time that CUDA's own events show between the end of a step and the begin of the next.
 
 Then a short training on the GPU and on the CPU are compared (``agreement`` in the config): the losses on the
@@ -114,13 +114,16 @@ class Runner:
         self.run(SCRIPT, [*words, f"device={self.device}", f"here={step}"], step, self.left, hide_gpu)
 
     def prepare(self) -> None:
-        """The log, its history and the texts; what is there is left alone."""
-        for script, words in (
-            ("scripts/make_synthetic_data.py", [f"scale={self.settings.scale}"]),
-            ("scripts/split.py", []),
-            ("LLM/convert_to_text.py", [f"preset={self.settings.sizes}", "submit=False"]),
+        """The log, its history, and what some of the blocks read; what is there is left alone."""
+        sizes = [f"preset={self.settings.sizes}", "submit=False"]
+        wide = ["--config-name=numeric_features_wide", *sizes]
+        for script, words, reader in (
+            ("scripts/make_synthetic_data.py", [f"scale={self.settings.scale}"], ""),
+            ("scripts/split.py", [], ""),
+            ("LLM/convert_to_text.py", sizes, "LLM/"),
+            ("numeric_features/numeric_features.py", wide, "dcn/"),
         ):
-            if script.startswith("LLM") and not any(name.startswith("LLM") for name in self.settings.blocks):
+            if not any(name.startswith(reader) for name in self.settings.blocks):
                 continue
             started = time.perf_counter()
             self.run(script, words, script, self.left_in_all)

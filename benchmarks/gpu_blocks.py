@@ -374,8 +374,8 @@ def sequence_model(task: Task) -> Iterator[Figures]:
     from benchmarks.steps import load, pace
 
     device, s = torch.device("cuda" if task.cuda else "cpu"), task.settings
-    prepared, trainer = load(task.name, task.common.data(), [f"preset={s.sizes}"])
-    found = pace(prepared.block.model, prepared.train_source, trainer, device, s.share, s.least_steps, s.warm_steps)
+    first = load(task.name, task.common.data(), prepared_in(task), [f"preset={s.sizes}"])
+    found = pace(first.model, first.source, first.trainer, device, s.share, s.least_steps, s.warm_steps)
     speed = found.events / found.seconds
     figures = Figures(
         speed=speed,
@@ -386,7 +386,7 @@ def sequence_model(task: Task) -> Iterator[Figures]:
         host_megabytes=peak_megabytes(),
     )
     yield figures
-    del prepared
+    del first
     for check in training_checks(task):
         figures.checks.append(check)
         yield figures
@@ -394,28 +394,35 @@ def sequence_model(task: Task) -> Iterator[Figures]:
 
 def training_checks(task: Task) -> Iterator[Check]:
     """Losses and vectors of short trainings on the device, each beside the CPU's in float32."""
-    from benchmarks.steps import SomeRows, load, trained
+    from benchmarks.steps import load, trained
     from ubp.training.encode import encode
+    from ubp.training.model import SomeRows
 
     bands, s, data = task.settings.agreement, task.settings, task.common.data()
-    prepared, trainer = load(task.name, data, [f"preset={s.sizes}"], dropout=False)
-    whole = prepared.train_source, prepared.block.source(data, np.sort(data.relevant_clients))
+    first = load(task.name, data, prepared_in(task), [f"preset={s.sizes}"], dropout=False)
+    whole = first.source, first.encoded
     train_source, encode_source = (SomeRows(source, _drawn(len(source.lengths), bands.clients)) for source in whole)
     # As one micro-batch on both: each draws what it needs for itself.
     few = {"max_epochs": bands.epochs, "patience": bands.epochs, "batch_size": bands.batch_size}
     few |= {"micro_batch": 2 * bands.batch_size}
-    short = replace(trainer, **few)  # type: ignore[arg-type]
+    short = replace(first.trainer, **few)  # type: ignore[arg-type]
     folder = task.folder / plain(task.name)
-    right, wanted = trained(prepared.block.model, train_source, short, folder / "cpu", "cpu", SINGLE)
+    right, wanted = trained(first.model, train_source, short, folder / "cpu", "cpu", SINGLE)
     right_vectors = encode(right.model, encode_source, right.runtime)
     for precision, allowed in bands.loss.items():
         accelerator = "gpu" if task.cuda else "cpu"
-        own, curve = trained(prepared.block.model, train_source, short, folder / precision, accelerator, precision)
+        own, curve = trained(first.model, train_source, short, folder / precision, accelerator, precision)
         yield Check(f"loss {precision}", curves_apart(curve.points, wanted.points), allowed)
         # The same weights: what the two trainings made different is not to count twice.
         vectors = encode(right.model, encode_source, own.runtime)
         yield Check(f"profiles {precision}", vectors_apart(vectors, right_vectors), bands.profiles[precision])
     shutil.rmtree(folder)
+    shutil.rmtree(prepared_in(task), ignore_errors=True)
+
+
+def prepared_in(task: Task) -> Path:
+    """The folder for what a block prepares before it is trained."""
+    return task.folder / f"{plain(task.name)}_prepared"
 
 
 def _drawn(rows: int, count: int) -> npt.NDArray[np.int64]:

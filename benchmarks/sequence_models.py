@@ -31,13 +31,15 @@ from ubp.cli.output import closing_line, peak_megabytes, say, show
 from ubp.io.errors import UserError
 from ubp.sequences.batches import length_buckets
 from ubp.training.encode import to_device
-from ubp.training.model import LENGTHS, in_micro_batches
+from ubp.training.model import events_of, in_micro_batches
 
 
 def measure(config: DictConfig) -> dict[str, float]:
     """Seconds, events and operations of an epoch, and the process's or the GPU's peak memory in MB."""
-    prepared, trainer = load(config.model, Common.of(config).data(), [f"preset={config.sizes}"])
-    model, source = prepared.block.model, prepared.train_source
+    data = Common.of(config).data()
+    folder = data.paths.cache / "benchmarks" / str(config.model).replace("/", "_")
+    first = load(config.model, data, folder, [f"preset={config.sizes}"])
+    model, source, trainer = first.model, first.source, first.trainer
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     model.to(device).train()
@@ -54,7 +56,7 @@ def measure(config: DictConfig) -> dict[str, float]:
             take_step(model, optimizers, micro_batches, trainer)
         synchronise(device)
         seconds.append(time.perf_counter() - started)
-        lengths.append(float(batch[LENGTHS].sum()))
+        lengths.append(float(events_of(batch)))
     return {
         "epoch": statistics.fmean(seconds[1:]) * len(batches),
         "gathering": gathering,

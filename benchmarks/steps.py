@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from numpy.random import default_rng
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 from torch import nn
 from torch._ops import OpOverloadPacket
 from torch.optim import Optimizer
@@ -26,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from ubp.blocks.fitted import imported
 from ubp.blocks.registry import blocks
 from ubp.cli.config import composed
-from ubp.cli.neural import NeuralRecipe, Prepared
+from ubp.cli.neural import Beginning, TrainedRecipe
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
@@ -35,7 +34,7 @@ from ubp.training.encode import to_device
 from ubp.training.fit import Trained, fit
 from ubp.training.kernels import kernels, random_numbers
 from ubp.training.loader import BatchRequest, make_loader
-from ubp.training.model import LENGTHS, VALIDATION_LOSS, Batch, Rows, SequenceModel, Source, losses_of
+from ubp.training.model import VALIDATION_LOSS, Batch, Rows, SequenceModel, Source, events_of, losses_of
 from ubp.training.settings import TrainerSettings
 
 # Operations --------------------------------------------------------------------------------------------------
@@ -94,7 +93,10 @@ def operations_counter() -> FlopCounterMode:
 # Models and batches ------------------------------------------------------------------------------------------
 
 
-def recipe_of(model: str, overrides: Sequence[str] = (), dropout: bool = True) -> NeuralRecipe[Any]:
+OVERRIDES: Final = {"twhin/twhin": ("~inputs.sequential_encoder",)}  # a content encoder of its own: nothing before it
+
+
+def recipe_of(model: str, overrides: Sequence[str] = (), dropout: bool = True) -> TrainedRecipe[Any]:
     """A model's recipe, without loggers.
 
     Args:
@@ -103,27 +105,42 @@ def recipe_of(model: str, overrides: Sequence[str] = (), dropout: bool = True) -
         dropout: False: every share of the model's config that is dropped is 0.
 
     Raises:
-        UserError: no such block is a model of sequences.
+        UserError: no such block is a model that is trained.
     """
     folder, _, name = model.partition("/")
     kinds = {block.config: block.recipe for block in blocks()}
     kind = imported(kinds[model]) if kinds.get(model) else None
-    if not (isinstance(kind, type) and issubclass(kind, NeuralRecipe)):
-        raise UserError(f"model={model}: no block that is a model of sequences has this config")
-    own = composed(CONFIGS / folder, name, list(overrides))
+    if not (isinstance(kind, type) and issubclass(kind, TrainedRecipe)):
+        raise UserError(f"model={model}: no block that trains a model has this config")
+    own = composed(CONFIGS / folder, name, [*overrides, *OVERRIDES.get(model, ())])
     with open_dict(own):
         own.logger = {}
-    for key in [key for key in own.model if "dropout" in key and not dropout]:
-        own.model[key] = 0.0
+    if not dropout:
+        _without_dropout(own)
     return kind.of(own)
 
 
+def _without_dropout(config: DictConfig) -> None:
+    for key, value in config.items():
+        if isinstance(value, DictConfig):
+            _without_dropout(value)
+        elif "dropout" in str(key):
+            config[key] = 0.0
+
+
 def load(
-    model: str, data: ChallengeData, overrides: Sequence[str] = (), dropout: bool = True
-) -> tuple[Prepared[Any], TrainerSettings]:
-    """A model with its sequences, and how it is trained; see `recipe_of`."""
-    recipe = recipe_of(model, overrides, dropout)
-    return recipe.prepare(data, seed=0), recipe.trainer
+    model: str, data: ChallengeData, folder: Path, overrides: Sequence[str] = (), dropout: bool = True
+) -> Beginning[Any]:
+    """What a model's training begins with; see `recipe_of`.
+
+    Args:
+        model: its config.
+        data: the history.
+        folder: for what is prepared, and taken the next time.
+        overrides: of the config.
+        dropout: whether there is any.
+    """
+    return recipe_of(model, overrides, dropout).beginning(data, 0, folder)
 
 
 def spread(batches: Sequence[Rows], count: int) -> list[Rows]:
@@ -135,25 +152,9 @@ def gather(source: Source, batches: Sequence[Rows]) -> tuple[float, float]:
     """Events of an epoch and the seconds that one process takes to gather them, from up to 200 of its batches."""
     chosen = spread(batches, min(len(batches), 200))
     started = time.perf_counter()
-    events = sum(float(source.batch(rows, default_rng(number))[LENGTHS].sum()) for number, rows in enumerate(chosen))
+    events = float(sum(events_of(source.batch(rows, default_rng(number))) for number, rows in enumerate(chosen)))
     seconds = time.perf_counter() - started
     return events * len(batches) / len(chosen), seconds * len(batches) / len(chosen)
-
-
-@dataclass(frozen=True)
-class SomeRows:
-    """Some rows of a source, as a source."""
-
-    source: Source
-    rows: Rows
-
-    @property
-    def lengths(self) -> Rows:
-        return self.source.lengths[self.rows]
-
-    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
-        """See `ubp.training.model.Source`."""
-        return self.source.batch(self.rows[rows], generator)
 
 
 def gathered(
@@ -175,7 +176,7 @@ def take_step(
     for optimizer in optimizers:
         optimizer.zero_grad()
     # As Lightning's: it keeps no casts of weights.
-    low = micro_batches[0][LENGTHS].device.type == "cuda" and trainer.precision in ("auto", "bf16-mixed")
+    low = next(iter(micro_batches[0].values())).device.type == "cuda" and trainer.precision in ("auto", "bf16-mixed")
     with torch.autocast("cuda", torch.bfloat16, enabled=low, cache_enabled=False):
         for loss, _ in losses_of(model, micro_batches):
             loss.backward()  # type: ignore[no-untyped-call]
@@ -270,7 +271,7 @@ def _pace(
     for number, micro_batches in enumerate(gathered(model, source, [*untimed, *timed], trainer, device), start=1):
         is_timed = number > len(untimed)
         begin = clock.now()
-        here = sum(float(micro_batch[LENGTHS].sum()) for micro_batch in micro_batches)
+        here = float(sum(map(events_of, micro_batches)))
         moved = [to_device(micro_batch, device) for micro_batch in micro_batches]
         counter = operations_counter()
         with nullcontext() if is_timed else counter:

@@ -25,7 +25,8 @@ from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, fit_digest, 
 from ubp.blocks.registry import block as registered
 from ubp.cli.answer_report import report
 from ubp.cli.inputs import fitted_inputs
-from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.neural import Beginning, TrainedRecipe
+from ubp.cli.recipe import Fit
 from ubp.data.history import ChallengeData
 from ubp.data.labels import GROUPS, LabelSettings, LabelSpace
 from ubp.data.snapshots import SnapshotSettings, snapshots
@@ -38,7 +39,7 @@ from ubp.training.export import Encoder, Exportable
 from ubp.training.fit import fit, make_loggers
 from ubp.training.fitted import load_weights, weights_of
 from ubp.training.kernels import random_numbers
-from ubp.training.model import Batch, Rows
+from ubp.training.model import Batch, Rows, SomeRows
 from ubp.training.partition import Parts
 from ubp.training.settings import TrainerSettings
 from ubp.training.snapshot_parts import parts_by_time
@@ -221,7 +222,26 @@ def _network(settings: dict[str, Any], statistics: dict[str, InputStatistics] | 
 
 
 @dataclass(frozen=True)
-class DcnRecipe(Recipe):
+class _Learned:
+    """What is learned from.
+
+    Attributes:
+        blocks: that are read, by name.
+        space: the labels.
+        source: clients on days, and what came after.
+        parts: its rows by what they are for.
+        folder: for checkpoints.
+    """
+
+    blocks: dict[str, FittedBlock]
+    space: LabelSpace
+    source: SnapshotSource
+    parts: Parts
+    folder: Path
+
+
+@dataclass(frozen=True)
+class DcnRecipe(TrainedRecipe[Dcn]):
     """Snapshots in, bottlenecks out.
 
     Attributes:
@@ -243,6 +263,34 @@ class DcnRecipe(Recipe):
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
         """See `ubp.cli.recipe.Recipe.fit`."""
         inputs = input_settings(self.inputs)
+        learned = self._prepared(history, seed, folder, inputs)
+        source, parts, space = learned.source, learned.parts, learned.space
+        model, settings = self._first_model(source, parts.train, space, inputs, seed)
+        loggers = make_loggers(self.logger)
+        trained = fit(model, source, self.trainer, learned.folder / "validated", seed, loggers, parts)
+        found: dict[str, Any] = {"validation_loss": trained.best_score, "epochs": trained.kept_epoch}
+        if trained.trainer.is_global_zero:
+            found |= report(trained, trained.model, source)
+        if self.model.refit:
+            every = np.arange(len(source.lengths))
+            model, settings = self._first_model(source, every, space, inputs, seed)
+            known = replace(self.trainer, max_epochs=trained.kept_epoch)
+            logger.info("once more from all snapshots, %d epochs", trained.kept_epoch)
+            whole = Parts(every, parts.validation, parts.held_out)
+            trained = fit(model, source, known, learned.folder / "refitted", seed, loggers, whole, keep_last=True)
+        return Fit(FittedDcn(learned.blocks, trained.model, trained.runtime, settings), found, disposable=True)
+
+    def beginning(self, history: ChallengeData, seed: int, folder: Path) -> Beginning[Dcn]:
+        """See `ubp.cli.neural.TrainedRecipe.beginning`."""
+        inputs = input_settings(self.inputs)
+        learned = self._prepared(history, seed, folder, inputs)
+        model, _ = self._first_model(learned.source, learned.parts.train, learned.space, inputs, seed)
+        known = SomeRows(learned.source, learned.parts.train)
+        return Beginning(model, known, known, self.trainer)
+
+    def _prepared(
+        self, history: ChallengeData, seed: int, folder: Path, inputs: dict[str, InputSettings]
+    ) -> "_Learned":
         blocks = fitted_inputs(history, inputs)
         taken = snapshots(history, self.snapshots)
         space = LabelSpace.of(history, open_targets(history.paths), self.labels, seed)
@@ -254,20 +302,7 @@ class DcnRecipe(Recipe):
         parts = parts_by_time(source, taken, self.trainer, seed)
         size = (len(taken), f"{len(source.lengths):,}", f"{source.width:,}")
         logger.info("%d snapshots, %s rows, %s labels", *size)
-        model, settings = self._first_model(source, parts.train, space, inputs, seed)
-        loggers = make_loggers(self.logger)
-        trained = fit(model, source, self.trainer, folder / "validated", seed, loggers, parts)
-        found: dict[str, Any] = {"validation_loss": trained.best_score, "epochs": trained.kept_epoch}
-        if trained.trainer.is_global_zero:
-            found |= report(trained, trained.model, source)
-        if self.model.refit:
-            every = np.arange(len(source.lengths))
-            model, settings = self._first_model(source, every, space, inputs, seed)
-            known = replace(self.trainer, max_epochs=trained.kept_epoch)
-            logger.info("once more from all snapshots, %d epochs", trained.kept_epoch)
-            whole = Parts(every, parts.validation, parts.held_out)
-            trained = fit(model, source, known, folder / "refitted", seed, loggers, whole, keep_last=True)
-        return Fit(FittedDcn(blocks, trained.model, trained.runtime, settings), found, disposable=True)
+        return _Learned(blocks, space, source, parts, folder)
 
     def _first_model(
         self, source: SnapshotSource, rows: Rows, space: LabelSpace, inputs: dict[str, InputSettings], seed: int

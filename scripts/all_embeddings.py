@@ -3,6 +3,7 @@
     sh get_all_embeddings.sh submit=False preset=demo       overrides are given to every command
     sh get_all_embeddings.sh submit=False jobs=1            one command after the other, on this terminal
     sh get_all_embeddings.sh 'only=[stat_features,dcn]'     these blocks, and what they read
+    sh get_all_embeddings.sh 'overrides={dcn: ["trainer.max_epochs=3"]}'    to one command alone
     sh get_all_embeddings.sh submit=False engine=ray        on a Ray cluster (docs/cluster.md)
 
 The commands are those of the registry (configs/blocks.yaml). They are independent, except that the language model
@@ -36,13 +37,13 @@ from ubp.cli.object_store import as_given
 from ubp.cli.output import REMARKS, say
 from ubp.cli.ray_tasks import RayTasks, Resources, cluster
 from ubp.data.paths import REPOSITORY, DataPaths
-from ubp.io.errors import require, require_positive
+from ubp.io.errors import name_some, require, require_positive
 from ubp.io.faults import no_room
 from ubp.io.machine import cores, free_memory, has_gpu, threads
 
 
 def job(entry: Entry, python: str, overrides: Sequence[str]) -> Job:
-    """The command of an entry of the registry, with overrides."""
+    """The command of an entry of the registry, with overrides; a later one of the same setting counts more."""
     arguments = [*entry.overrides, *overrides]
     words = [python, str(REPOSITORY / entry.command), *arguments]
     title = " ".join(["python", entry.command, *arguments])
@@ -71,21 +72,26 @@ class Settings:
         gpu_jobs: of those that use a GPU, where there is one.
         grace: seconds that a command has to end itself when another one failed.
         only: names of blocks; None: all.
+        overrides: by name, further overrides of a block's command; None: of no one's.
     """
 
     jobs: int | None
     gpu_jobs: int
     grace: float
     only: list[str] | None
+    overrides: dict[str, list[str]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
 
         Raises:
-            UserError: no command at a time.
+            UserError: no command at a time, or overrides of a block that there is not.
         """
         require_positive(self, "", "gpu_jobs", *([] if self.jobs is None else ["jobs"]))
         require(self.grace >= 0, "grace", self.grace, "at least 0")
+        names = [entry.name for entry in entries()]
+        unknown = [name for name in self.overrides or {} if name not in names]
+        require(not unknown, "overrides", name_some(unknown), f"some of {', '.join(names)}")
 
 
 SETTINGS: Final = [field.name for field in fields(Settings)]
@@ -159,7 +165,7 @@ def on_this_machine(todo: Sequence[Entry], settings: Settings, memory: Memory, p
     """Run the entries' commands as processes; see `run_all`."""
     gpu_jobs = settings.gpu_jobs if has_gpu() else len(todo)
     jobs = settings.jobs or default_jobs(memory, gpu_jobs, todo, paths)
-    commands = jobs_of(todo)
+    commands = jobs_of(todo, settings)
     if jobs == 1:
         return run_all(commands, Limits(jobs, gpu_jobs), Processes(dict(os.environ), None, settings.grace), None)
     environment, logs = shared_cores(jobs), output_folder()
@@ -170,7 +176,7 @@ def on_this_machine(todo: Sequence[Entry], settings: Settings, memory: Memory, p
 
 def on_cluster(todo: Sequence[Entry], settings: Settings, memory: Memory, paths: DataPaths) -> list[str]:
     """Run the entries' commands as tasks of a Ray cluster; see `run_all`."""
-    commands, logs = longest_first(jobs_of(todo)), output_folder()
+    commands, logs = longest_first(jobs_of(todo, settings)), output_folder()
     with cluster() as found:
         jobs = settings.jobs or max(1, min(len(todo), found.cores))
         cpus, needed = found.share(jobs), int(gigabytes(memory, paths) * 1e9)
@@ -190,10 +196,11 @@ def output_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def jobs_of(todo: Sequence[Entry]) -> list[Job]:
-    """The entries' commands, in their order."""
-    python = os.environ.get("PYTHON") or sys.executable
-    return [job(entry, python, as_given(passed_on(sys.argv[1:]))) for entry in todo]
+def jobs_of(todo: Sequence[Entry], settings: Settings) -> list[Job]:
+    """The entries' commands, in their order; what is asked of one command alone counts more than what is of all."""
+    python, own = os.environ.get("PYTHON") or sys.executable, settings.overrides or {}
+    given = as_given(passed_on(sys.argv[1:]))
+    return [job(entry, python, [*given, *own.get(entry.name, [])]) for entry in todo]
 
 
 def run_all(commands: Sequence[Job], limits: Limits, runner: Runner, logs: Path | None) -> list[str]:

@@ -9,6 +9,7 @@ the first stage that fails ends the journey with its exit code. Blocks that the 
 out, with a line each; merges are made without them.
 """
 
+import json
 import logging
 import os
 import shlex
@@ -70,6 +71,14 @@ def plan(merges: Sequence[str], judged: Sequence[str], paths: DataPaths) -> Plan
 def only(planned: Plan) -> list[str]:
     """What the script that makes all embeddings is told where the merges have not all blocks."""
     return [] if len(planned.blocks) == len(blocks()) else [f"only=[{','.join(planned.blocks)}]"]
+
+
+def of_one_block_each(overrides: DictConfig | None) -> list[str]:
+    """The same overrides of single blocks' commands, by block, as a word for the script that makes all embeddings."""
+    if not overrides:
+        return []
+    own = [f"{name!s}: {json.dumps(list(words))}" for name, words in overrides.items()]  # Hydra reads such lists
+    return [f"overrides={{{', '.join(own)}}}"]
 
 
 def of_what_was_made(planned: Plan, folder: Path) -> Plan:
@@ -150,7 +159,8 @@ def main(config: DictConfig) -> list[Scores]:
         say(line)
     where = [f"engine={common.engine}"] if common.engine != LOCAL else []
     again = ["overwrite=True"] if common.overwrite else []
-    words = ["sh", "get_all_embeddings.sh", *only(planned), "submit=False", "preset=demo", *where, *again]
+    own = [*only(planned), *of_one_block_each(config.overrides)]
+    words = ["sh", "get_all_embeddings.sh", *own, "submit=False", "preset=demo", *where, *again]
     run_stage(words, common.data_path)
     planned = of_what_was_made(planned, folder)
     for words in stages(planned, folder, config.quick_seeds, common.overwrite):

@@ -2,14 +2,20 @@
 
     python scripts/encode.py name=basics as_of=2022-11-08 clients=ids.npy out=profiles.parquet
     python scripts/encode.py name=stat_features     all clients with an event, at the end of the log
+    python scripts/encode.py name=basics engine=ray parts.shards=64     parts on a Ray cluster (docs/cluster.md)
         -> encoded/NAME/AS_OF.parquet below the data path: client_id, embedding (float32)
 
 Reads all events before ``as_of``, whatever the block was fitted on, also events and clients that it has never seen. A
 client without events gets no row; the closing line counts them.
+
+With ``engine=ray`` the clients are cut into parts, a task each: the log is partitioned by clients once, and a part
+reads its own events alone. What comes out has the same bits, or differs in the last ones (docs/cluster.md names the
+blocks that may).
 """
 
 import logging
-from dataclasses import dataclass
+import shutil
+from dataclasses import asdict, dataclass
 from datetime import datetime, time
 from pathlib import Path
 from typing import Any
@@ -23,10 +29,12 @@ from ubp.blocks.fitted import content_digest, lineage_of, load, require_same_fit
 from ubp.cli.chosen import choose_fit, read_clients, require_name
 from ubp.cli.circumstances import circumstances
 from ubp.cli.command import command
-from ubp.cli.config import Common, optional_at
-from ubp.cli.output import closing_line
+from ubp.cli.config import RAY, Common, optional_at, parse
+from ubp.cli.output import closing_line, say
+from ubp.cli.ray_spread import RaySpread
+from ubp.cli.ray_tasks import Resources, cluster
 from ubp.data.history import ChallengeData
-from ubp.io.errors import UserError
+from ubp.io.errors import UserError, require, require_positive
 from ubp.io.files import digest_of
 from ubp.io.stage import Stage
 
@@ -36,6 +44,33 @@ Ids = npt.NDArray[np.int64]
 
 
 # --- encoding -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The config's part `parts`: how clients are encoded with ``engine=ray``.
+
+    Attributes:
+        shards: how many; None: as many as run at once.
+        threads: of each, and cores that it takes.
+        gpus: of each.
+        memory: that each is taken to need, GB.
+    """
+
+    shards: int | None
+    threads: int
+    gpus: int
+    memory: float
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UserError: no thread, no part, less than no GPU or memory.
+        """
+        require_positive(self, "parts", "threads", *([] if self.shards is None else ["shards"]))
+        for name in ("gpus", "memory"):
+            require(getattr(self, name) >= 0, f"parts.{name}", getattr(self, name), "at least 0")
 
 
 @dataclass(frozen=True)
@@ -71,23 +106,52 @@ class Request:
             "fit_digest": content_digest(self.model),
         }
 
-    def encoded(self) -> tuple[EmbeddingTable, str]:
-        """The vectors, and what the closing line says of clients without one.
+    def encoded(self) -> tuple[EmbeddingTable, int]:
+        """The vectors, and how many of the clients have an event.
 
         Raises:
-            UserError: no client has a vector, or the block cannot encode this history.
+            UserError: the block cannot encode this history.
         """
         known = self.history.seen(self.clients)
-        asked = len(known) if self.clients is None else len(self.clients)
-        table = load(self.model).encode(self.history, known)
+        return load(self.model).encode(self.history, known), len(known)
+
+    def encoded_on_cluster(self, parts: Parts, folder: Path) -> tuple[EmbeddingTable, int]:
+        """The same by tasks of a Ray cluster.
+
+        Args:
+            parts: what each is given.
+            folder: for parts that are done, until all are; of this request alone.
+        """
+        from ubp.training.encode_in_parts import InParts  # torch takes a second
+
+        with cluster() as found:
+            needed = Resources(parts.threads, parts.gpus, int(parts.memory * 1e9))
+            found.require(f"a part of {self.name}", needed, "parts.memory, parts.gpus or parts.threads")
+            shards = parts.shards or max(1, found.cores // parts.threads)
+            say(f"{len(found.nodes)} nodes, {found.cores} cores, {found.gpus} GPUs; {shards} parts of {self.name}")
+            made_from = self.lineage() | asdict(parts)  # the number of threads may change the last bits
+            work = InParts(self.model, self.history, self.clients, shards, folder, made_from)
+            return work.encode(RaySpread(needed))
+
+    def remark(self, rows: int, known: int) -> str:
+        """What the closing line says of clients without a vector.
+
+        Args:
+            rows: clients with one.
+            known: clients with an event.
+
+        Raises:
+            UserError: no client has a vector.
+        """
+        asked = known if self.clients is None else len(self.clients)
         remarks = []
-        if unknown := asked - len(known):
+        if unknown := asked - known:
             remarks.append(f"{unknown:,} of {asked:,} asked clients have no event before {self.day}: no row")
-        if unread := len(known) - len(table):
+        if unread := known - rows:
             remarks.append(f"{unread:,} of {asked:,} have none that {self.name} reads: no row")
-        if len(table) == 0:
+        if rows == 0:
             raise UserError(f"{self.name}: {'; '.join(remarks)}; nothing is written")
-        return table, "; ".join(remarks)
+        return "; ".join(remarks)
 
 
 def warn_of_later_events(name: str, fit: dict[str, Any], as_of: datetime) -> None:
@@ -113,7 +177,7 @@ def _is_encoded(file: Path) -> bool:
         return False
 
 
-@command("scripts", "encode")
+@command("scripts", "encode", spreads=True)
 def main(config: DictConfig) -> None:
     common = Common.of(config)
     require_name(config, common.paths)
@@ -129,11 +193,17 @@ def main(config: DictConfig) -> None:
     with stage.once(common.overwrite, waited=request.history.require_unchanged):
         warn_of_later_events(config.name, made_from["fit"], request.history.as_of)
         with request.history.unchanged():
-            table, remark = request.encoded()
+            if common.engine == RAY:
+                parts = parse(Parts, config, at="parts")
+                table, known = request.encoded_on_cluster(parts, common.paths.parts_of(out))
+            else:
+                table, known = request.encoded()
+            remark = request.remark(len(table), known)
         request.history.require_unchanged()
         require_same_fit(model, made_from["fit_digest"])
         lineage = table.lineage | made_from | circumstances(request.history)
         EmbeddingTable(table.client_ids, table.vectors, lineage).write(out)
+        shutil.rmtree(common.paths.parts_of(out), ignore_errors=True)
     closing_line(f"{config.name}{f' ({remark})' if remark else ''}", out, *table.vectors.shape)
 
 

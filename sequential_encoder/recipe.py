@@ -15,7 +15,8 @@ from sequential_encoder.events import ITEM, URL, Catalogue, EventSource, Sampler
 from sequential_encoder.model import LOSSES, WINDOWS, EncoderSettings, LossSettings, SequentialEncoder
 from ubp.blocks.fitted import Clients, Vectors
 from ubp.cli.answer_report import report
-from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.neural import Beginning, TrainedRecipe
+from ubp.cli.recipe import Fit
 from ubp.data import schema
 from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData
@@ -28,10 +29,10 @@ from ubp.io.files import digest_of
 from ubp.training.answers import QUESTIONS, AnsweringBlock, wanted_of
 from ubp.training.content import ContentEncoder, ContentSettings, contents_of_skus, item_vectors
 from ubp.training.encode import Runtime, encode
-from ubp.training.fit import Trained, fit, make_loggers
+from ubp.training.fit import Trained, fit, make_loggers, runtime_of
 from ubp.training.fitted import FittedSequenceModel, Settings, Tables
 from ubp.training.kernels import random_numbers
-from ubp.training.model import Rows
+from ubp.training.model import Rows, SomeRows
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
 from ubp.training.snapshot_parts import by_newest, ended_before_newest
@@ -181,16 +182,22 @@ class Learning:
         parts: rows that train, that stop the training, and that it is judged by.
         whole: rows of everything.
         before: rows of the labels that belong to what trains.
+        asked: the labels, of clients on days.
+        space: of the labels.
+        folder: for checkpoints.
     """
 
     source: EventSource
     parts: Parts
     whole: Rows
     before: Rows
+    asked: SnapshotSource
+    space: LabelSpace
+    folder: Path
 
 
 @dataclass(frozen=True)
-class SequentialEncoderRecipe(Recipe):
+class SequentialEncoderRecipe(TrainedRecipe[SequentialEncoder]):
     """Events of every type in, profiles out.
 
     Attributes:
@@ -211,17 +218,14 @@ class SequentialEncoderRecipe(Recipe):
 
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
         """See `ubp.cli.recipe.Recipe.fit`."""
-        taken = snapshots(history, self.snapshots)
-        space = LabelSpace.of(history, open_targets(history.paths), self.labels, seed)
-        # What was prepared for other lists of the tasks is of no use for these.
-        folder = folder / digest_of(*((group.name, group.values.tolist()) for group in space.groups))
-        asked = prepare(taken, space, {}, folder / "snapshots")
-        learning = self._learning(history, taken, asked, seed)
-        logger.info("%d snapshots, %s clients, %s labels", len(taken), f"{len(learning.whole):,}", f"{asked.width:,}")
+        learning = self._prepared(history, seed, folder)
+        asked, space = learning.asked, learning.space
         types = len(history.event_types)
         model, network = self._first_model(asked, learning.before, space, types, seed)
         loggers = make_loggers(self.logger)
-        trained = fit(model, learning.source, self.trainer, folder / "validated", seed, loggers, learning.parts)
+        trained = fit(
+            model, learning.source, self.trainer, learning.folder / "validated", seed, loggers, learning.parts
+        )
         found = self._report(trained, learning.source)
         if self.model.refit:
             every = np.arange(int(asked.starts[-1]))
@@ -229,9 +233,30 @@ class SequentialEncoderRecipe(Recipe):
             known = replace(self.trainer, max_epochs=trained.kept_epoch)
             logger.info("once more from all snapshots, %d epochs", trained.kept_epoch)
             parts = replace(learning.parts, train=learning.whole)
-            trained = fit(model, learning.source, known, folder / "refitted", seed, loggers, parts, keep_last=True)
+            trained = fit(
+                model, learning.source, known, learning.folder / "refitted", seed, loggers, parts, keep_last=True
+            )
         block = FittedSequentialEncoder(trained.model, trained.runtime, self.sequences, network, history.event_types)
         return Fit(block, found, disposable=True)
+
+    def beginning(self, history: ChallengeData, seed: int, folder: Path) -> Beginning[SequentialEncoder]:
+        """See `ubp.cli.neural.TrainedRecipe.beginning`."""
+        learning = self._prepared(history, seed, folder)
+        types = history.event_types
+        model, network = self._first_model(learning.asked, learning.before, learning.space, len(types), seed)
+        block = FittedSequentialEncoder(model, runtime_of(self.trainer), self.sequences, network, types)
+        encoded = block.source(history, np.sort(history.relevant_clients))
+        return Beginning(model, SomeRows(learning.source, learning.parts.train), encoded, self.trainer)
+
+    def _prepared(self, history: ChallengeData, seed: int, folder: Path) -> Learning:
+        taken = snapshots(history, self.snapshots)
+        space = LabelSpace.of(history, open_targets(history.paths), self.labels, seed)
+        # What was prepared for other lists of the tasks is of no use for these.
+        folder = folder / digest_of(*((group.name, group.values.tolist()) for group in space.groups))
+        asked = prepare(taken, space, {}, folder / "snapshots")
+        learning = self._learning(history, taken, asked, space, folder, seed)
+        logger.info("%d snapshots, %s clients, %s labels", len(taken), f"{len(learning.whole):,}", f"{asked.width:,}")
+        return learning
 
     def _report(self, trained: Trained[SequentialEncoder], source: EventSource) -> dict[str, Any]:
         monitor, _ = trained.model.monitor
@@ -240,7 +265,15 @@ class SequentialEncoderRecipe(Recipe):
             found |= report(trained, trained.model, source)
         return found
 
-    def _learning(self, history: ChallengeData, taken: list[Snapshot], asked: SnapshotSource, seed: int) -> Learning:
+    def _learning(
+        self,
+        history: ChallengeData,
+        taken: list[Snapshot],
+        asked: SnapshotSource,
+        space: LabelSpace,
+        folder: Path,
+        seed: int,
+    ) -> Learning:
         """Validation by time: the newest window is for that alone, half of its clients to stop by, half to judge by.
 
         What trains ends where the newest window begins. Where no other window ends by then, clients are drawn.
@@ -264,11 +297,12 @@ class SequentialEncoderRecipe(Recipe):
         own = np.random.default_rng(seed).permutation(source.rows_of(1)[spans[1].labels[:, 0] >= 0])
         if before and len(own) > 1:
             rows = np.concatenate([asked.rows_of(number) for number in before])
-            return Learning(source, by_newest(source.rows_of(0), own), source.rows_of(2), rows)
+            parts = by_newest(source.rows_of(0), own)
+            return Learning(source, parts, source.rows_of(2), rows, asked, space, folder)
         logger.info("no window ends before the newest one begins: validation by clients drawn at random")
         drawn, everyone = split_rows(len(spans[-1]), self.trainer, seed), source.rows_of(2)
         parts = Parts(everyone[drawn.train], everyone[drawn.validation], everyone[drawn.held_out])
-        return Learning(source, parts, everyone, np.arange(int(asked.starts[-1])))
+        return Learning(source, parts, everyone, np.arange(int(asked.starts[-1])), asked, space, folder)
 
     def _first_model(
         self, asked: SnapshotSource, rows: Rows, space: LabelSpace, types: int, seed: int

@@ -15,6 +15,7 @@ before than on others.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -22,12 +23,13 @@ import numpy as np
 import polars as pl
 
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
-from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.recipe import Fit, SpreadRecipe
 from ubp.data import schema
 from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.reading import collect, within
 from ubp.data.schema import EventType
+from ubp.io.spread import Spread
 
 # Of each event type: see `timing`.
 TIMING: Final = ("count", "mean_interval", "week_change", "month_change", "first_day", "last_day")
@@ -112,16 +114,30 @@ def _values(data: ChallengeData, event_type: EventType, column: str) -> pl.LazyF
     return events.select(schema.CLIENT_ID, value=pl.col(column))
 
 
-def popularities(data: ChallengeData) -> dict[str, pl.DataFrame]:
+def value_counts(data: ChallengeData) -> dict[str, pl.DataFrame]:
+    """For each of `popular_values` by its column's name: ``value`` and ``count``, events of the type with the value."""
+    return {
+        popularity_name(event_type, column): collect(
+            _values(data, event_type, column).group_by("value").agg(count=pl.len().cast(pl.UInt64))
+        )
+        for event_type, column in popular_values(data.event_types)
+    }
+
+
+def popularities(counts: Sequence[Mapping[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
     """For each of `popular_values` by its column's name: ``value`` and ``popularity``, log(1 + events with the value).
 
     Only events of the type count: what is often put into carts may sell seldom.
+
+    Args:
+        counts: as `value_counts` gives them, of shards of a log; one at least.
     """
     return {
-        popularity_name(event_type, column): collect(
-            _values(data, event_type, column).group_by("value").agg(popularity=pl.len().log1p())
-        ).sort("value")
-        for event_type, column in popular_values(data.event_types)
+        name: pl.concat([each[name] for each in counts])
+        .group_by("value")
+        .agg(popularity=pl.col("count").sum().log1p())
+        .sort("value")
+        for name in counts[0]
     }
 
 
@@ -262,9 +278,22 @@ class StatFeatures(FittedBlock):
 
 
 @dataclass(frozen=True)
-class StatFeaturesRecipe(Recipe):
+class StatFeaturesRecipe(SpreadRecipe):
     """Nothing to set."""
 
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:  # noqa: ARG002 (those that draw or train)
         """See `ubp.cli.recipe.Recipe.fit`."""
-        return Fit(StatFeatures(popularities(history), history.start, history.event_types))
+        return self._fit(history, [value_counts(history)])
+
+    def fit_by_shards(
+        self,
+        history: ChallengeData,
+        views: Sequence[ChallengeData],
+        seed: int,  # noqa: ARG002 (those that draw or train)
+        spread: Spread,
+    ) -> Fit:
+        """See `ubp.cli.recipe.SpreadRecipe.fit_by_shards`: counts are summed."""
+        return self._fit(history, spread("counting values", [partial(value_counts, view) for view in views]))
+
+    def _fit(self, history: ChallengeData, counts: Sequence[Mapping[str, pl.DataFrame]]) -> Fit:
+        return Fit(StatFeatures(popularities(counts), history.start, history.event_types))

@@ -2,6 +2,7 @@
 
     python stat_features/stat_features.py                  -> stat_features
     python stat_features/stat_features.py submit=False     of the history before the train window
+    python stat_features/stat_features.py engine=ray       by shards of clients on a Ray cluster (docs/cluster.md)
 
 Writes 43 columns per client (`stat_features.recipe.COLUMNS`) and keeps the fitted block.
 """
@@ -12,7 +13,7 @@ from ubp.cli.command import command
 from ubp.cli.recipe import make_block
 
 
-@command("stat_features", "stat_features")
+@command("stat_features", "stat_features", spreads=True)
 def main(config: DictConfig) -> None:
     make_block(config, "stat_features.recipe:StatFeaturesRecipe")
 

@@ -17,7 +17,8 @@ from twhin.model import FOLDED, OTHERS, ModelSettings, Twhin
 from twhin.report import ReportSettings, report
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.cli.inputs import fitted_inputs
-from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.neural import Beginning, TrainedRecipe
+from ubp.cli.recipe import Fit
 from ubp.data.history import ChallengeData
 from ubp.data.lacking import no_events
 from ubp.io.errors import NoUsableEvents, require
@@ -27,6 +28,7 @@ from ubp.training.encode import Runtime
 from ubp.training.fit import fit, make_loggers, runtime_of
 from ubp.training.fitted import load_weights, weights_of
 from ubp.training.kernels import random_numbers
+from ubp.training.model import SomeRows
 from ubp.training.partition import Parts, split_rows
 from ubp.training.settings import TrainerSettings
 
@@ -124,7 +126,26 @@ class FittedTwhin(FittedBlock):
 
 
 @dataclass(frozen=True)
-class TwhinRecipe(Recipe):
+class _Learned:
+    """What is learned from, and by what.
+
+    Attributes:
+        graph: all edges.
+        parts: edges by what they are for.
+        source: of edges and their negatives.
+        model: with its first weights.
+        trainer: how it is trained: a batch as a whole.
+    """
+
+    graph: Graph
+    parts: Parts
+    source: EdgeSource
+    model: Twhin
+    trainer: TrainerSettings
+
+
+@dataclass(frozen=True)
+class TwhinRecipe(TrainedRecipe[Twhin]):
     """The settings of the block.
 
     Attributes:
@@ -163,6 +184,28 @@ class TwhinRecipe(Recipe):
 
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
         """See `ubp.cli.recipe.Recipe.fit`."""
+        learned = self._prepared(history, seed)
+        graph, parts, source, model = learned.graph, learned.parts, learned.source, learned.model
+        trained = fit(model, source, learned.trainer, folder, seed, make_loggers(self.logger), parts)
+        items = Items(model.content.encoder.eval(), model.projection.weight.detach().numpy())
+        fold_in = fold_in_of(model, source.known, self.fold_in, seed)
+        block = FittedTwhin(self.edges, items, fold_in, trained.runtime)
+        found: dict[str, Any] = {"validation_loss": trained.best_score, "epochs": trained.kept_epoch}
+        if trained.trainer.is_global_zero:
+            names = self.edges.types
+            vectors = items(history, graph.skus)
+            known = fold_in(source.known, vectors, trained.runtime)
+            apart = (graph.part(parts.validation), graph.part(parts.held_out))
+            found |= report(source.known, *apart, model, known, vectors, names, self.report, seed)
+        return Fit(block, found, disposable=True)
+
+    def beginning(self, history: ChallengeData, seed: int, folder: Path) -> Beginning[Twhin]:  # noqa: ARG002 (nothing is kept)
+        """See `ubp.cli.neural.TrainedRecipe.beginning`."""
+        learned = self._prepared(history, seed)
+        known = SomeRows(learned.source, learned.parts.train)
+        return Beginning(learned.model, known, known, learned.trainer)
+
+    def _prepared(self, history: ChallengeData, seed: int) -> "_Learned":
         encoder, frozen = self._encoder(history, seed)
         graph = Graph.of(edges_of(history, self.edges, clients_to_train(history, self.edges)))
         try:
@@ -179,18 +222,7 @@ class TwhinRecipe(Recipe):
             model = Twhin(len(graph.clients), len(self.edges.types), content, self.model)
         if self.model.start == FOLDED:
             start_clients(model, source.known, self.fold_in, seed, runtime_of(trainer))
-        trained = fit(model, source, trainer, folder, seed, make_loggers(self.logger), parts)
-        items = Items(encoder.eval(), model.projection.weight.detach().numpy())
-        fold_in = fold_in_of(model, source.known, self.fold_in, seed)
-        block = FittedTwhin(self.edges, items, fold_in, trained.runtime)
-        found: dict[str, Any] = {"validation_loss": trained.best_score, "epochs": trained.kept_epoch}
-        if trained.trainer.is_global_zero:
-            names = self.edges.types
-            vectors = items(history, graph.skus)
-            known = fold_in(source.known, vectors, trained.runtime)
-            apart = (graph.part(parts.validation), graph.part(parts.held_out))
-            found |= report(source.known, *apart, model, known, vectors, names, self.report, seed)
-        return Fit(block, found, disposable=True)
+        return _Learned(graph, parts, source, model, trainer)
 
     def _encoder(self, history: ChallengeData, seed: int) -> tuple[ContentEncoder, bool]:
         """The content encoder, and whether it stays as it is."""

@@ -125,6 +125,7 @@ def test_a_draw_stands_for_all_pairs_of_each_class(positives, most):
         assert wanted[places].sum() == positives
 
 
+@pytest.mark.full
 def test_nothing_is_read_after_the_train_window(make_history, paths, tmp_path):
     """Of the validation window nothing, of the train window its purchases alone."""
     tables, dates = make_history(), SplitDates.of(ChallengeData(paths, submit=True))

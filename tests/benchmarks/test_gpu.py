@@ -33,7 +33,6 @@ from benchmarks.steps import (
     Clock,
     Curve,
     DrawnOnCpu,
-    SomeRows,
     gathered,
     load,
     operations_counter,
@@ -42,14 +41,16 @@ from benchmarks.steps import (
     trained,
 )
 from gru_autoencoder.model import GruAutoencoder
+from tests import tiny
+from ubp.blocks.registry import block
 from ubp.cli.config import composed, parse
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, REPOSITORY
 from ubp.data.split import SplitDates, write_split
 from ubp.data.targets import TargetRules, make_targets
 from ubp.io.errors import UserError
-from ubp.training.encode import encode
-from ubp.training.model import LENGTHS, SequenceModel
+from ubp.training.encode import Runtime, encode
+from ubp.training.model import LENGTHS, SequenceModel, SomeRows
 from ubp.training.settings import TrainerSettings
 
 CPU = torch.device("cpu")
@@ -268,16 +269,15 @@ def test_faults_of_a_real_model_lie_outside_the_bands(history, tmp_path, setting
     write_split(data, SplitDates.of(data))
     make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)
     local = ChallengeData(history, submit=False)
-    prepared, trainer = load("gru_autoencoder/gru_ae_day_event", local, ["preset=demo"], dropout=False)
-    model = prepared.block.model
+    first = load("gru_autoencoder/gru_ae_day_event", local, tmp_path, ["preset=demo"], dropout=False)
+    model, source = first.model, first.encoded
     assert (model.encoder.dropout.p, model.word_dropout) == (0.0, 0.0)
-    source = prepared.block.source(local, local.clients)
-    few = replace(trainer, max_epochs=5, patience=5, batch_size=16, learning_rate=0.01)
+    few = replace(first.trainer, max_epochs=5, patience=5, batch_size=16, learning_rate=0.01)
 
     def run(**changes):
         changed, folder = replace(few, **changes), tmp_path / "run"
         precision = changes.get("precision", SINGLE)
-        own, curve = trained(model, prepared.train_source, changed, folder, "cpu", precision)
+        own, curve = trained(model, first.source, changed, folder, "cpu", precision)
         return own, curve.points
 
     right, wanted = run()
@@ -370,7 +370,7 @@ def test_every_block_has_its_config_and_its_way(settings):
         folder = name.partition("/")[0]
         assert (CONFIGS / f"{name}.yaml").is_file()
         assert folder in gpu_blocks._MEASURED or composed(CONFIGS / folder, name.partition("/")[2]).model
-    assert len(settings.blocks) == len(set(settings.blocks)) == 9
+    assert len(settings.blocks) == len(set(settings.blocks)) == 12
 
 
 @pytest.mark.parametrize(
@@ -485,21 +485,20 @@ def test_faults_are_short():
 
 @pytest.mark.full
 def test_the_cpu_form_measures_and_agrees(tmp_path):
-    """The command itself at a thousandth of the challenge's size, two kinds of blocks; the report stays as it is."""
+    """The command itself at a thousandth of the challenge's size, three kinds of blocks; the report stays as it is."""
     report = (REPOSITORY / "docs/performance.md").read_bytes()
-    words = ["scale=0.001", "sizes=demo", "device=cpu", "blocks=[next_url/next_url,ALS/als_buy_add_categories]"]
+    words = ["scale=0.001", "sizes=demo", "device=cpu", "blocks=[next_url/next_url,ALS/als_buy_add_categories,dcn/dcn]"]
     words += ["least_steps=3", "warm_steps=2", "agreement.clients=200", "agreement.epochs=1", f"data_path={tmp_path}"]
-    words += ["matrix.cpu_size=128"]
+    words += ["matrix.cpu_size=128", "share=0.01"]
     line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), *words]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "these are CPU figures" in done.stdout
-    assert "2 blocks measured" in done.stdout.splitlines()[-1]
+    assert "3 blocks measured" in done.stdout.splitlines()[-1]
     folder = gpu.log_of(type("Common", (), {"paths": type("Paths", (), {"root": tmp_path})}), 0.001) / gpu.FOLDER
-    url, als = (
-        Figures.load(gpu.figures_file(folder, name)) for name in ("next_url/next_url", "ALS/als_buy_add_categories")
-    )
-    for figures in (url, als):
+    names = ("next_url/next_url", "ALS/als_buy_add_categories", "dcn/dcn")
+    url, als, dcn = (Figures.load(gpu.figures_file(folder, name)) for name in names)
+    for figures in (url, als, dcn):
         assert figures.agrees
         assert min(figures.speed, figures.epoch, figures.host_megabytes) > 0
         assert figures.device_megabytes is None
@@ -509,8 +508,26 @@ def test_the_cpu_form_measures_and_agrees(tmp_path):
     assert [check.name.split()[1] for check in url.checks] == precisions
     assert url.checks[0].apart == 0.0  # a CPU agrees with itself to the bit
     assert url.checks[2].apart > 0.0  # another precision does not
+    assert dcn.checks[0].apart == dcn.checks[1].apart == 0.0
+    assert not list(folder.glob("*_prepared"))
     assert len(als.checks) == 1
     assert (REPOSITORY / "docs/performance.md").read_bytes() == report
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["sequential_encoder", "twhin"])
+def test_what_has_no_recipe_of_one_step_is_measured_too(history, tmp_path, name):
+    whole = ChallengeData(history, submit=True)
+    write_split(whole, SplitDates.of(whole))
+    make_targets(whole, SplitDates.of(whole), TargetRules(), overwrite=False)
+    data = ChallengeData(history, submit=False)
+    first = load(f"{name}/{name}", data, tmp_path, tiny.overrides(block(name)))
+    found = pace(first.model, first.source, first.trainer, CPU, share=0.01, least=2, warm=2)
+    assert min(found.events, found.seconds, found.operations, found.epoch_events) > 0
+    some = SomeRows(first.encoded, np.arange(20))
+    assert np.isfinite(encode(first.model, some, Runtime(8))).all()
+    again = load(f"{name}/{name}", data, tmp_path, tiny.overrides(block(name)))  # of what was prepared before
+    assert again.source.lengths.tolist() == first.source.lengths.tolist()
 
 
 def test_some_texts_are_read(tmp_path, settings):

@@ -39,6 +39,7 @@ def test_every_stage_is_a_command_or_a_step_and_has_its_floor(settings):
     assert "dcn" in {stage.name for stage in scale.stages(0.01, settings)}
 
 
+@pytest.mark.full
 def test_a_run_is_measured_noted_and_not_repeated(settings, tmp_path):
     wanted = dataclasses.replace(settings, only=["make_synthetic_data", "validation_text"])
     scale.measure(1e-4, wanted, tmp_path)

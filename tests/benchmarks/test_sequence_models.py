@@ -1,5 +1,7 @@
 """What is measured of a sequence model's training: every model is known, one is measured."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
@@ -31,8 +33,8 @@ def test_every_model_is_known(model):
 
 
 @pytest.mark.parametrize("model", ["stat_features/stat_features", "next_sku/next_skus"])
-def test_what_is_no_model_of_sequences_is_refused(model):
-    with pytest.raises(UserError, match=f"^model={model}: no block that is a model of sequences"):
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(UserError, match=f"^model={model}: no block that trains a model"):
         recipe_of(model)
 
 
@@ -42,10 +44,20 @@ def test_an_epoch_is_all_clients(history):
     write_split(data, SplitDates.of(data))
     make_targets(data, SplitDates.of(data), TargetRules(), overwrite=False)
     config = config_of("gru_autoencoder/gru_ae_day_event", history.root)
-    prepared, _ = load(config.model, ChallengeData(history, submit=False), ["preset=demo"])
+    first = load(config.model, ChallengeData(history, submit=False), history.cache, ["preset=demo"])
     figures = measure(config)
-    assert figures["events"] == prepared.train_source.lengths.sum()
+    assert figures["events"] == first.source.lengths.sum()
     assert min(figures.values()) > 0
+
+
+@pytest.mark.parametrize("model", ["gru_autoencoder/gru_ae_day_event", "sequential_encoder/sequential_encoder"])
+def test_without_dropout_nothing_is_drawn_away(model):
+    def shares(settings) -> list[float]:
+        own = [value for name, value in settings.items() if "dropout" in name]
+        return own + [share for value in settings.values() if isinstance(value, dict) for share in shares(value)]
+
+    assert any(shares(asdict(recipe_of(model))))
+    assert not any(shares(asdict(recipe_of(model, dropout=False))))
 
 
 def test_all_products_of_a_step_are_counted():

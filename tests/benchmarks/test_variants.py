@@ -173,6 +173,7 @@ def test_the_summary_has_means_and_the_spread():
     assert mean_cell([None, 1.0]) == "1.0000"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("block", ["dcn", "sequential_encoder", "twhin"])
 def test_the_variants_of_a_block_name_settings_that_it_has(block):
     chosen = composed(CONFIGS / "scripts", f"variants_{block}")

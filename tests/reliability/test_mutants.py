@@ -20,7 +20,7 @@ ROOMS = {
     "ubp/data/split.py": [f"{DATA}/test_split.py"],
     "ubp/data/snapshots.py": [f"{DATA}/test_snapshots.py"],
     "ubp/data/labels.py": [f"{DATA}/test_labels.py"],
-    "ubp/data/targets.py": [f"{EVALUATION}/test_tasks.py"],
+    "ubp/data/targets.py": [f"{DATA}/test_targets.py", f"{EVALUATION}/test_tasks.py"],
     "ubp/data/history.py": [f"{DATA}/test_history.py", f"{DATA}/test_relevant_events.py"],
     "ubp/evaluation/tasks.py": [f"{EVALUATION}/test_tasks.py"],
     "ubp/evaluation/metrics.py": [f"{EVALUATION}/test_metrics.py"],
@@ -34,7 +34,78 @@ _JOIN = "'inner' if data.unknown_sku == 'drop' else 'left' -> 'inner'"
 NONE = {
     ("ubp/data/split.py", _JOIN): "where unknown skus are an error, every sku has properties",
     ("ubp/data/split.py", "'left' -> 'inner'"): "likewise",
+    ("ubp/data/targets.py", "2 -> 3"): "a name of a window, like any other",
+    ("ubp/data/targets.py", "rules.relevant_clients < len(clients) -> rules.relevant_clients <= len(clients)"): (
+        "a draw of all is all"
+    ),
+    (
+        "ubp/data/targets.py",
+        "np.array(array.tolist()) if array.dtype.hasobject and array.size else array -> np.array(array.tolist())",
+    ): "the same numbers",
+    ("ubp/data/targets.py", "array.dtype.hasobject and array.size -> array.dtype.hasobject or array.size"): "likewise",
+    ("ubp/data/history.py", "1000000 -> 1000001"): "a mask draws others, as many",
+    ("ubp/data/history.py", "drawn >= round(self.share * _DRAWS) -> drawn > round(self.share * _DRAWS)"): "likewise",
+    ("ubp/data/history.py", "self.start >= as_of -> self.start > as_of"): "then there is no purchase before it either",
+    (
+        "ubp/data/history.py",
+        "event_type.has_sku and self._summaries[event_type].unknown_skus -> "
+        "event_type.has_sku or self._summaries[event_type].unknown_skus",
+    ): "where every sku is known, none is dropped",
+    ("ubp/data/history.py", "'left' -> 'inner'"): "likewise",
+    (
+        "ubp/data/history.py",
+        "self.events(event_type).select(schema.CLIENT_ID).head(1) -> self.events(event_type).select(schema.CLIENT_ID)",
+    ): "it reads more, and finds the same",
+    ("ubp/data/history.py", "1 -> 2"): "likewise",
+    ("ubp/data/history.py", "finish(new) -> pass"): "tests/ubp/io/test_together.py finds it",
+    ("ubp/data/history.py", "[] if self._mask is None else [self._mask] -> [self._mask]"): "another digest, as good",
+    ("ubp/evaluation/tasks.py", "task.column is None or targets is None -> task.column is None and targets is None"): (
+        "there are both, or neither"
+    ),
+    ("ubp/evaluation/tasks.py", "bought.select(schema.CLIENT_ID).unique() -> bought.select(schema.CLIENT_ID)"): (
+        "a join that asks only whether somebody is there"
+    ),
     ("ubp/evaluation/metrics.py", "-1 -> 1"): "matrices have two dimensions",
+    ("ubp/evaluation/metrics.py", "False -> True"): "torchmetrics looks at arguments that are right",
+    (
+        "ubp/evaluation/metrics.py",
+        "task.is_propensity and targets is not None -> task.is_propensity or targets is not None",
+    ): "there are both, or neither",
+    (
+        "ubp/data/labels.py",
+        "bought[schema.SKU].unique() -> bought[schema.SKU]",
+    ): "each is looked up once, however often",
+    ("ubp/data/labels.py", "pairs[schema.SKU].unique() -> pairs[schema.SKU]"): "likewise",
+    (
+        "ubp/data/labels.py",
+        "snapshot.after(event_type, snapshot.clients).join(rows, on=schema.CLIENT_ID).sel -> "
+        "snapshot.after(event_type, snapshot.clients).join(rows, on=schema.CLIENT_ID).sel",
+    ): "a label is 1 however often it was bought",
+    ("ubp/data/labels.py", "(_BUY, _ADD) if space.has_additions else (_BUY,) -> (_BUY, _ADD)"): (
+        "where no group asks about additions"
+    ),
+    ("ubp/data/labels.py", "[schema.NAME] if space.names is not None else [] -> [schema.NAME]"): "read, and not used",
+    ("ubp/data/labels.py", "True -> False"): "numpy looks whether clients are unique, and they are",
+    ("ubp/blocks/embeddings.py", "len(vectors) // _LOOKED_AT + 1 -> len(vectors) // _LOOKED_AT - 1"): (
+        "which rows a digest looks at"
+    ),
+    ("ubp/blocks/embeddings.py", "16 -> 17"): "a digest has a byte more",
+    ("ubp/blocks/embeddings.py", "True -> False"): "numbers without nulls need no copy",
+    (
+        "ubp/blocks/embeddings.py",
+        "column.null_count or numbers.null_count -> column.null_count and numbers.null_count",
+    ): "Arrow refuses nulls too, in other words",
+    ("ubp/blocks/embeddings.py", "raise ValueError(f'column {name}: some values are null') -> pass"): "likewise",
+    ("ubp/evaluation/scores.py", "2 -> 3"): "how far a line of the JSON is indented",
+    ("ubp/evaluation/scores.py", "0.0 -> 1.0"): "tasks that all rows have are not None",
+    ("ubp/blocks/embeddings.py", "4096 -> 4097"): "which rows a digest looks at",
+    ("ubp/blocks/embeddings.py", "2 -> 3"): "likewise, or how much is read at a time",
+    ("ubp/blocks/embeddings.py", "22 -> 23"): "how much is written at a time",
+    ("ubp/blocks/embeddings.py", "21 -> 22"): "how much is read at a time",
+    ("ubp/blocks/embeddings.py", "20 -> 21"): "likewise",
+    ("ubp/blocks/embeddings.py", "max -> min"): "likewise",
+    ("ubp/blocks/embeddings.py", "1 -> 2"): "likewise; any negative number stands for what is left of a shape",
+    ("ubp/blocks/embeddings.py", "False -> True"): "memory: what is read at once, and copied where it need not be",
     (
         "ubp/evaluation/metrics.py",
         "self.novelty is None or self.diversity is None -> self.novelty is None and self.diversity is None",

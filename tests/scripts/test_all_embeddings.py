@@ -5,12 +5,23 @@ import os
 import pytest
 
 from scripts import all_embeddings
-from scripts.all_embeddings import Memory, default_jobs, job, passed_on, remarked, shared_cores, without_left_out
+from scripts.all_embeddings import (
+    Memory,
+    Settings,
+    default_jobs,
+    job,
+    jobs_of,
+    passed_on,
+    remarked,
+    shared_cores,
+    without_left_out,
+)
 from ubp.blocks.registry import entries
 from ubp.cli.config import Common, composed
 from ubp.cli.jobs import longest_first
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
+from ubp.io.errors import UserError
 
 MEMORY = {"full": Memory(command=3.2, log=1.0), "demo": Memory(command=1.0, log=1.0)}
 
@@ -100,6 +111,19 @@ def test_a_block_with_a_remark_is_named_on_the_terminal(remark, tmp_path):
     assert remarked(log) == [cut, last]
     log.write_text("")
     assert remarked(log) == []
+
+
+def test_a_single_commands_own_overrides_come_last_and_go_to_no_other(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["all_embeddings.py", "preset=demo", "trainer.max_epochs=5", "overrides={...}"])
+    settings = Settings(None, 1, 20, None, {"dcn": ["trainer.max_epochs=3"]})
+    for found in jobs_of(entries(), settings):
+        own = ["trainer.max_epochs=3"] if found.name == "dcn" else []
+        assert found.words[-2 - len(own) :] == ["preset=demo", "trainer.max_epochs=5", *own]
+
+
+def test_overrides_of_a_block_that_there_is_not():
+    with pytest.raises(UserError, match=r"overrides=dnc: must be some of .*dcn"):
+        Settings(None, 1, 20, None, {"dnc": ["trainer.max_epochs=3"]})
 
 
 def test_an_entry_as_a_job():

@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from scripts import demo
-from scripts.demo import log_stages, of_what_was_made, only, plan, run_stage, stages
+from scripts.demo import log_stages, of_one_block_each, of_what_was_made, only, plan, run_stage, stages
+from ubp.cli.config import composed
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError
@@ -62,6 +63,14 @@ def test_the_demo_has_all_blocks_and_a_smaller_one_names_its_own(history):
     merges = OmegaConf.load(CONFIGS / "scripts" / "demo.yaml").merges
     assert only(plan(merges, [], history)) == []
     assert only(plan(["combined"], [], history)) == ["only=[stacker,dcn,sequential_encoder]"]
+
+
+def test_what_is_asked_of_one_blocks_command_arrives_there_as_it_was():
+    asked = {"dcn": ["trainer.max_epochs=3", "labels.groups=[price,skus]"], "lightfm": ["seed=1"]}
+    (word,) = of_one_block_each(OmegaConf.create(asked))
+    config = composed(CONFIGS / "scripts", "all_embeddings", [word])
+    assert OmegaConf.to_container(config.overrides) == asked
+    assert of_one_block_each(None) == []
 
 
 def test_every_stage_has_the_demos_preset(history):

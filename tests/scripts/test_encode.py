@@ -362,3 +362,8 @@ def test_a_merge_of_a_block_that_is_made_anew_is_refused(run, paths, monkeypatch
     )
     assert not (paths.embeddings(submit=True) / "bought").exists()
     assert run(merge, *words)[0] == 0
+
+
+@pytest.mark.parametrize("word", ["parts.threads=0", "parts.shards=0", "parts.gpus=-1", "parts.memory=-0.5"])
+def test_parts_that_make_no_sense_are_refused_before_a_cluster_is_asked(run, word):
+    assert refusal(run(encode, "name=stat_features", "engine=ray", word)).startswith(f"error: {word}: must be at least")

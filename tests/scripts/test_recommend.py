@@ -157,6 +157,7 @@ def understood(line):
     return composed(CONFIGS / folder, *(names or [name]), overrides)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("rule", Measured.load().rules, ids=lambda rule: f"{rule.merge}-{rule.preset}")
 def test_every_command_is_understood_and_reads_the_same_log(rule):
     steps = steps_of(rule, log_of(10, ALL), {}, Measured.load())

@@ -132,6 +132,7 @@ def test_an_entry_is_the_same_again_and_nothing_else_is_touched(run, paths):
     assert files_of(paths.root) == before
 
 
+@pytest.mark.full
 def test_what_was_made_again_is_kept_until_it_is_to_be_overwritten(run, paths, tmp_path):
     words = [f"entry={paths.block(VISITS, submit=True)}", f"into={tmp_path / 'aside'}"]
     assert run(*words)[0] == 0
@@ -142,6 +143,7 @@ def test_what_was_made_again_is_kept_until_it_is_to_be_overwritten(run, paths, t
     assert run.ran == [(VISITS, False)]
 
 
+@pytest.mark.full
 def test_todays_configs_change_nothing(run, monkeypatch):
     def others(entry):
         return composed(CONFIGS / entry.folder, entry.config_name, ["seed=99", *OTHER.get(entry.folder, [])])
@@ -169,6 +171,7 @@ def test_a_changed_byte_of_an_entry_is_found_and_named(run):
     assert err[1:] == [f"error: {file}: changed since it was written"]
 
 
+@pytest.mark.full
 def test_another_seed_in_the_lineage_is_found_and_named(run):
     with_manifest(run.entry, lambda lineage: lineage["blocks"][VISITS]["lineage"].update(seed=6))
     code, out, err = run(f"entry={run.entry}")
@@ -189,6 +192,7 @@ def test_a_block_by_itself(run, paths):
     assert err[0].startswith(f"error: {VISITS}: ")
 
 
+@pytest.mark.full
 def test_a_block_that_is_no_longer_there_is_made_all_the_same(run, paths):
     paths.block("stat_features", submit=True).unlink()
     code, out, _ = run(f"entry={run.entry}")
@@ -196,6 +200,7 @@ def test_a_block_that_is_no_longer_there_is_made_all_the_same(run, paths):
     assert "the first is not there to compare with" in out
 
 
+@pytest.mark.full
 def test_what_encode_wrote(run, paths):
     clients = paths.root / "some.npy"
     np.save(clients, np.load(paths.relevant_clients)[3:9])
@@ -280,6 +285,7 @@ def test_a_manifest_without_the_lineage_of_a_block(run):
     ]
 
 
+@pytest.mark.full
 def test_what_cannot_be_promised_is_a_line(run):
     with_manifest(run.entry, lambda lineage: lineage["versions"].update(numpy="1.0"))
     assert run(f"entry={run.entry}")[0] == 0

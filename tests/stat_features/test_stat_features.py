@@ -16,6 +16,8 @@ from ubp.blocks.fitted import load, save
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.schema import EVENT_TYPES
+from ubp.data.shards import sharded
+from ubp.io.spread import in_turn
 
 COLUMNS = columns()
 
@@ -274,3 +276,14 @@ def test_a_clients_row_does_not_depend_on_the_others(data):
     everybody = block.encode(data)
     some = everybody.client_ids[::3]
     assert block.encode(data, some).vectors.tobytes() == everybody.vectors[::3].tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 4, 70])
+def test_fitted_by_shards_it_is_the_block_of_one_process(history, count):
+    data = ChallengeData(history, submit=True)
+    views = [data.of_shard(shard) for shard in sharded(data, count, in_turn)]
+    found = StatFeaturesRecipe().fit_by_shards(data, views, 0, in_turn).block
+    whole = fitted(data)
+    assert found.state().settings == whole.state().settings
+    assert found.popular.keys() == whole.popular.keys()
+    assert all(found.popular[name].equals(table) for name, table in whole.popular.items())

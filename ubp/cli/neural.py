@@ -1,10 +1,12 @@
 """The course of every neural model's recipe: prepare, train, report."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
+
+import numpy as np
 
 from ubp.blocks.registry import needs_of
 from ubp.cli.output import BELOW_POPULARITY
@@ -19,6 +21,40 @@ from ubp.training.fitted import FittedSequenceModel
 from ubp.training.model import Model, Source
 from ubp.training.ranking import below_popularity
 from ubp.training.settings import TrainerSettings
+
+
+@dataclass(frozen=True)
+class Beginning(Generic[Model]):
+    """What a training begins with.
+
+    Attributes:
+        model: with its first weights.
+        source: what it learns from.
+        encoded: sequences whose vectors are profiles, or their like in training.
+        trainer: how it is trained.
+    """
+
+    model: Model
+    source: Source
+    encoded: Source
+    trainer: TrainerSettings
+
+
+class TrainedRecipe(Recipe, ABC, Generic[Model]):
+    """A recipe that trains one model, of whatever source."""
+
+    @abstractmethod
+    def beginning(self, history: ChallengeData, seed: int, folder: Path) -> Beginning[Model]:
+        """What `fit` begins with: for whoever measures a step of it.
+
+        Args:
+            history: nothing after its ``as_of`` is read.
+            seed: of everything random.
+            folder: for what is prepared; the same for the same history and settings.
+
+        Raises:
+            UserError: a fault in the data, or settings that do not fit them.
+        """
 
 
 @dataclass(frozen=True)
@@ -38,7 +74,7 @@ class Prepared(Generic[Model]):
 
 
 @dataclass(frozen=True)
-class NeuralRecipe(Recipe, Generic[Model]):
+class NeuralRecipe(TrainedRecipe[Model], Generic[Model]):
     """A recipe that trains a sequence model.
 
     Attributes:
@@ -54,6 +90,12 @@ class NeuralRecipe(Recipe, Generic[Model]):
     @abstractmethod
     def prepare(self, history: ChallengeData, seed: int) -> Prepared[Model]:
         """Read, tokenise, draw the first weights by the seed."""
+
+    def beginning(self, history: ChallengeData, seed: int, folder: Path) -> Beginning[Model]:  # noqa: ARG002 (nothing is kept)
+        """See `TrainedRecipe.beginning`."""
+        prepared = self.prepare(history, seed)
+        encoded = prepared.block.source(history, np.sort(history.relevant_clients))
+        return Beginning(prepared.block.model, prepared.train_source, encoded, self.trainer)
 
     @property
     def runtime(self) -> Runtime:

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RETRIES: Final = 3  # of a task whose worker or node was lost; a command that kills its worker each time shall end
+RETRIES: Final = 3  # of a task whose worker or node was lost; a command that kills its worker each time shall end
 _INTERRUPTED: Final = 128 + signal.SIGINT
 _GRACE: Final = 20.0  # seconds that one command has to end itself
 _ANSWER: Final = 5.0  # seconds that a cluster has to answer
 _LOOK: Final = 0.5  # seconds between looks at a task
 _SAY: Final = 30.0  # seconds between lines on the terminal of how far a task is
-_THREADS: Final = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
+THREADS: Final = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 _ON: Final = "on "  # begins the line in a log that says where the command runs
 
 
@@ -81,8 +81,13 @@ class Cluster:
         fewest = min(int(node["CPU"]) for node in self.nodes if node.get("CPU", 0) >= 1)
         return max(1, min(fewest, self.cores // jobs))
 
-    def require(self, name: str, needed: Resources) -> None:
+    def require(self, name: str, needed: Resources, settings: str = "memory.command") -> None:
         """Refuse what no node will ever have: Ray would wait for one.
+
+        Args:
+            name: of what needs it.
+            needed: what it is.
+            settings: that say how much it needs.
 
         Raises:
             UserError: no node has as much.
@@ -93,7 +98,7 @@ class Cluster:
             raise UserError(
                 f"engine=ray: {name} needs {needed.cpus} cores, {needed.gpus} GPUs and {needed.memory / 1e9:.1f} GB on "
                 f"one node, and no node has them (the most memory is {most:.1f} GB); start a larger node or lower "
-                "memory.command"
+                f"{settings}"
             )
 
 
@@ -190,7 +195,7 @@ class RayTasks:
         script = str(Path(script).resolve().relative_to(REPOSITORY))
         order = Order(script, tuple(told(arguments)), log, needed.cpus, self._data_path, code_digest())
         task = ray.remote(run_order).options(
-            name=job.name, num_cpus=needed.cpus, num_gpus=needed.gpus, memory=needed.memory, max_retries=_RETRIES
+            name=job.name, num_cpus=needed.cpus, num_gpus=needed.gpus, memory=needed.memory, max_retries=RETRIES
         )  # fmt: skip
         self._tasks[job.name] = task.remote(order)
         return Running(job, log, _Watch(job.name, self._tasks[job.name], log, self._follow).poll)
@@ -301,7 +306,7 @@ def _environment(order: Order) -> dict[str, str]:
     """Of a command: its threads, the data path, and the very code whose digest was compared before any other."""
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     own = {DATA_PATH: str(order.data_path), "PYTHONPATH": paths}
-    return os.environ | dict.fromkeys(_THREADS, str(order.threads)) | own
+    return os.environ | dict.fromkeys(THREADS, str(order.threads)) | own
 
 
 @cache

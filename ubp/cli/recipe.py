@@ -2,19 +2,23 @@
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
+import numpy as np
 from omegaconf import DictConfig
 
-from ubp.blocks.fitted import FittedBlock, imported
+from ubp.blocks.fitted import FittedBlock, content_digest, imported, save
 from ubp.blocks.registry import reads_targets
-from ubp.cli.config import parse, resolved
-from ubp.cli.run import embedding_run
+from ubp.cli.config import RAY, parse, resolved
+from ubp.cli.output import say
+from ubp.cli.run import EmbeddingRun, embedding_run
 from ubp.data.history import ChallengeData
+from ubp.data.shards import MOST_SHARDS, sharded
 from ubp.io.errors import UserError
+from ubp.io.spread import Spread
 from ubp.io.stage import is_first_process
 
 
@@ -63,6 +67,24 @@ class Recipe(ABC):
         """
 
 
+class SpreadRecipe(Recipe):
+    """A recipe that can also learn from shards of the events, each on another machine."""
+
+    @abstractmethod
+    def fit_by_shards(self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread) -> Fit:
+        """Learn what `fit` learns, to the bit.
+
+        Args:
+            history: of all clients.
+            views: the same of each shard's clients.
+            seed: of everything random.
+            spread: does what is done for each shard.
+
+        Raises:
+            UserError: see `fit`.
+        """
+
+
 def _part(config: DictConfig, name: str, kind: Any) -> Any:  # noqa: ANN401 (whatever the field holds)
     if is_dataclass(kind):
         return parse(cast("type[Any]", kind), config, at=name)
@@ -85,8 +107,30 @@ def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] 
     """
     with embedding_run(config, not_in_lineage, reads_targets(recipe), recipe) as run:
         chosen: Recipe = imported(recipe).of(config)
+        if config.engine == RAY and isinstance(chosen, SpreadRecipe):
+            _make_on_cluster(chosen, run)
+            return
         found = chosen.fit(run.data, run.seed, run.folder)
         if is_first_process():
             run.save(found.block, found.report)
             if found.disposable:
                 shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def _make_on_cluster(chosen: SpreadRecipe, run: EmbeddingRun) -> None:
+    """Fit and encode by tasks of a Ray cluster, a core each: the bytes of one process."""
+    from ubp.cli.ray_spread import RaySpread
+    from ubp.cli.ray_tasks import Resources, cluster
+    from ubp.training.encode_in_parts import InParts
+
+    with cluster() as found:
+        spread, shards = RaySpread(Resources(cpus=1, gpus=0, memory=0)), min(found.cores, MOST_SHARDS)
+        say(f"{len(found.nodes)} nodes, {found.cores} cores; {shards} parts of {run.name}")
+        views = [run.data.of_shard(shard) for shard in sharded(run.data, shards, spread)]
+        made = chosen.fit_by_shards(run.data, views, run.seed, spread)
+        fitted, clients = run.folder / run.name / "fitted", np.sort(run.data.relevant_clients)
+        save(made.block, fitted, {})
+        work = InParts(fitted, run.data, clients, shards, run.folder / "parts", {"fit": content_digest(fitted)})
+        table, _ = work.encode(spread)
+    run.save(made.block, made.report, table)
+    shutil.rmtree(run.folder, ignore_errors=True)

@@ -65,7 +65,7 @@ class EmbeddingRun:
     lineage: dict[str, Any]
     recipe: str = ""
 
-    def save(self, fitted: FittedBlock, report: Mapping[str, Any]) -> None:
+    def save(self, fitted: FittedBlock, report: Mapping[str, Any], encoded: EmbeddingTable | None = None) -> None:
         """Keep the fitted block, write its embedding of the relevant clients, print the closing line.
 
         The closing line says where the vectors have collapsed (`ubp.blocks.health`), and has the report's warnings.
@@ -74,6 +74,7 @@ class EmbeddingRun:
             fitted: what learned from the history.
             report: what the run says of its quality, kept in the lineage beside the vectors' health; under
                 ``WARNINGS`` what is wrong with it, in words.
+            encoded: its vectors of the relevant clients; None: they are worked out here.
 
         Raises:
             NoUsableEvents: no relevant client has events that the block reads.
@@ -83,7 +84,8 @@ class EmbeddingRun:
         self.data.require_unchanged()
         self._require_same_sources()
         lineage = self.lineage | circumstances(self.data, self.recipe) | read_from(self._read()) | described(fitted)
-        encoded = fitted.encode(self.data, self.data.relevant_clients)
+        if encoded is None:
+            encoded = fitted.encode(self.data, self.data.relevant_clients)
         if not len(encoded):
             raise no_events(self.data, needs_of(self.name), f"{self.name}: no relevant client has a vector")
         keep_fitted(fitted, self.model, lineage | {"report": {**report, COST: cost_so_far()}})

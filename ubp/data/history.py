@@ -5,7 +5,6 @@ ids that are never null, codes that are 16 numbers, skus that have properties. N
 strings.
 """
 
-import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from ubp.data.paths import DataPaths
 from ubp.data.reading import collect, load_clients, scan, times_parsed, typed
 from ubp.data.relevant_events import RelevantEvents
 from ubp.data.schema import EventType
+from ubp.data.shards import Shard
 from ubp.data.validation import FileSummary, check, require_files, summary_of
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write, digest_of, fingerprint
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 UnknownSku = Literal["error", "drop"]
 
+_READ_AGAIN = ("clients", "relevant_clients", "_relevant_ascending", "_relevant_events")  # from the files, when asked
 _DRAWS = 1_000_000  # different shares of events that can be masked
 
 
@@ -87,6 +88,7 @@ class ChallengeData:
         self.unknown_sku = unknown_sku
         self._as_of = _whole_second(as_of)
         self._mask: Mask | None = None
+        self._shard: Shard | None = None
         self.folder = paths.history(submit)
         for new in paths.new_files:
             finish(new)
@@ -118,7 +120,10 @@ class ChallengeData:
             clients: int64, whose events alone; None for all. If all are relevant, their events are read from
                 `ubp.data.relevant_events`, which parses the log once for all days and callers.
         """
-        if clients is not None and self._are_relevant(clients):
+        if self._shard is not None:
+            frame = self._shard.events(event_type)
+            frame = frame if clients is None else of_clients(frame, clients)
+        elif clients is not None and self._are_relevant(clients):
             frame = of_clients(self._relevant_events.events(event_type), clients)
         else:
             frame = self._from_files(event_type, clients)
@@ -136,6 +141,18 @@ class ChallengeData:
         filed = scan(self.file(event_type))
         if clients is not None:
             filed = of_clients(filed.with_columns(pl.col(schema.CLIENT_ID).cast(pl.Int64)), clients)
+        return self._of_known_skus(filed, event_type)
+
+    def filed(self, event_type: EventType, begin: int, rows: int) -> pl.LazyFrame:
+        """Events at some rows of a file, whatever the day and the mask; see `events`."""
+        return self._of_known_skus(scan(self.file(event_type)).slice(begin, rows), event_type)
+
+    def rows_filed(self, event_type: EventType) -> int:
+        """Rows of an event file."""
+        return self._summaries[event_type].rows
+
+    def _of_known_skus(self, filed: pl.LazyFrame, event_type: EventType) -> pl.LazyFrame:
+        """Rows of an event file with the promised columns, those left out whose sku has no properties."""
         frame = typed(filed, schema.event_columns(event_type))
         if event_type.has_sku and self._summaries[event_type].unknown_skus:
             frame = frame.join(self.properties().select(schema.SKU), on=schema.SKU, how="semi")
@@ -215,18 +232,22 @@ class ChallengeData:
 
     def rows(self, event_type: EventType) -> int:
         """Events of one type in the history."""
-        if self._as_of is None and self._mask is None and not self._summaries[event_type].unknown_skus:
+        everything = self._as_of is None and self._mask is None and self._shard is None
+        if everything and not self._summaries[event_type].unknown_skus:
             return self._summaries[event_type].rows
         return int(collect(self.events(event_type).select(pl.len())).item())
 
     def has(self, event_type: EventType) -> bool:
-        """Whether the history has an event of one type: where none is left out, without reading any."""
+        """Whether the history has an event of one type: where none is left out, without reading any.
+
+        Of one shard it is asked about all clients: what a block reads must not depend on the shard.
+        """
         summary = self._summaries[event_type]
         if summary.first is None or (self._as_of is not None and summary.first >= self._as_of):
             return False
         if self._mask is None and not summary.unknown_skus:
             return True
-        return len(collect(self.events(event_type).select(schema.CLIENT_ID).head(1))) > 0
+        return len(collect(self._of_all().events(event_type).select(schema.CLIENT_ID).head(1))) > 0
 
     def first(self, event_type: EventType) -> datetime:
         """The earliest event of one type in the files; the type must have events."""
@@ -325,14 +346,37 @@ class ChallengeData:
     @property
     def whole(self) -> "ChallengeData":
         """All events of the files, masked ones and those at or after ``as_of`` too: for what belongs to the files."""
-        if self._as_of is None and self._mask is None:
+        if self._as_of is None and self._mask is None and self._shard is None:
             return self
-        view = self._until(None)
+        view = self._of_all()._until(None)
         view._mask = None
         return view
 
+    def of_shard(self, shard: Shard) -> "ChallengeData":
+        """The same history with the events of one shard's clients alone; what it says of all stays as it is.
+
+        Args:
+            shard: of these very files (`ubp.data.shards.sharded`).
+        """
+        view = self._until(self._as_of)
+        view._shard = shard
+        return view
+
+    def _of_all(self) -> "ChallengeData":
+        """The same history with the events of all clients."""
+        if self._shard is None:
+            return self
+        view = self._until(self._as_of)
+        view._shard = None
+        return view
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process of another machine opens the history by: without arrays, which it reads itself."""
+        return {name: value for name, value in self.__dict__.items() if name not in _READ_AGAIN}
+
     def _until(self, as_of: datetime | None) -> "ChallengeData":
-        view = copy.copy(self)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)  # what was read stays; a copy would do as `__getstate__` says
         view._as_of = _whole_second(as_of)
         for name in ("as_of", "clients", "fingerprint"):  # what depends on the day
             view.__dict__.pop(name, None)

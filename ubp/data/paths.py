@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ubp.data import schema
+from ubp.io.files import digest_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = _PACKAGE.parent
@@ -92,6 +93,10 @@ class DataPaths:
         """The events of some relevant clients in some files (`ubp.data.relevant_events`)."""
         return self.cache / "relevant_events" / fingerprint
 
+    def shards(self, fingerprint: str, count: int) -> Path:
+        """The events of some files in so many shards of clients (`ubp.data.shards`)."""
+        return self.cache / "shards" / f"{fingerprint}-{count}"
+
     def history(self, submit: bool) -> Path:
         return self.raw if submit else self.input
 
@@ -121,6 +126,10 @@ class DataPaths:
     def encoded(self, name: str) -> Path:
         """The folder of what a fitted block or merge gave for a day (``AS_OF.parquet``)."""
         return self.root / "encoded" / name
+
+    def parts_of(self, file: Path) -> Path:
+        """The folder of the parts of a file, until all are there and put together."""
+        return self.cache / "parts" / digest_of(file.absolute())
 
     def profiles(self, name: str) -> Path:
         """The folder of a block's or merge's profiles day by day (`ubp.nightly.profiles`)."""

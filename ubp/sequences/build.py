@@ -5,7 +5,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -96,6 +96,26 @@ def build(data: ChallengeData, folder: Path) -> None:
 
     Needs 20 bytes per event on disk besides the store until it is done.
     """
+    require_span(data)
+    logger.info("%s: putting the events in order (once for these files)", data.folder)
+    folder.mkdir()
+    last = write_events(data, _tables_written(data, folder), folder)
+    write_note(folder, data.start, last, data.event_types)
+
+
+def _tables_written(data: ChallengeData, folder: Path) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Write the table of each kind of subject when its references are asked for."""
+    yield schema.SKU, write_items(data, folder)
+    for subject in (schema.URL, schema.QUERY):
+        yield subject, write_subjects(met(data, subject), subject, folder)
+
+
+def require_span(data: ChallengeData) -> None:
+    """Refuse a history whose times do not fit into the store's column.
+
+    Raises:
+        UserError: its events span more than 68 years.
+    """
     if data.as_of - data.start > timedelta(seconds=2**31 - 1):
         having = [event_type for event_type in data.event_types if data.has(event_type)]
         early, late = min(having, key=data.first), max(having, key=data.last)
@@ -103,16 +123,6 @@ def build(data: ChallengeData, folder: Path) -> None:
             f"{data.file(late)}: events until {data.last(late)}, more than 68 years after the first, "
             f"{data.first(early)} in {data.file(early)}; fix the timestamps"
         )
-    logger.info("%s: putting the events in order (once for these files)", data.folder)
-    folder.mkdir()
-    parts = folder / "parts"
-    limits = _part_limits(data)
-    _partition(data, data.item_types, write_items(data, folder), limits, parts)
-    for subject in (schema.URL, schema.QUERY):
-        _partition(data, data.about(subject), _write_subjects(data, subject, folder), limits, parts)
-    last = _write_events(parts, len(limits) + 1, folder)
-    shutil.rmtree(parts)
-    write_note(folder, data.start, last, data.event_types)
 
 
 def _part_limits(data: ChallengeData) -> Int64:
@@ -166,16 +176,39 @@ def write_items(data: ChallengeData, folder: Path) -> pl.DataFrame:
     return _referenced(items.select(schema.SKU))
 
 
-def _write_subjects(data: ChallengeData, subject: str, folder: Path) -> pl.DataFrame:
-    """Write the table of urls or of queries; returns their keys and references."""
-    met = pl.concat(data.events(event_type).select(subject_keys(subject)) for event_type in data.about(subject))
-    keys = collect(met.unique())
-    keys = keys.sort(keys.columns)
-    values = np.ascontiguousarray(keys.to_numpy())
+def met(data: ChallengeData, subject: str) -> pl.LazyFrame:
+    """The keys of the urls or of the queries in a history, each once, in any order."""
+    kinds = data.about(subject)
+    return pl.concat(data.events(event_type).select(subject_keys(subject)) for event_type in kinds).unique()
+
+
+def write_subjects(keys: pl.LazyFrame, subject: str, folder: Path) -> pl.DataFrame:
+    """Write the table of urls or of queries.
+
+    Args:
+        keys: theirs, each once.
+        subject: ``url`` or ``query``.
+        folder: of the store.
+
+    Returns:
+        Keys and references.
+    """
+    found = collect(keys)
+    keys_in_order = found.sort(found.columns)
+    values = np.ascontiguousarray(keys_in_order.to_numpy())
     # The bytes of a query's two numbers are its codes.
     table = values.astype(">u8").view(np.uint8) if subject == schema.QUERY else values[:, 0]
     save_array(folder / f"{TABLE_OF[subject]}.npy", table)
-    return _referenced(keys)
+    return _referenced(keys_in_order)
+
+
+def tables_read(folder: Path) -> Iterator[tuple[str, pl.DataFrame]]:
+    """What `write_items` and `write_subjects` gave back, from the tables that they wrote, in turn."""
+    for subject, table in TABLE_OF.items():
+        values = np.load(folder / f"{table}.npy")
+        names = [key.meta.output_name() for key in subject_keys(subject)]
+        columns = values.view(">u8").astype(np.uint64).T if subject == schema.QUERY else [values]
+        yield subject, _referenced(pl.DataFrame(dict(zip(names, columns, strict=True))))
 
 
 def _referenced(keys: pl.DataFrame) -> pl.DataFrame:
@@ -206,7 +239,26 @@ def _partition(
         )
 
 
-def _write_events(parts: Path, count: int, folder: Path) -> int:
+def write_events(data: ChallengeData, references: Iterable[tuple[str, pl.DataFrame]], folder: Path) -> int:
+    """Write columns, clients and offsets of all events of a history, or of one shard of it; at least one.
+
+    Args:
+        data: whose.
+        references: of subjects, with what they are.
+        folder: of the store; it has a folder of parts meanwhile.
+
+    Returns:
+        The last event's time.
+    """
+    parts, limits = folder / "parts", _part_limits(data)
+    for subject, known in references:
+        _partition(data, data.about(subject), known, limits, parts)
+    last = _write_parts(parts, len(limits) + 1, folder)
+    shutil.rmtree(parts)
+    return last
+
+
+def _write_parts(parts: Path, count: int, folder: Path) -> int:
     """Sort the parts, one after the other, and write columns, clients and offsets; returns the last event's time."""
     files = [sorted(parts.glob(f"*/{_PART}={part}/*.ipc")) for part in range(count)]
     frames = [pl.scan_ipc(part, hive_partitioning=False) for part in files if part]

@@ -88,7 +88,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def encode(
-    model: SequenceModel, source: Source, runtime: Runtime, asked: Asked | None = None
+    model: SequenceModel,
+    source: Source,
+    runtime: Runtime,
+    asked: Asked | None = None,
+    batches: Sequence[Rows] | None = None,
 ) -> npt.NDArray[np.float32]:
     """The vectors of all sequences.
 
@@ -100,13 +104,15 @@ def encode(
         source: the sequences.
         runtime: how to compute.
         asked: what else than the model's vectors is wanted of it; None for these.
+        batches: rows of each, every row in one; None for rows of similar length.
 
     Returns:
         float32 [rows, width] in the order of the rows.
     """
     wanted = asked or Asked(model.encode, model.width)
     vectors = np.empty((len(source.lengths), wanted.width), np.float32)
-    batches = length_buckets(source.lengths, runtime.batch_size, shuffle=False)
+    if batches is None:
+        batches = length_buckets(source.lengths, runtime.batch_size, shuffle=False)
     for rows, batch in device_batches(model, source, batches, runtime):
         vectors[rows] = wanted.of(batch).float().cpu().numpy()
     return vectors

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -39,6 +40,28 @@ class ClientSource(Source, Protocol):
     @property
     def clients(self) -> Rows:
         """Each row's client: int64 [rows]."""
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some rows of a source, as a source.
+
+    Attributes:
+        source: of all rows.
+        rows: int64, their places.
+    """
+
+    source: Source
+    rows: Rows
+
+    @property
+    def lengths(self) -> Rows:
+        """See `Source`."""
+        return self.source.lengths[self.rows]
+
+    def batch(self, rows: Rows, generator: np.random.Generator | None = None) -> Batch:
+        """See `Source`."""
+        return self.source.batch(self.rows[rows], generator)
 
 
 def as_it_is(batch: Batch) -> Batch:
@@ -130,6 +153,11 @@ Model = TypeVar("Model", bound=SequenceModel)
 def rows_of(batch: Batch) -> int:
     """How many sequences it holds."""
     return len(next(iter(batch.values())))
+
+
+def events_of(batch: Batch) -> int:
+    """How many events its sequences have; where they have no lengths, each is one."""
+    return int(batch[LENGTHS].sum()) if LENGTHS in batch else rows_of(batch)
 
 
 def in_micro_batches(batch: Batch, micro_batch: int | None, on_host: Callable[[Batch], Batch]) -> list[Batch]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ubp.blocks import embeddings
-from ubp.blocks.embeddings import EmbeddingTable, read_lineage
+from ubp.blocks.embeddings import EmbeddingTable, find_vectors, lies_at, names_in, read_lineage
 from ubp.io.errors import UserError
 
 IDS = np.array([7, 3, 9])
@@ -204,3 +204,56 @@ def test_whatever_bit_is_turned_over_no_other_vectors_are_read(tmp_path):
             assert found.client_ids.tolist() == IDS.tolist()
             assert found.vectors.tolist() == VECTORS.tolist()
     assert refused > VECTORS.nbytes + IDS.nbytes
+
+
+def test_a_value_that_no_digest_looks_at_is_under_a_checksum(tmp_path):
+    path, rows = tmp_path / "a.parquet", 3 * embeddings._LOOKED_AT
+    EmbeddingTable(np.arange(rows), np.full((rows, 1), 7.0, np.float32), {}).write(path)
+    whole = path.read_bytes()
+    place = whole.rindex(np.float32(7.0).tobytes() * 9) + 8  # of a row among the last ones that is no fourth one
+    path.write_bytes(whole[:place] + np.float32(8.0).tobytes() + whole[place + 4 :])
+    with pytest.raises(UserError, match="not a usable embedding"):
+        EmbeddingTable.read(path)
+
+
+def test_whole_pages_of_another_block_are_not_taken_for_this_one(tmp_path):
+    path = tmp_path / "a.parquet"
+    EmbeddingTable(IDS, VECTORS, {}).write(path)
+    noted = pq.read_schema(path).metadata
+    EmbeddingTable(IDS, VECTORS + np.float32([[0], [0], [1]]), {}).write(path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata(noted), path)
+    with pytest.raises(UserError, match="not those that were written"):
+        EmbeddingTable.read(path)
+
+
+def test_fewer_rows_than_the_file_says_are_refused(tmp_path, monkeypatch):
+    EmbeddingTable(IDS, VECTORS, {}).write(tmp_path / "a.parquet")
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda self, _: iter(self.read().slice(0, 2).to_batches()))
+    with pytest.raises(UserError, match="2 rows, where it says that it has 3"):
+        EmbeddingTable.read(tmp_path / "a.parquet")
+
+
+def test_the_form_of_the_parquet(tmp_path):
+    EmbeddingTable(IDS, VECTORS, {}).write(tmp_path / "a.parquet")
+    assert not any(field.nullable for field in pq.read_schema(tmp_path / "a.parquet"))
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    for number in range(2):
+        assert not {"PLAIN_DICTIONARY", "RLE_DICTIONARY"} & set(group.column(number).encodings)
+
+
+def test_vectors_without_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"^no columns$"):
+        EmbeddingTable(IDS, np.empty((3, 0), np.float32), {})
+
+
+def test_where_blocks_and_entries_lie(tmp_path):
+    for name in ("a.parquet", ".a.parquet.aside.parquet"):
+        (tmp_path / name).touch()
+    for folder in ("an_entry", "no_entry"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "an_entry" / "embeddings.npy").touch()
+    assert names_in(tmp_path) == ["an_entry", "a"]
+    assert [lies_at(tmp_path / name) for name in ("a.parquet", "an_entry", "no_entry")] == [True, True, False]
+    assert find_vectors("a", [tmp_path / "no_entry", tmp_path]) == tmp_path / "a.parquet"
+    assert find_vectors("an_entry", [tmp_path]) == tmp_path / "an_entry"
+    assert find_vectors("no_entry", [tmp_path]) is None

@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import pytest
 
 from tests import tiny
 from tests.conftest import History
+from tests.ubp.cli.conftest import STORE
 from ubp.blocks.registry import block
 from ubp.cli.jobs import Job, JobFailed, Limits, run_jobs
 from ubp.cli.ray_tasks import Cluster, Order, RayTasks, Resources, cluster, code_digest, run_order, told
@@ -26,7 +25,6 @@ from ubp.data.schema import EventType
 from ubp.io.errors import UserError
 
 ON = re.compile(r"^on .*, node (\w+), PID (\d+)$", re.MULTILINE)
-_STORE = 80 * 2**20  # bytes of a node's object store: nothing large goes through it
 
 
 class TestCluster:
@@ -101,23 +99,6 @@ def wait_until(holds: Any, seconds: float = 60) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """A cluster of a node with one core and one with two."""
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from ray.cluster_utils import Cluster as Nodes
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": _STORE}
-        made = Nodes(initialize_head=True, head_node_args=head)
-        second = made.add_node(num_cpus=2, object_store_memory=_STORE)
-        made.wait_for_nodes()
-        patch.setenv("RAY_ADDRESS", made.address)
-        yield SimpleNamespace(cluster=made, second=second)
-        made.shutdown()
 
 
 def written(history: History, folder: Path) -> DataPaths:
@@ -210,7 +191,7 @@ class TestOnTwoNodes:
         def replace_node(node: str, _: str) -> None:
             assert nodes.second.node_id.startswith(node)  # the only one with two cores
             nodes.cluster.remove_node(nodes.second, allow_graceful=False)
-            nodes.second = nodes.cluster.add_node(num_cpus=2, object_store_memory=_STORE)
+            nodes.second = nodes.cluster.add_node(num_cpus=2, object_store_memory=STORE)
 
         text = watched(log, job, tmp_path / "logs", 2, "epoch 2 of 30", replace_node)
         (first, _), (second, _) = ON.findall(text)
@@ -241,14 +222,14 @@ class TestOnTwoNodes:
         with cluster(), pytest.raises(UserError, match="must be on a file system that all nodes share"):
             ray.get(ray.remote(run_order).remote(order))
 
-    @pytest.mark.parametrize("script", ["stat_features/stat_features.py", "scripts/all_embeddings.py"])
+    @pytest.mark.parametrize("script", ["numeric_features/numeric_features.py", "scripts/all_embeddings.py"])
     def test_from_the_command_line(self, log, script):
-        words = [sys.executable, script, "engine=ray", *(["only=[stat_features]"] if "all" in script else [])]
+        words = [sys.executable, script, "engine=ray", *(["only=[numeric_features]"] if "all" in script else [])]
         environment = os.environ | {"CHALLENGE_DATA_PATH": str(log.root)}
         done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^stat_features · on .*, PID \d+$", done.stdout, re.MULTILINE)
-        assert log.block("stat_features", submit=True).is_file()
+        assert re.search(r"^numeric_features · on .*, PID \d+$", done.stdout, re.MULTILINE)
+        assert log.block("numeric_features", submit=True).is_file()
         failed = subprocess.run(
             [*words, "as_of=1990-01-01"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
         )

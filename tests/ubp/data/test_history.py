@@ -320,6 +320,39 @@ def test_start_and_end_of_a_history(make_history, tmp_path):
     assert data.last(BUY) == history.events[BUY]["timestamp"].max()
 
 
+def test_start_and_end_are_those_of_all_types_together(make_history, tmp_path):
+    log = make_history()
+    spans = {BUY: (10, 20), VISIT: (5, 15), SEARCH: (12, 25)}  # days of January; the two others within
+    for event_type in EVENT_TYPES:
+        first, last = spans.get(event_type, (11, 14))
+        time = datetime(2023, 1, first, 7) + pl.int_range(pl.len()) % (last - first + 1) * timedelta(days=1)
+        log.events[event_type] = log.events[event_type].with_columns(timestamp=time)
+    data = ChallengeData(log.write(tmp_path), True)
+    assert (data.start, data.as_of) == (datetime(2023, 1, 5), datetime(2023, 1, 26))
+    assert data.latest == datetime(2023, 1, 25, 7)
+    assert data.before(datetime(2023, 1, 12)).latest == datetime(2023, 1, 20, 7)  # of the types that began by then
+    for event_type, (first, _) in spans.items():
+        assert data.before(datetime(2023, 1, 11)).has(event_type) == (first < 11)
+
+
+def test_a_day_within_the_history_and_no_later_one_than_it_was_opened_as_of(history):
+    data = ChallengeData(history, True)
+    with pytest.raises(UserError, match="no event before it; choose a later day"):
+        data.before(data.start)
+    known = data.before(data.start + timedelta(days=40))
+    assert known.before(known.as_of).as_of == known.as_of
+    with pytest.raises(UserError, match="open it as of a later day"):
+        known.before(known.as_of + timedelta(seconds=1))
+
+
+def test_properties_of_some_skus_ascend(history):
+    data = ChallengeData(history, True)
+    everything = data.properties().collect().sort(schema.SKU)
+    some = everything[schema.SKU][::3].reverse()
+    found = data.properties_of(some, schema.PRICE, schema.NAME)
+    assert_frame_equal(found, everything[::3].select(schema.SKU, schema.PRICE, schema.NAME))
+
+
 def test_as_of_ends_before_its_second(make_history, tmp_path):
     history = make_history()
     paths = history.write(tmp_path)
@@ -595,3 +628,36 @@ def test_a_history_whose_events_are_all_dropped_has_none(make_history, tmp_path)
     assert not data.has(kind)
     assert data.has(BUY)
     assert data.rows(kind) == 0
+
+
+def test_one_event_that_is_not_dropped_is_one(make_history, tmp_path):
+    log = make_history()
+    kind = EventType.REMOVE_FROM_CART
+    known = log.events[kind][schema.SKU][0]
+    sku = pl.when(pl.int_range(pl.len()) == 0).then(known).otherwise(10**9)
+    log.events[kind] = log.events[kind].with_columns(sku=sku.cast(pl.Int64))
+    data = ChallengeData(log.write(tmp_path), True, unknown_sku="drop")
+    assert data.has(kind)
+    assert data.rows(kind) == 1
+
+
+def test_an_error_while_files_change_is_said_to_come_from_that(history):
+    data = ChallengeData(history, True)
+    with pytest.raises(KeyError), data.unchanged():
+        raise KeyError("a fault of ours")
+    with pytest.raises(UserError, match="something else"), data.unchanged():
+        raise UserError("something else")
+    file = data.file(VISIT)
+    pl.read_parquet(file).head(5).write_parquet(file)
+    with pytest.raises(UserError, match="changed while they were read; give the command again"), data.unchanged():
+        raise KeyError("whatever came of it")
+    with data.unchanged():  # nothing failed
+        pass
+
+
+def test_a_type_without_events_has_no_first_one(make_history, tmp_path):
+    log = make_history()
+    log.events[SEARCH] = log.events[SEARCH].clear()
+    data = ChallengeData(log.write(tmp_path), True)
+    with pytest.raises(ValueError, match="without events"):
+        data.first(SEARCH)

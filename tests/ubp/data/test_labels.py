@@ -9,7 +9,7 @@ import pytest
 
 from tests.ubp.data.small_logs import DAYS, HIDDEN, OPEN, RELEVANT, START, random_log, rows, shifted, write
 from ubp.data.history import ChallengeData
-from ubp.data.labels import GROUPS, LabelSettings, LabelSpace, WindowLabels, labels
+from ubp.data.labels import GROUPS, LabelSettings, LabelSpace, WindowLabels, labels, relevant_purchases
 from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.snapshots import FirstEvents, Snapshot, SnapshotSettings, snapshots
 from ubp.data.split import SplitDates, write_split
@@ -337,3 +337,15 @@ def test_only_relevant_clients_count(tmp_path):
     day, firsts = END - 9 * DAY, [FirstEvents(history) for history in both]
     one, other = (labels(Snapshot.at(day, END, first), space_of(first.history, settings)) for first in firsts)
     assert as_lists(one) == as_lists(other)
+
+
+def test_values_ascend_and_purchases_are_there_once(history):
+    data = ChallengeData(history, submit=True)
+    history.relevant_clients.parent.mkdir(exist_ok=True)
+    np.save(history.relevant_clients, data.seen())
+    space = space_of(data, LabelSettings(categories=50, skus=50, clusters=3))
+    for group in space.groups:
+        assert (np.diff(group.values) > 0).all()
+    assert max(len(group.values) for group in space.groups) > 20
+    bought = relevant_purchases(data)
+    assert len(bought) == len(bought.unique())

@@ -163,3 +163,13 @@ def test_popularity_is_divided_by_its_ten_largest():
     found = normalised_popularity(Targets(np.arange(20), popularity))
     assert found.numpy() == pytest.approx(popularity / sum(range(10, 20)))
     assert normalised_popularity(Targets(np.arange(3), np.zeros(3))).tolist() == [0, 0, 0]
+
+
+def test_the_score_of_a_propensity_task_by_hand():
+    assert TaskScore(0.5, 0.3, 0.2).score == pytest.approx(0.8 * 0.5 + 0.1 * 0.3 + 0.1 * 0.2)
+    assert TaskScore(0.5).score == 0.5
+
+
+def test_popularities_below_one_are_normalised_too():
+    found = normalised_popularity(Targets(np.arange(3), np.array([0.1, 0.2, 0.1])))
+    assert found.tolist() == pytest.approx([0.25, 0.5, 0.25])

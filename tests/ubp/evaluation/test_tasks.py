@@ -1,6 +1,8 @@
 """Labels against a slow loop over clients; the rules by which targets are made."""
 
+import shutil
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -165,61 +167,17 @@ def test_files_that_are_there_stay_unless_overwrite(by_hand):
     assert load_targets(by_hand, OF["propensity_sku"]).values.tolist() == [10, 20, 30, 40, 50]
 
 
-def test_targets_may_be_files_with_python_objects(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    np.save(paths.target / "propensity_sku.npy", np.array([3, 1], dtype=object))
-    np.save(paths.target / "popularity_propensity_sku.npy", np.array([0.5, 2], dtype=object))
-    targets = load_targets(paths, OF["propensity_sku"])
-    assert (targets.values.dtype, targets.values.tolist()) == (np.int64, [3, 1])
-    assert (targets.popularity.dtype, targets.popularity.tolist()) == (np.float64, [0.5, 2.0])
+def test_of_two_files_of_a_task_one_alone_is_made_again(by_hand):
+    made(by_hand)
+    (by_hand.target / "popularity_propensity_sku.npy").unlink()
+    assert made(by_hand) == ["propensity_sku.npy", "popularity_propensity_sku.npy"]
 
 
-def test_targets_that_are_no_numbers(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(1))
-    for value in (None, "three", [1, 2]):
-        array = np.empty(1, dtype=object)
-        array[0] = value
-        np.save(paths.target / "propensity_sku.npy", array)
-        with pytest.raises(UserError, match=r"propensity_sku\.npy: not a readable \.npy file"):
-            load_targets(paths, OF["propensity_sku"])
-
-
-@pytest.mark.parametrize("values", [[np.nan], [np.inf], [0.5], [1e300], [3 + 1j], [2**64 - 1], ["3"], [[1, 2]]])
-def test_targets_that_would_become_other_numbers(tmp_path, values):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(1))
-    np.save(paths.target / "propensity_sku.npy", np.array(values))
-    with pytest.raises(UserError, match=r"propensity_sku\.npy: "):
-        load_targets(paths, OF["propensity_sku"])
-    np.save(paths.target / "propensity_sku.npy", np.array([3.0]))
-    np.save(paths.target / "popularity_propensity_sku.npy", np.array([np.nan]))
-    with pytest.raises(UserError, match=r"popularity_propensity_sku\.npy: not a readable"):
-        load_targets(paths, OF["propensity_sku"])
-
-
-def test_targets_and_popularity_must_fit(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"propensity_sku\.npy: file missing.*make_targets"):
-        load_targets(paths, OF["propensity_sku"])
-    np.save(paths.target / "propensity_sku.npy", np.arange(3))
-    np.save(paths.target / "popularity_propensity_sku.npy", np.ones(2))
-    with pytest.raises(UserError, match=r"\(3,\) targets but \(2,\) popularities"):
-        load_targets(paths, OF["propensity_sku"])
-
-
-def test_a_target_file_that_cannot_be_read_is_one_line(tmp_path):
-    paths = DataPaths(tmp_path)
-    paths.target.mkdir(parents=True)
-    for name in ("propensity_sku", "popularity_propensity_sku"):
-        (paths.target / f"{name}.npy").write_bytes(b"")
-    with pytest.raises(UserError, match=r"propensity_sku\.npy: not a readable \.npy file.*make_targets") as caught:
-        load_targets(paths, OF["propensity_sku"])
-    assert len(caught.value.messages) == 1
+def test_fewer_targets_than_asked_for_is_a_line_and_as_many_is_none(by_hand, caplog):
+    made(by_hand, TargetRules(per_task=2))
+    assert "targets, the log has no more" not in caplog.text
+    made(by_hand, overwrite=True)
+    assert "propensity_price: only" in caplog.text
 
 
 def test_the_ground_truth_of_the_split(by_hand):
@@ -243,6 +201,62 @@ def test_the_ground_truth_of_the_split(by_hand):
         truth.require_purchases(clients[:1])
 
 
+def truth_of(bought: list[tuple[int, int]], active: list[int], targets: dict[str, list[int]]) -> GroundTruth:
+    """Each purchase of the validation window a client and a value of all three columns; the train window alike."""
+    window = pl.DataFrame(bought, schema=dict.fromkeys(("client_id", "sku"), pl.Int64), orient="row")
+    window = window.with_columns(category="sku", price="sku")
+    asked = {name: Targets(np.array(values, np.int64), np.ones(len(values))) for name, values in targets.items()}
+    return GroundTruth(DataPaths(Path("/data")), window, window, np.array(active, np.int64), asked)
+
+
+def test_what_counts_as_zero_is_said():
+    clients = np.array([1, 2, 3])
+    targets = {name: [5] for name in OF if OF[name].is_propensity} | {"propensity_sku": [5, 6, 7, 8]}
+    some, last = [(1, 5), (2, 5), (2, 6)], "have no buyer in the validation window; each counts as an AUROC of 0"
+    assert truth_of(some, [1, 2, 3], targets).counted_as_zero(clients) == [f"propensity_sku: 2 of 4 targets {last}"]
+    alike = "bought in the validation window; it counts as an AUROC of 0"
+    everyone = truth_of([*some, (3, 5), (1, 7), (1, 8)], [1, 2], targets).counted_as_zero(clients)
+    assert everyone == [f"churn: all of 2 clients {alike}", f"conversion: all of 3 clients {alike}"]
+    nobody = truth_of([(9, 5)], [3], targets).counted_as_zero(clients)
+    assert nobody[:2] == [f"churn: none of 1 clients {alike}", f"conversion: none of 3 clients {alike}"]
+    assert "propensity_sku: 4 of 4 targets" in nobody[3]
+    assert truth_of(some, [], targets).counted_as_zero(clients)[:1] == [f"propensity_sku: 2 of 4 targets {last}"]
+
+
+def test_what_cannot_be_scored_is_said():
+    clients = np.array([1, 2, 3])
+    targets = {name: [5] for name in OF if OF[name].is_propensity} | {"propensity_price": []}
+    why = truth_of([(1, 5)], [7], targets).lacking(clients)
+    assert why == {
+        "churn": "churn is not scored: none of the 3 clients is in /data/raw/target/active_clients.npy",
+        "propensity_price": "propensity_price is not scored: /data/raw/target/propensity_price.npy has no targets",
+    }
+    assert "conversion is not scored: there are no clients" in truth_of([], [7], targets).lacking(clients[:0]).values()
+
+
+def test_a_split_without_active_clients_is_read(by_hand, tmp_path):
+    made(by_hand)
+    data = ChallengeData(by_hand, True)
+    write_split(data, SplitDates.of(data))
+    np.save(by_hand.active_clients, np.array([], np.int64))
+    assert len(GroundTruth.load(by_hand).active) == 0
+    brackets = DataPaths(tmp_path / "log[1]")
+    shutil.copytree(by_hand.root, brackets.root)
+    assert len(load_window(brackets, "train_target.parquet")) == len(load_window(by_hand, "train_target.parquet")) > 0
+
+
+def test_a_window_that_cannot_be_read_is_one_line(by_hand):
+    by_hand.target.mkdir(exist_ok=True)
+    file = by_hand.target / "train_target.parquet"
+    file.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"train_target\.parquet: unusable \(.*split\.py overwrite=True") as caught:
+        load_window(by_hand, file.name)
+    assert len(caught.value.messages) == 1
+    pl.DataFrame({"client_id": [1], "sku": [2], "category": [3]}).write_parquet(file)
+    with pytest.raises(UserError, match=r"unusable .*price"):
+        load_window(by_hand, file.name)
+
+
 def test_window_missing_names_the_split(tmp_path):
     with pytest.raises(UserError, match=r"train_target.parquet: file missing.*scripts/split.py"):
         load_window(DataPaths(tmp_path), "train_target.parquet")
@@ -261,3 +275,10 @@ def test_labels_of_the_split(by_hand):
     assert labels(OF["propensity_category"], clients, train, targets).tolist() == [
         [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0],
     ]  # fmt: skip
+
+
+def test_lists_of_clients_ascend(local):
+    for file in (local.paths.relevant_clients, local.paths.active_clients):
+        clients = np.load(file)
+        assert len(clients) > 20
+        assert (np.diff(clients) > 0).all()
