@@ -12,7 +12,7 @@ import pytest
 
 from tests import tiny
 from tests.conftest import synthetic
-from tests.ubp.cli.test_ray_tasks import here, nodes, wait_until, written  # noqa: F401 (a fixture)
+from tests.ubp.cli.test_ray_tasks import here, wait_until, written
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.registry import block
 from ubp.cli.jobs import Job
@@ -81,7 +81,7 @@ def logs(paths: DataPaths, name: str) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(nodes, tmp_path_factory) -> DataPaths:  # noqa: F811
+def undisturbed(nodes, tmp_path_factory) -> DataPaths:
     """A data path where two workers trained the block."""
     assert nodes is not None
     paths = written(synthetic(), tmp_path_factory.mktemp("undisturbed") / "data")
