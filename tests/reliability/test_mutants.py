@@ -75,6 +75,19 @@ NONE = {
         "ubp/data/labels.py",
         "bought[schema.SKU].unique() -> bought[schema.SKU]",
     ): "each is looked up once, however often",
+    ("ubp/data/labels.py", "bought[schema.PRICE].unique().sort() -> bought[schema.PRICE].unique()"): (
+        "Polars' own order of a few numbers is ascending; nothing promises that"
+    ),
+    (
+        "ubp/data/labels.py",
+        "history.events(_BUY, history.relevant_clients).select(schema.CLIENT_ID, schema.S -> "
+        "history.events(_BUY, history.relevant_clients).select(schema.CLIENT_ID, schema.S",
+    ): "how often the same pair is there changes no count of clients",
+    (
+        "ubp/data/targets.py",
+        "purchases.filter(pl.col('when') == _HISTORY)[schema.CLIENT_ID].unique().sort() -> "
+        "purchases.filter(pl.col('when') == _HISTORY)[schema.CLIENT_ID].unique()",
+    ): "Polars' own order of a few numbers is ascending; nothing promises that",
     ("ubp/data/labels.py", "pairs[schema.SKU].unique() -> pairs[schema.SKU]"): "likewise",
     (
         "ubp/data/labels.py",

@@ -209,6 +209,7 @@ def test_whatever_bit_is_turned_over_no_other_vectors_are_read(tmp_path):
 def test_a_value_that_no_digest_looks_at_is_under_a_checksum(tmp_path):
     path, rows = tmp_path / "a.parquet", 3 * embeddings._LOOKED_AT
     EmbeddingTable(np.arange(rows), np.full((rows, 1), 7.0, np.float32), {}).write(path)
+    assert EmbeddingTable.read(path).columns == 1
     whole = path.read_bytes()
     place = whole.rindex(np.float32(7.0).tobytes() * 9) + 8  # of a row among the last ones that is no fourth one
     path.write_bytes(whole[:place] + np.float32(8.0).tobytes() + whole[place + 4 :])
