@@ -21,7 +21,7 @@ ROOMS = {
     "ubp/data/snapshots.py": [f"{DATA}/test_snapshots.py"],
     "ubp/data/labels.py": [f"{DATA}/test_labels.py"],
     "ubp/data/targets.py": [f"{DATA}/test_targets.py", f"{EVALUATION}/test_tasks.py"],
-    "ubp/data/history.py": [f"{DATA}/test_history.py", f"{DATA}/test_relevant_events.py"],
+    "ubp/data/history.py": [f"{DATA}/test_history.py", f"{DATA}/test_relevant_events.py", f"{DATA}/test_shards.py"],
     "ubp/evaluation/tasks.py": [f"{EVALUATION}/test_tasks.py"],
     "ubp/evaluation/metrics.py": [f"{EVALUATION}/test_metrics.py"],
     "ubp/evaluation/scores.py": [f"{EVALUATION}/test_scores.py"],
@@ -54,8 +54,12 @@ NONE = {
     ("ubp/data/history.py", "'left' -> 'inner'"): "likewise",
     (
         "ubp/data/history.py",
-        "self.events(event_type).select(schema.CLIENT_ID).head(1) -> self.events(event_type).select(schema.CLIENT_ID)",
+        "self._of_all().events(event_type).select(schema.CLIENT_ID).head(1) -> "
+        "self._of_all().events(event_type).select(schema.CLIENT_ID)",
     ): "it reads more, and finds the same",
+    ("ubp/data/history.py", "summary.first -> summary.last"): "there are both, or neither",
+    ("ubp/data/history.py", "summary.last -> summary.first"): "likewise",
+    ("ubp/data/labels.py", "matrix.sort_indices() -> pass"): "it is done once more where they are written",
     ("ubp/data/history.py", "1 -> 2"): "likewise",
     ("ubp/data/history.py", "finish(new) -> pass"): "tests/ubp/io/test_together.py finds it",
     ("ubp/data/history.py", "[] if self._mask is None else [self._mask] -> [self._mask]"): "another digest, as good",

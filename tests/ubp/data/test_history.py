@@ -346,6 +346,7 @@ def test_a_day_within_the_history_and_no_later_one_than_it_was_opened_as_of(hist
 
 
 def test_properties_of_some_skus_ascend(history):
+    pl.read_parquet(history.properties).sort(schema.SKU, descending=True).write_parquet(history.properties)
     data = ChallengeData(history, True)
     everything = data.properties().collect().sort(schema.SKU)
     some = everything[schema.SKU][::3].reverse()
