@@ -223,19 +223,19 @@ class TestOnTwoNodes:
             ray.get(ray.remote(run_order).remote(order))
 
     @pytest.mark.parametrize(
-        "words",
+        ("name", "words"),
         [
-            ("ALS/als_embeddings.py", "--config-name=als_buy_add_categories"),
-            ("scripts/all_embeddings.py", "only=[als_64_buy_add_categories]"),
+            ("als_64_buy_add_categories", ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"]),
+            ("numeric_features", ["scripts/all_embeddings.py", "only=[numeric_features]"]),
         ],
     )
-    def test_from_the_command_line(self, log, words):
+    def test_from_the_command_line(self, log, name, words):
         words = [sys.executable, *words, "engine=ray"]
         environment = os.environ | {"CHALLENGE_DATA_PATH": str(log.root)}
         done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^als_\w+ · on .*, PID \d+$", done.stdout, re.MULTILINE)
-        assert log.block("als_64_buy_add_categories", submit=True).is_file()
+        assert re.search(r"^\w+ · on .*, PID \d+$", done.stdout, re.MULTILINE)
+        assert log.block(name, submit=True).is_file()
         failed = subprocess.run(
             [*words, "as_of=1990-01-01"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
         )
