@@ -36,7 +36,7 @@ test-full: $(READY)
 
 # One process: the counts of all tests are printed together.
 test-long: $(READY)
-	$(BIN)/python -m pytest -m long -s tests/reliability $(ARGS)
+	$(BIN)/python -m pytest -m long -s tests $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Clusters of item names and groups of prices: fitted to what clients met, and found for any sku afterwards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -31,18 +32,26 @@ class ItemGroups:
     limits: npt.NDArray[np.int64]
 
     @classmethod
-    def fit(cls, history: ChallengeData, clusters: int, price_groups: int, most_skus: int, seed: int) -> Self:
+    def fit(
+        cls,
+        history: ChallengeData,
+        counts: Sequence[pl.DataFrame],
+        clusters: int,
+        price_groups: int,
+        most_skus: int,
+        seed: int,
+    ) -> Self:
         """From the item events of all clients.
 
         Args:
-            history: with item events.
+            history: with the properties of the skus.
+            counts: as `item_events` gives them, of shards of the history; one at least.
             clusters: at most; fewer where there are fewer different names.
             price_groups: at most, of about as many events each; fewer where there are fewer different prices.
             most_skus: that the clusters are fitted to; those with the most events.
             seed: of k-means.
         """
-        met = pl.concat([history.events(event_type).select(schema.SKU) for event_type in history.item_types])
-        counted = met.group_by(schema.SKU).agg(pl.len().alias(_EVENTS))
+        counted = pl.concat(counts).lazy().group_by(schema.SKU).agg(pl.col(_EVENTS).sum())
         items = collect(counted.join(history.properties(), on=schema.SKU))
         prices = items.group_by(schema.PRICE).agg(pl.col(_EVENTS).sum()).sort(schema.PRICE)
         often = items.sort(_EVENTS, schema.SKU, descending=[True, False]).head(most_skus)
@@ -61,6 +70,12 @@ class ItemGroups:
             pl.Series(CLUSTER, clusters, pl.Int64),
             pl.Series(PRICE_GROUP, groups, pl.Int64),
         )
+
+
+def item_events(history: ChallengeData) -> pl.DataFrame:
+    """``sku`` and ``events``, how many item events there are about it."""
+    met = pl.concat([history.events(event_type).select(schema.SKU) for event_type in history.item_types])
+    return collect(met.group_by(schema.SKU).agg(pl.len().cast(pl.Int64).alias(_EVENTS)))
 
 
 def name_centres(codes: Codes, clusters: int, seed: int) -> npt.NDArray[np.float32]:

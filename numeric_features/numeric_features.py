@@ -2,6 +2,7 @@
 
     python numeric_features/numeric_features.py                                        -> numeric_features
     python numeric_features/numeric_features.py --config-name=numeric_features_wide    -> numeric_features_wide
+    python numeric_features/numeric_features.py engine=ray      the first by shards of clients (docs/cluster.md)
 
 The first writes 346 standardised columns, declared in `numeric_features.aggregates` (docs/numeric_features.md has all).
 The second is the strong simple baseline: counts and rhythm, decayed amounts of single categories, skus and prices, SVDs
@@ -11,10 +12,10 @@ of what clients met. The parquet's metadata have the columns' names and what eac
 from omegaconf import DictConfig
 
 from ubp.cli.command import command
-from ubp.cli.recipe import make_block
+from ubp.cli.recipe import learns_by_shards, make_block
 
 
-@command("numeric_features", "numeric_features")
+@command("numeric_features", "numeric_features", spreads=learns_by_shards)
 def main(config: DictConfig) -> None:
     make_block(config, config.recipe)
 

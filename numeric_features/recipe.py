@@ -10,6 +10,7 @@ Clusters, price groups, means and deviations belong to the fit; a later day's ev
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,10 +19,10 @@ import numpy.typing as npt
 import polars as pl
 
 from numeric_features.aggregates import DAY, EVENING, SATURDAY, Column, Source, group_columns, window_columns
-from numeric_features.item_groups import CLUSTER, PRICE_GROUP, ItemGroups
+from numeric_features.item_groups import CLUSTER, PRICE_GROUP, ItemGroups, item_events
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, portions
 from ubp.blocks.wide_features import of_rows
-from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.recipe import Fit, SpreadRecipe
 from ubp.data import schema
 from ubp.data.event_types import kept, require_same, restored
 from ubp.data.history import ChallengeData
@@ -29,6 +30,7 @@ from ubp.data.lacking import no_events
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import require, require_positive
+from ubp.io.spread import Spread, in_turn
 
 _ROW: Final = "row"
 _MILLION: Final = 1_000_000
@@ -340,20 +342,48 @@ def column_descriptions(
 
 
 @dataclass(frozen=True)
-class NumericFeaturesRecipe(Recipe):
+class NumericFeaturesRecipe(SpreadRecipe):
     """A field for each part of the config."""
 
     features: FeatureSettings
 
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:  # noqa: ARG002 (those that train)
         """See `ubp.cli.recipe.Recipe.fit`."""
-        settings, clients = self.features, history.clients
+        return self.fit_by_shards(history, [history], seed, in_turn)
+
+    def fit_by_shards(self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread) -> Fit:
+        """See `ubp.cli.recipe.SpreadRecipe.fit_by_shards`: counts are summed, clients' numbers put side by side.
+
+        A shard gives back the numbers of its own among at most ``features.most_clients`` clients.
+        """
+        settings = self.features
+        found = spread("finding clients and items", [partial(_clients_and_items, view) for view in views])
+        clients = np.sort(np.concatenate([clients for clients, _ in found]))
         if not len(clients):
             raise no_events(history, (), "numeric_features: no relevant client has an event")
         if len(clients) > settings.most_clients:
             clients = np.sort(np.random.default_rng(seed).choice(clients, settings.most_clients, replace=False))
-        counts = settings.clusters, settings.price_groups, settings.most_skus
-        groups = ItemGroups.fit(history, *counts, seed)
+        counts = [counts for _, counts in found]
+        groups = ItemGroups.fit(history, counts, settings.clusters, settings.price_groups, settings.most_skus, seed)
+        some = [clients[np.isin(clients, own)] for own, _ in found]
+        pieces = [
+            partial(_raw, view, own, groups, history.start, settings) for view, own in zip(views, some, strict=True)
+        ]
         matrix = np.empty((len(clients), len(column_descriptions(settings, history.event_types))), np.float32)
-        raw_features(history, clients, groups.of(history), history.start, settings, matrix)
+        for own, numbers in zip(some, spread("working out clients' numbers", pieces), strict=True):
+            matrix[np.searchsorted(clients, own)] = numbers
         return Fit(NumericFeatures(groups, Standard.fit(matrix), history.start, settings, history.event_types))
+
+
+def _clients_and_items(view: ChallengeData) -> tuple[Clients, pl.DataFrame]:
+    """The relevant clients with an event, int64 ascending, and how many events each sku has."""
+    return view.clients, item_events(view)
+
+
+def _raw(
+    view: ChallengeData, clients: Clients, groups: ItemGroups, start: datetime, settings: FeatureSettings
+) -> Vectors:
+    """All columns of clients with an event, before they are standardised: float32 [clients, columns]."""
+    matrix = np.empty((len(clients), len(column_descriptions(settings, view.event_types))), np.float32)
+    raw_features(view, clients, groups.of(view), start, settings, matrix)
+    return matrix

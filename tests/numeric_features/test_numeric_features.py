@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from numeric_features import recipe as module
-from numeric_features.item_groups import ItemGroups, equal_groups, name_centres
+from numeric_features.item_groups import ItemGroups, equal_groups, item_events, name_centres
 from numeric_features.numeric_features import main
 from numeric_features.page import PAGE, page_of_config
 from numeric_features.recipe import (
@@ -30,7 +30,9 @@ from ubp.data.history import ChallengeData
 from ubp.data.name_clusters import nearest
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EVENT_TYPES, EventType
+from ubp.data.shards import sharded
 from ubp.io.errors import NoUsableEvents, UserError
+from ubp.io.spread import in_turn
 
 BUY, ADD, REMOVE, VISIT, SEARCH = EVENT_TYPES
 ITEMS = (BUY, ADD, REMOVE)
@@ -378,7 +380,9 @@ def test_a_sku_that_nobody_met_has_a_cluster_and_a_group(make_history, tmp_path)
     row = history.properties.filter(pl.col(schema.SKU) == seen)
     history.properties = pl.concat([history.properties, row.with_columns(sku=pl.lit(77, pl.Int64))])
     data = opened(history, tmp_path / "data")
-    groups = ItemGroups.fit(data, 4, 3, 1000, 0).of(data).rows_by_key("sku", named=True, unique=True)
+    groups = (
+        ItemGroups.fit(data, [item_events(data)], 4, 3, 1000, 0).of(data).rows_by_key("sku", named=True, unique=True)
+    )
     assert groups[77] == groups[seen]
     assert {group["price_group"] for group in groups.values()} == {0, 1, 2}
 
@@ -390,3 +394,20 @@ REFUSED: list[tuple[str, float]] = [("clusters", 0), ("price_groups", 0), ("deca
 def test_settings_that_make_no_sense(name, value):
     with pytest.raises(UserError, match=rf"^features\.{name}={value}: must be"):
         replace(SETTINGS, **{name: value})
+
+
+@pytest.mark.parametrize(("count", "most_clients"), [(1, 1000), (3, 1000), (3, 17)])
+def test_fitted_by_shards_it_is_the_block_of_one_process(history, count, most_clients):
+    data = ChallengeData(history, submit=True)
+    history.relevant_clients.parent.mkdir(exist_ok=True)
+    np.save(history.relevant_clients, data.seen()[::2])
+    recipe = NumericFeaturesRecipe(replace(SETTINGS, most_clients=most_clients))
+    views = [data.of_shard(shard) for shard in sharded(data, count, in_turn)]
+    found, whole = (
+        recipe.fit_by_shards(data, views, 5, in_turn).block.state(),
+        recipe.fit(data, 5, Path()).block.state(),
+    )
+    assert found.settings == whole.settings
+    assert {name: array.tobytes() for name, array in found.arrays.items()} == {
+        name: array.tobytes() for name, array in whole.arrays.items()
+    }

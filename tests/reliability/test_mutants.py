@@ -92,6 +92,10 @@ NONE = {
         "purchases.filter(pl.col('when') == _HISTORY)[schema.CLIENT_ID].unique().sort() -> "
         "purchases.filter(pl.col('when') == _HISTORY)[schema.CLIENT_ID].unique()",
     ): "Polars' own order of a few numbers is ascending; nothing promises that",
+    (
+        "ubp/blocks/merge.py",
+        "model is not None and is_fitted(model) -> model is not None or is_fitted(model)",
+    ): "a merge that is not kept has no names of its own either way",
     ("ubp/data/labels.py", "pairs[schema.SKU].unique() -> pairs[schema.SKU]"): "likewise",
     (
         "ubp/data/labels.py",

@@ -27,6 +27,7 @@ from ubp.io.errors import UserError
 from ubp.io.faults import KEPT, refusal
 from ubp.io.stage import AlreadyDone
 
+Spreads = bool | Callable[[DictConfig], bool]
 Made = TypeVar("Made")
 
 _CONFIG_NAME = ("--config-name", "-cn")
@@ -44,7 +45,9 @@ class Command(Generic[Made]):
 
     __wrapped__: Callable[[DictConfig], Made]
 
-    def __init__(self, body: Callable[[DictConfig], Made], folder: str, config_name: str | None, spreads: bool) -> None:
+    def __init__(
+        self, body: Callable[[DictConfig], Made], folder: str, config_name: str | None, spreads: Spreads
+    ) -> None:
         self.folder, self.config_name, self.spreads = CONFIGS / folder, config_name, spreads
         functools.update_wrapper(self, body)
 
@@ -95,14 +98,15 @@ class Command(Generic[Made]):
 
 
 def command(
-    folder: str, config_name: str | None = None, spreads: bool = False
+    folder: str, config_name: str | None = None, spreads: Spreads = False
 ) -> Callable[[Callable[[DictConfig], Made]], Command[Made]]:
     """Turn a function of a config into a `Command`.
 
     Args:
         folder: of the command's configs, below ``configs/``.
         config_name: the config without ``--config-name``; None: one must be named.
-        spreads: with ``engine=ray`` it hands its work to the cluster by itself; else the whole command runs there.
+        spreads: with ``engine=ray`` it hands its work to the cluster by itself; else the whole command runs there. A
+            function says so of a config.
     """
 
     def decorate(body: Callable[[DictConfig], Made]) -> Command[Made]:
@@ -111,7 +115,7 @@ def command(
     return decorate
 
 
-def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[[DictConfig], None]:
+def _reporting(body: Callable[[DictConfig], object], spreads: Spreads) -> Callable[[DictConfig], None]:
     """The body with its errors as lines and exit codes."""
 
     @functools.wraps(body)
@@ -120,7 +124,7 @@ def _reporting(body: Callable[[DictConfig], object], spreads: bool) -> Callable[
             common = Common.of(config)
             if common.engine == RAY:
                 require_no_address(common.data_path)
-            if common.engine == RAY and not spreads:
+            if common.engine == RAY and not (spreads(config) if callable(spreads) else spreads):
                 _run_on_cluster(common, _ray_workers(config))
                 return
             _choose_gpus(common)

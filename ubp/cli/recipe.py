@@ -93,6 +93,12 @@ def _part(config: DictConfig, name: str, kind: Any) -> Any:  # noqa: ANN401 (wha
     return resolved(config)[name]
 
 
+def learns_by_shards(config: DictConfig) -> bool:
+    """Whether the recipe that a config names, ``module:class``, is a `SpreadRecipe`."""
+    kind = imported(config.recipe)
+    return isinstance(kind, type) and issubclass(kind, SpreadRecipe)
+
+
 def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] = ()) -> None:
     """The course of every embedding command: fit, keep the fitted block, encode the relevant clients, write.
 

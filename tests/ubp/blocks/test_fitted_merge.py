@@ -1,6 +1,8 @@
 """A merge is fitted: from its own files and those of its blocks it encodes any clients on any day."""
 
 import json
+import shutil
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 
 from stat_features.recipe import StatFeaturesRecipe
 from tests.ubp.blocks.toy import make_purchases
+from ubp.blocks.condition import ConditionSettings
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
-from ubp.blocks.fitted import is_fitted, load, save
+from ubp.blocks.fitted import is_fitted, lineage_of, load, save
 from ubp.blocks.merge import MergeSettings, find_blocks, fit_merge
 from ubp.blocks.steps import BlockSettings
 from ubp.data.history import ChallengeData
@@ -41,13 +44,13 @@ def paths(history):
     return history
 
 
-def merged(paths, imputer=MEAN, **blocks):
+def merged(paths, condition=None, imputer=MEAN, **blocks):
     """A merge as scripts/merge.py keeps it: loaded again, with its profiles and its clients."""
     usual = {
         "stat_features": BlockSettings(processor=PCA, scaler=QUANTILES),
         "purchases": BlockSettings(scaler=STANDARD, drop_zeros=True),
     }
-    settings = MergeSettings(blocks or usual, imputer)
+    settings = MergeSettings(blocks or usual, imputer, condition)
     data = ChallengeData(paths, submit=True)
     folder = paths.model("tiny", submit=True)
     found = find_blocks(settings, paths.embeddings(submit=True))
@@ -60,6 +63,23 @@ def lines_of(fitted, data):
     with pytest.raises(UserError) as caught:
         fitted.encode(data)
     return caught.value.messages
+
+
+def test_a_column_is_called_by_its_block_and_its_own_name_there(paths):
+    model = paths.model("stat_features", submit=True)
+    own = {f"column {number}": "" for number in range(43)}
+    save(load(model), model, lineage_of(model) | {"columns": own})
+    blocks = {"stat_features": BlockSettings(), "purchases": BlockSettings()}
+    whole = [f"stat_features: {name}" for name in own] + [f"purchases: {place}" for place in range(3)]
+    fitted, _, _ = merged(paths, **blocks)
+    assert fitted.column_names == whole
+    constant, _, _ = merged(paths, ConditionSettings(constant=1.0), **blocks)
+    assert constant.column_names == [*whole, "constant"]
+    rotated, _, _ = merged(paths, ConditionSettings(rotate=2, constant=1.0), **blocks)
+    assert rotated.column_names == ["rotated: 0", "rotated: 1", "rotated: 2"]
+    shutil.rmtree(model)
+    assert fitted.column_names[:2] == ["stat_features: 0", "stat_features: 1"]
+    assert replace(fitted, folder=None).column_names[-1] == "purchases: 2"
 
 
 def test_the_clients_of_the_entry_get_its_profiles(paths):

@@ -209,6 +209,13 @@ def test_what_the_log_lacks_is_left_out_in_either_mode_and_all_else_with_skip(tm
     assert left_out == {"x": LACKING["x"], "y": f"y is left out: {tmp_path}/y.parquet is not there"}
 
 
+def test_the_log_is_not_read_where_every_block_is_there(tmp_path):
+    write(tmp_path / "there.parquet", [1], [[1.0]])
+    settings = MergeSettings({"there": BlockSettings()}, MEAN)
+    _, left_out = without_missing(settings, tmp_path, lambda: pytest.fail("it is"), skip=False)
+    assert left_out == {}
+
+
 def test_a_block_that_is_there_is_kept_whatever_the_log_lacks(tmp_path):
     write(tmp_path / "x.parquet", [1], [[1.0]])
     assert without(tmp_path, "x", skip=True) == (["x"], {})
@@ -248,6 +255,9 @@ def test_blocks_of_other_histories_are_each_named(tmp_path, caplog):
     assert "make older again" in second
     assert f"{paths['unknown']}: no lineage" in caplog.text
     check_histories({"same": paths["same"]}, "now", tmp_path / "raw")
+    (tmp_path / "somebody_elses").mkdir()
+    check_histories({"elses": tmp_path / "somebody_elses"}, "now", tmp_path / "raw")
+    assert f"{tmp_path / 'somebody_elses'}: no lineage" in caplog.text
 
 
 def test_a_folder_from_outside_is_a_block(tmp_path):

@@ -22,7 +22,7 @@ from ubp.io.errors import UserError
 
 ONE = Resources(cpus=1, gpus=0, memory=0)
 THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
-BLOCKS = ("stat_features", "next_sku_128_4_4")
+BLOCKS = ("stat_features", "numeric_features", "next_sku_128_4_4")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run(paths: DataPaths, script: str, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def fitted(make_history, tmp_path_factory) -> DataPaths:
-    """The tiny history, where every second client is relevant, and two blocks fitted to it."""
+    """The tiny history, where every second client is relevant, and some blocks fitted to it."""
     paths = make_history().write(tmp_path_factory.mktemp("spread") / "data")
     paths.input.mkdir()
     np.save(paths.relevant_clients, ChallengeData(paths, submit=True).seen()[::2])
@@ -102,7 +102,7 @@ def fitted(make_history, tmp_path_factory) -> DataPaths:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("nodes")
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", ["stat_features", "next_sku_128_4_4"])
 def test_encoded_on_two_nodes_the_file_has_the_bytes_of_one_process(fitted, tmp_path, name):
     here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
     words = [f"name={name}", "as_of=2023-01-20"]
@@ -115,11 +115,11 @@ def test_encoded_on_two_nodes_the_file_has_the_bytes_of_one_process(fitted, tmp_
 
 @pytest.mark.full
 @pytest.mark.usefixtures("nodes")
-def test_fitted_and_encoded_on_two_nodes_a_block_has_the_bytes_of_one_process(fitted, make_history, tmp_path):
+@pytest.mark.parametrize("name", ["stat_features", "numeric_features"])
+def test_fitted_and_encoded_on_two_nodes_a_block_has_the_bytes_of_one_process(fitted, make_history, tmp_path, name):
     paths = make_history().write(tmp_path / "data")
     shutil.copytree(fitted.input, paths.input)
-    said = run(paths, "stat_features/stat_features.py", "engine=ray")
-    assert said.startswith("2 nodes, 3 cores; 3 parts of stat_features")
-    block_file, model = paths.block("stat_features", submit=True), paths.model("stat_features", submit=True)
-    assert block_file.read_bytes() == fitted.block("stat_features", submit=True).read_bytes()
-    assert content_digest(model) == content_digest(fitted.model("stat_features", submit=True))
+    said = run(paths, f"{name}/{name}.py", "engine=ray")
+    assert said.startswith(f"2 nodes, 3 cores; 3 parts of {name}")
+    assert paths.block(name, submit=True).read_bytes() == fitted.block(name, submit=True).read_bytes()
+    assert content_digest(paths.model(name, submit=True)) == content_digest(fitted.model(name, submit=True))

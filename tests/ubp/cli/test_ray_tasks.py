@@ -222,14 +222,20 @@ class TestOnTwoNodes:
         with cluster(), pytest.raises(UserError, match="must be on a file system that all nodes share"):
             ray.get(ray.remote(run_order).remote(order))
 
-    @pytest.mark.parametrize("script", ["numeric_features/numeric_features.py", "scripts/all_embeddings.py"])
-    def test_from_the_command_line(self, log, script):
-        words = [sys.executable, script, "engine=ray", *(["only=[numeric_features]"] if "all" in script else [])]
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("als_64_buy_add_categories", ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"]),
+            ("numeric_features", ["scripts/all_embeddings.py", "only=[numeric_features]"]),
+        ],
+    )
+    def test_from_the_command_line(self, log, name, words):
+        words = [sys.executable, *words, "engine=ray"]
         environment = os.environ | {"CHALLENGE_DATA_PATH": str(log.root)}
         done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^numeric_features · on .*, PID \d+$", done.stdout, re.MULTILINE)
-        assert log.block("numeric_features", submit=True).is_file()
+        assert re.search(r"^\w+ · on .*, PID \d+$", done.stdout, re.MULTILINE)
+        assert log.block(name, submit=True).is_file()
         failed = subprocess.run(
             [*words, "as_of=1990-01-01"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
         )

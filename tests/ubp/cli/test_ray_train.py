@@ -117,6 +117,7 @@ class TestOnTwoNodes:
         assert "taking up the run" in out
         assert made(paths) == made(undisturbed)
 
+    @pytest.mark.long
     @pytest.mark.usefixtures("nodes")
     def test_one_worker_gives_the_bits_of_this_machine(self, tmp_path):
         paths = written(synthetic(), tmp_path / "data")
@@ -131,6 +132,7 @@ class TestOnTwoNodes:
         assert process.returncode == 1
         assert err.startswith("error: trainer.ray_workers=9: the cluster has 3 cores and 0 GPUs")
 
+    @pytest.mark.long
     @pytest.mark.usefixtures("nodes")
     def test_what_is_wrong_with_the_data_is_said_once(self, tmp_path):
         paths = written(synthetic(), tmp_path / "data")
