@@ -358,11 +358,7 @@ class Workspace:
         """Give a file its content, in the place of what is there."""
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
-        if content.size > _COPIED:
-            with suppress(OSError):  # a file system without hard links
-                file.hardlink_to(self._content(content.identity))
-                return
-        shutil.copyfile(self._content(content.identity), file)
+        _link_or_copy(self._content(content.identity), file, content.size)
 
     def _drop(self, file: Path) -> None:
         """Remove a file that the state no longer has, and folders that are then empty."""
@@ -498,7 +494,7 @@ def _firsts(changes: Mapping[str, str | None], sent: Mapping[str, str]) -> list[
 
 def _link_or_copy(source: Path, target: Path, size: int) -> None:
     if size > _COPIED:
-        with suppress(OSError):
+        with suppress(OSError):  # a file system without hard links
             target.hardlink_to(source)
             return
     shutil.copyfile(source, target)
