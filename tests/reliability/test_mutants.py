@@ -60,7 +60,7 @@ NONE = {
     ("ubp/data/history.py", "summary.first -> summary.last"): "there are both, or neither",
     ("ubp/data/history.py", "summary.last -> summary.first"): "likewise",
     ("ubp/data/labels.py", "matrix.sort_indices() -> pass"): "it is done once more where they are written",
-    ("ubp/data/history.py", "1 -> 2"): "likewise",
+    ("ubp/data/history.py", "1 -> 2"): "it reads a row more, and finds the same",
     ("ubp/data/history.py", "finish(new) -> pass"): "tests/ubp/io/test_together.py finds it",
     ("ubp/data/history.py", "[] if self._mask is None else [self._mask] -> [self._mask]"): "another digest, as good",
     ("ubp/evaluation/tasks.py", "task.column is None or targets is None -> task.column is None and targets is None"): (
@@ -96,7 +96,7 @@ NONE = {
         "ubp/blocks/merge.py",
         "model is not None and is_fitted(model) -> model is not None or is_fitted(model)",
     ): "a merge that is not kept has no names of its own either way",
-    ("ubp/data/labels.py", "pairs[schema.SKU].unique() -> pairs[schema.SKU]"): "likewise",
+    ("ubp/data/labels.py", "pairs[schema.SKU].unique() -> pairs[schema.SKU]"): "each is looked up once, however often",
     (
         "ubp/data/labels.py",
         "snapshot.after(event_type, snapshot.clients).join(rows, on=schema.CLIENT_ID).sel -> "
