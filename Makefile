@@ -1,5 +1,5 @@
 # make demo     real data in, a scored profile out; a second run does not repeat what is done
-# make demo-quick   the same of five blocks, one of them trained a fifth as long, without the judge
+# make demo-quick   the same of five blocks, one of them on half the days for half the epochs, without the judge
 # make test     the fast tests, in two processes; WORKERS=8 says in how many
 # make test-full   all tests: those that start processes too
 # make test-long   kills, bad inputs and mutants by the hundred: hours; its last lines say how many of each; KILLS=5 fewer
