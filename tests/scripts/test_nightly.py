@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from datetime import date, datetime
 
 import numpy as np
@@ -322,3 +323,20 @@ def test_a_store_is_continued_from_what_was_taken_in(run, own, monkeypatch):
     now = ChallengeData(paths, True)
     assert len(build_or_open(now).time) == 44
     assert not paths.sequences(before.events_fingerprint).exists()  # nobody will ask for it again
+
+
+def test_the_stores_before_a_night_that_was_not_given_again_are_removed_by_the_next(run, own, monkeypatch):
+    folder, paths = own
+    before = ChallengeData(paths, True)
+    build_or_open(before)
+    write_sales(folder, 11)
+    with monkeypatch.context() as patch:
+        patch.setattr(nightly, "_one_night", lambda *_: sys.exit("killed"))  # the day is in the log, and nothing else
+        own_night(run, own, "2025-01-11")
+    write_sales(folder, 12)
+    assert own_night(run, own, "2025-01-12")[0] == 0
+    now = ChallengeData(paths, True)
+    assert [folder.name for folder in paths.sequences("").iterdir() if folder.is_dir() and folder.name != ".done"] == [
+        now.events_fingerprint
+    ]
+    assert len(build_or_open(now).time) == 48

@@ -6,7 +6,7 @@ fingerprint of the files before.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -39,11 +39,23 @@ class Growth:
     @classmethod
     def to(cls, history: ChallengeData) -> Self | None:
         """The step that led to a history's files; None where nobody has kept it."""
-        folder = _folder(history.paths, history.files_fingerprint)
+        return cls._kept_in(_folder(history.paths, history.files_fingerprint))
+
+    @classmethod
+    def _kept_in(cls, folder: Path) -> Self | None:
         try:
             return cls(json.loads((folder / _NOTE).read_text())["before"], folder)
         except (OSError, ValueError, KeyError):
             return None
+
+    def and_earlier(self) -> Iterator[Self]:
+        """This step, and those before it that nobody has forgotten yet, the latest first."""
+        step: Self | None = self
+        seen = set[Path]()
+        while step is not None and step.folder not in seen:
+            yield step
+            seen.add(step.folder)
+            step = self._kept_in(self.folder.parent / step.before)
 
     def events_fingerprint(self, history: ChallengeData) -> str:
         """That of the history before; see `ubp.data.history.ChallengeData.events_fingerprint`."""
@@ -55,7 +67,7 @@ class Growth:
 
 
 def keep_growth(paths: DataPaths, before: str, after: str, new: Mapping[EventType, pl.LazyFrame]) -> None:
-    """Keep what files grew by, in the place of whatever was kept of earlier steps.
+    """Keep what files grow by.
 
     Args:
         paths: of the log.
@@ -74,17 +86,22 @@ def keep_growth(paths: DataPaths, before: str, after: str, new: Mapping[EventTyp
 def forget_before(history: ChallengeData) -> None:
     """Remove from the cache what belongs to the files before they grew: nobody will ask for it again.
 
+    Also to those before these, where a night was killed after it had taken in its day and was not given again.
+
     Args:
         history: of the grown files; nothing happens where nobody has kept the step to them.
     """
     growth = Growth.to(history)
     if growth is None:
         return
-    events = growth.events_fingerprint(history)
     relevant = np.sort(history.relevant_clients) if history.paths.relevant_clients.exists() else np.zeros(0, np.int64)
-    steps = (folder for folder in growth.folder.parent.iterdir() if folder != growth.folder)
-    picked = history.paths.relevant_events(digest_of(events, relevant.tobytes()))
-    for folder in (history.paths.sequences(events), picked, *steps):
+    for step in list(growth.and_earlier()):
+        events = step.events_fingerprint(history)
+        picked = history.paths.relevant_events(digest_of(events, relevant.tobytes()))
+        for folder in (history.paths.sequences(events), picked):
+            shutil.rmtree(folder, ignore_errors=True)
+    # The steps go last, the latest stays: killed meanwhile, the next finds the same folders to remove.
+    for folder in [folder for folder in growth.folder.parent.iterdir() if folder != growth.folder]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -7,7 +7,7 @@ strings.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -426,8 +426,16 @@ class ChallengeData:
             raise
 
     def _fingerprint_now(self) -> str:
+        return self.fingerprint_with({})
+
+    def fingerprint_with(self, new: Mapping[Path, Path]) -> str:
+        """What ``files_fingerprint`` is when new files have taken the places of some.
+
+        Args:
+            new: by the file in whose place it is to be, where it lies now.
+        """
         files = [*(self.file(event_type) for event_type in self.event_types), self.paths.properties]
-        return digest_of(*(f"{file.name}:{fingerprint(file)}" for file in files))
+        return digest_of(*(f"{file.name}:{fingerprint(new.get(file, file))}" for file in files))
 
 
 def _noted(note: Path) -> dict[str, Any] | None:

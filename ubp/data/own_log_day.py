@@ -130,8 +130,11 @@ def known_log(paths: DataPaths, after: datetime, end: datetime, embedder: Callab
 
 
 def _append(found: BroughtIn, paths: DataPaths, history: ChallengeData) -> None:
-    """Write the new rows behind those of the files, and keep what these grew by."""
-    fingerprint = history.files_fingerprint
+    """Write the new rows behind those of the files, and keep what these grow by.
+
+    That is kept before the new files count: a run that is killed in between leaves a step that nobody asks for, and not
+    grown files whose step nobody keeps.
+    """
     by_type = {each: paths.raw / each.file_name for each in history.event_types}
     new = {path: collect(table) for path, table in found.tables.items()}
     ids = {path: table for path, table in id_tables(found, paths).items() if len(table) > _rows(path)}
@@ -145,9 +148,8 @@ def _append(found: BroughtIn, paths: DataPaths, history: ChallengeData) -> None:
             if path == paths.properties:
                 grown = grown.sort(schema.SKU)
             grown.sink_parquet(asides[path], row_group_size=ROW_GROUP)
-    grown_history = ChallengeData(paths, submit=True)
-    events = {each: new.get(path, pl.read_parquet(path, n_rows=0)).lazy() for each, path in by_type.items()}
-    keep_growth(paths, fingerprint, grown_history.files_fingerprint, events)
+        events = {each: new.get(path, pl.read_parquet(path, n_rows=0)).lazy() for each, path in by_type.items()}
+        keep_growth(paths, history.files_fingerprint, history.fingerprint_with(asides), events)
 
 
 def _rows(path: Path) -> int:

@@ -18,6 +18,7 @@ from ubp.data.own_log import ImportSettings, all_files, outputs
 from ubp.data.own_log_day import take_day
 from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.data.text_codes import TextSettings, codes_text
+from ubp.io import together
 from ubp.io.errors import UserError
 
 NEW_SALES = """abe,2025-01-04 23:00:00,soup,2.50,sale
@@ -166,6 +167,19 @@ def test_what_it_grew_by_is_kept(folder, grown):
         EventType.PRODUCT_BUY: 3, EventType.PAGE_VISIT: 1, EventType.SEARCH_QUERY: 1, EventType.ADD_TO_CART: 0,
         EventType.REMOVE_FROM_CART: 0,
     }  # fmt: skip
+
+
+def test_what_it_grew_by_is_kept_by_a_run_that_breaks_off_when_its_files_count(folder, grown, monkeypatch):
+    """Else the night that follows compares the whole log, and the sequence store before is never removed."""
+    before = ChallengeData(grown, True).files_fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(together, "finish", lambda at: 1 / 0 if (at / "complete.json").exists() else False)
+        with pytest.raises(ZeroDivisionError):
+            take(folder, grown, "2025-01-05")
+    assert take(folder, grown, "2025-01-05").events == 0
+    growth = Growth.to(ChallengeData(grown, True))
+    assert growth.before == before
+    assert len(growth.events(EventType.PRODUCT_BUY).collect()) == 3
 
 
 @pytest.mark.parametrize("place", ["keep_growth", "replaced_together"])
