@@ -71,8 +71,10 @@ class SpreadRecipe(Recipe):
     """A recipe that can also learn from shards of the events, each on another machine."""
 
     @abstractmethod
-    def fit_by_shards(self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread) -> Fit:
-        """Learn what `fit` learns, to the bit.
+    def fit_by_shards(
+        self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread, folder: Path
+    ) -> Fit:
+        """Learn what `fit` learns: to the bit, or as near as the recipe says.
 
         Args:
             history: of all clients.
@@ -103,6 +105,7 @@ def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] 
     """The course of every embedding command: fit, keep the fitted block, encode the relevant clients, write.
 
     Args:
+            folder: on the data path, for what is too large to go to and fro.
         config: of the command.
         recipe: ``module:class``, imported where something is to be made: some take seconds.
         not_in_lineage: top-level settings that change how the block is made, never what comes out.
@@ -124,7 +127,7 @@ def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] 
 
 
 def _make_on_cluster(chosen: SpreadRecipe, run: EmbeddingRun) -> None:
-    """Fit and encode by tasks of a Ray cluster, a core each: the bytes of one process."""
+    """Fit and encode by tasks of a Ray cluster, a core each."""
     from ubp.cli.ray_spread import RaySpread
     from ubp.cli.ray_tasks import Resources, cluster
     from ubp.training.encode_in_parts import InParts
@@ -133,7 +136,7 @@ def _make_on_cluster(chosen: SpreadRecipe, run: EmbeddingRun) -> None:
         spread, shards = RaySpread(Resources(cpus=1, gpus=0, memory=0)), min(found.cores, MOST_SHARDS)
         say(f"{len(found.nodes)} nodes, {found.cores} cores; {shards} parts of {run.name}")
         views = [run.data.of_shard(shard) for shard in sharded(run.data, shards, spread)]
-        made = chosen.fit_by_shards(run.data, views, run.seed, spread)
+        made = chosen.fit_by_shards(run.data, views, run.seed, spread, run.folder / "fit")
         fitted, clients = run.folder / run.name / "fitted", np.sort(run.data.relevant_clients)
         save(made.block, fitted, {})
         work = InParts(fitted, run.data, clients, shards, run.folder / "parts", {"fit": content_digest(fitted)})
