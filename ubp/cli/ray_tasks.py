@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRIES: Final = 3  # of a task whose worker or node was lost; a command that kills its worker each time shall end
+    from ubp.cli.recipe import Need
+
 _INTERRUPTED: Final = 128 + signal.SIGINT
 _GRACE: Final = 20.0  # seconds that one command has to end itself
 _ANSWER: Final = 5.0  # seconds that a cluster has to answer
@@ -323,7 +325,19 @@ def told(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.lstrip("+").partition("=")[0] not in ("engine", "data_path")]
 
 
-def run_alone(script: Path, words: Sequence[str], data_path: Path, logs: Path, gpu: bool) -> None:
+def need_line(name: str, need: "Need") -> str:
+    """That a command is placed by its memory, as a line."""
+    return f"{name} needs {need.memory / 1e9:.1f} GB of one node: {need.counts}"
+
+
+def told_settings(need: "Need") -> str:
+    """What `Cluster.require` says of the settings of such a command."""
+    return f"{need.settings} ({need.counts})"
+
+
+def run_alone(
+    script: Path, words: Sequence[str], data_path: Path, logs: Path, gpu: bool, need: "Need | None" = None
+) -> None:
     """Run one command as one task, and show all that it says.
 
     Args:
@@ -337,8 +351,10 @@ def run_alone(script: Path, words: Sequence[str], data_path: Path, logs: Path, g
         JobFailed: it did.
     """
     with cluster() as found:
-        needed = Resources(found.share(1), int(gpu and found.gpus > 0), 0)
-        found.require(script.name, needed)
+        needed = Resources(found.share(1), int(gpu and found.gpus > 0), need.memory if need else 0)
+        found.require(script.name, needed, *([told_settings(need)] if need else []))
+        if need:
+            say(need_line(script.stem, need))
         title = f"{script.parent.name}/{script.name}"
         runner = RayTasks({script.stem: needed}, data_path, logs, _GRACE, follow=True)
         left_out: list[str] = []
@@ -348,3 +364,5 @@ def run_alone(script: Path, words: Sequence[str], data_path: Path, logs: Path, g
         )  # fmt: skip
     if left_out:
         raise NoUsableEvents(left_out)
+        need: what it takes of one node; None: whatever a node has.
+        UserError: no node has what it needs.

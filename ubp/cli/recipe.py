@@ -38,6 +38,21 @@ class Fit:
 
 
 @dataclass(frozen=True)
+@dataclass(frozen=True)
+class Need:
+    """What a fit takes of one machine, about.
+
+    Attributes:
+        memory: bytes.
+        counts: of the log, that it follows from, in words.
+        settings: that lower it.
+    """
+
+    memory: int
+    counts: str
+    settings: str
+
+
 class Recipe(ABC):
     """Settings of a block's command, checked, and how it learns.
 
@@ -67,6 +82,14 @@ class Recipe(ABC):
         """
 
 
+    def need(self, history: ChallengeData) -> Need | None:  # noqa: ARG002 (those that say)
+        """What the command takes of one machine; None: it has not been measured.
+
+        Args:
+            history: that it would learn from; its events are counted, in little memory.
+        """
+        return None
+
 class SpreadRecipe(Recipe):
     """A recipe that can also learn from shards of the events, each on another machine."""
 
@@ -82,6 +105,7 @@ class SpreadRecipe(Recipe):
             seed: of everything random.
             spread: does what is done for each shard.
 
+            folder: on the data path, for what is too large to go to and fro.
         Raises:
             UserError: see `fit`.
         """
@@ -96,16 +120,34 @@ def _part(config: DictConfig, name: str, kind: Any) -> Any:  # noqa: ANN401 (wha
 
 
 def learns_by_shards(config: DictConfig) -> bool:
-    """Whether the recipe that a config names, ``module:class``, is a `SpreadRecipe`."""
+    """Whether the recipe that a config names, ``module:class``, is a `SpreadRecipe`, and shards have a folder."""
     kind = imported(config.recipe)
-    return isinstance(kind, type) and issubclass(kind, SpreadRecipe)
+    return isinstance(kind, type) and issubclass(kind, SpreadRecipe) and has_shared_folder(config)
+
+
+def has_shared_folder(config: DictConfig) -> bool:
+    """Whether the data path is a folder that other machines may share, not an address."""
+    return is_shared(str(config.data_path))
+
+
+def need_of(entry: Entry, config: DictConfig) -> Need | None:
+    """What an entry of the registry that is ``in_memory`` takes of one machine.
+
+    Args:
+        entry: the entry; others' recipes import torch, and have nothing to say.
+        config: of its command.
+
+    Raises:
+        UserError: a fault in config or data.
+    """
+    chosen: Recipe = imported(entry.recipe).of(config)
+    return chosen.need(Common.of(config).data())
 
 
 def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] = ()) -> None:
     """The course of every embedding command: fit, keep the fitted block, encode the relevant clients, write.
 
     Args:
-            folder: on the data path, for what is too large to go to and fro.
         config: of the command.
         recipe: ``module:class``, imported where something is to be made: some take seconds.
         not_in_lineage: top-level settings that change how the block is made, never what comes out.
