@@ -122,8 +122,6 @@ def _reporting(body: Callable[[DictConfig], object], spreads: Spreads) -> Callab
     def run(config: DictConfig) -> None:
         try:
             common = Common.of(config)
-            if common.engine == RAY:
-                require_no_address(common.data_path)
             if common.engine == RAY and not (spreads(config) if callable(spreads) else spreads):
                 _run_on_cluster(common, config, _ray_workers(config))
                 return
@@ -153,12 +151,13 @@ def _run_on_cluster(common: Common, config: DictConfig, workers: int) -> None:
     gpu = any(entry.gpu for entry in own)
     where = common.paths.root, Path(HydraConfig.get().runtime.output_dir)
     if workers > 1:
+        require_no_address(common.data_path)
         from ubp.cli.ray_train import run_together
 
         run_together(script, sys.argv[1:], *where, workers, gpu)
     else:
-        from ubp.cli.recipe import need_of
         from ubp.cli.ray_tasks import run_alone
+        from ubp.cli.recipe import need_of
 
         need = next((need_of(entry, config) for entry in own if entry.in_memory), None)
         run_alone(script, sys.argv[1:], *where, gpu, need)

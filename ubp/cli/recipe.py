@@ -11,8 +11,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from ubp.blocks.fitted import FittedBlock, content_digest, imported, save
-from ubp.blocks.registry import reads_targets
-from ubp.cli.config import RAY, parse, resolved
+from ubp.blocks.registry import Entry, reads_targets
+from ubp.cli.config import RAY, Common, parse, resolved
+from ubp.cli.object_store import is_shared
 from ubp.cli.output import say
 from ubp.cli.run import EmbeddingRun, embedding_run
 from ubp.data.history import ChallengeData
@@ -38,7 +39,6 @@ class Fit:
 
 
 @dataclass(frozen=True)
-@dataclass(frozen=True)
 class Need:
     """What a fit takes of one machine, about.
 
@@ -53,6 +53,7 @@ class Need:
     settings: str
 
 
+@dataclass(frozen=True)
 class Recipe(ABC):
     """Settings of a block's command, checked, and how it learns.
 
@@ -81,7 +82,6 @@ class Recipe(ABC):
             UserError: a fault in the data, or settings that do not fit them.
         """
 
-
     def need(self, history: ChallengeData) -> Need | None:  # noqa: ARG002 (those that say)
         """What the command takes of one machine; None: it has not been measured.
 
@@ -89,6 +89,7 @@ class Recipe(ABC):
             history: that it would learn from; its events are counted, in little memory.
         """
         return None
+
 
 class SpreadRecipe(Recipe):
     """A recipe that can also learn from shards of the events, each on another machine."""
@@ -104,8 +105,8 @@ class SpreadRecipe(Recipe):
             views: the same of each shard's clients.
             seed: of everything random.
             spread: does what is done for each shard.
-
             folder: on the data path, for what is too large to go to and fro.
+
         Raises:
             UserError: see `fit`.
         """

@@ -251,7 +251,7 @@ class TestOnTwoNodes:
         import ray
 
         absent = tmp_path / "absent" / "dcn.log"
-        order = Order("dcn/dcn_embeddings.py", (), absent, 1, tmp_path, code_digest())
+        order = Order("dcn/dcn_embeddings.py", (), absent, 1, str(tmp_path), code_digest())
         with cluster(), pytest.raises(UserError, match="must be on a file system that all nodes share"):
             ray.get(ray.remote(run_order).remote(order))
 
