@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,12 @@ from scipy.sparse import csr_matrix
 from ALS.model import AlsSettings, Strength, client_factors, factorise, factors_of
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
 from ubp.blocks.widths import cut_line
-from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.recipe import Fit, Need, Recipe
 from ubp.data import schema
 from ubp.data.event_types import chosen
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.lacking import no_events
+from ubp.data.pair_counts import PairCounts
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require
@@ -32,6 +33,9 @@ from ubp.io.errors import UserError, require
 logger = logging.getLogger(__name__)
 
 _WEIGHT = "weight"
+_PROCESS: Final = 250_000_000  # bytes: of a process with the libraries, and of Polars' buffers
+_READ: Final = 100  # bytes of a pair while the table of weights becomes a matrix
+_FITTED: Final = 24  # bytes of a pair while it is fitted: the weights by client and by item
 _ITEMS = {schema.CATEGORY: "categories", schema.PRICE: "price buckets", schema.SKU: "skus", schema.URL: "urls"}
 
 
@@ -191,6 +195,22 @@ class AlsBlock(FittedBlock):
         )
 
 
+def memory_of(found: PairCounts, factors: int) -> int:
+    """Bytes that the command takes on a CPU at its peak, about.
+
+    The larger of two moments, beside the process: all pairs as a table, while it becomes a matrix; or the matrix, and
+    the factors of both sides in float32, each twice while the first ones are drawn. Up to a third more than commands
+    held that were measured (tests/ALS/test_als_recipe.py).
+
+    Args:
+        found: of the events that it is fitted to.
+        factors: columns of the embedding.
+    """
+    read = _READ * found.pairs
+    fitted = _FITTED * found.pairs + 2 * 4 * factors * (found.clients + found.items)
+    return _PROCESS + max(read, fitted)
+
+
 @dataclass(frozen=True)
 class AlsRecipe(Recipe):
     """The settings of both ALS blocks."""
@@ -206,6 +226,21 @@ class AlsRecipe(Recipe):
         block = AlsBlock(self.interactions, found.items, factors.items, factors.strength, self.als.threads)
         columns = {"columns_asked": self.als.factors, "columns": factors.items.shape[1]}
         return Fit(block, asdict(factors.strength) | columns)
+
+    def need(self, history: ChallengeData) -> Need:
+        """See `ubp.cli.recipe.Recipe.need` and `memory_of`."""
+        frames = [_items(history, event_type, self.interactions)
+                  for event_type in self.interactions.event_types(history.event_types)]  # fmt: skip
+        events = pl.concat(frames)
+        if self.interactions.relevant_only:
+            events = of_clients(events, history.relevant_clients)
+        found = PairCounts.of(events)
+        items, factors = _ITEMS.get(self.interactions.column, "items"), self.als.factors
+        words = (
+            f"{found.events:,} events, about {found.pairs:,} pairs of {found.clients:,} clients and {found.items:,} "
+            f"{items}, {factors} factors"
+        )
+        return Need(memory_of(found, factors), words, "als.factors")
 
     def _say_if_cut(self, found: WeightedInteractions) -> None:
         sides = {"clients": len(found.clients), _ITEMS.get(self.interactions.column, "items"): len(found.items)}

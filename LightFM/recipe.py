@@ -31,20 +31,24 @@ import polars as pl
 from scipy.sparse import coo_matrix, csr_matrix
 from threadpoolctl import threadpool_limits
 
-from LightFM.features import Ids, code_matrix, feature_matrix, numbers
+from LightFM.features import CODE_FEATURES, Ids, code_matrix, feature_matrix, numbers
 from LightFM.model import ModelSettings, Prepared, learn
 from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors
-from ubp.cli.recipe import Fit, Recipe
+from ubp.cli.recipe import Fit, Need, Recipe
 from ubp.data import schema
 from ubp.data.event_types import chosen
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.lacking import no_events
+from ubp.data.pair_counts import ITEM, PairCounts
 from ubp.data.reading import collect
 from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
 
 _NOTHING: Final = 1e-6  # sums of weights up to here are rounding: 1 - 0.5 - 0.5
+_PROCESS: Final = 250_000_000  # bytes: of a process with the libraries, and of Polars' buffers
+_READ: Final = 100  # bytes of a pair of a client and a sku, as a table and as a matrix
+_CODE: Final = 16  # bytes of a code of a search or a name, in a sparse matrix
 _RIDGE: Final = 1e-3  # of the fold-in, each column at unit variance, times the clients
 
 
@@ -316,6 +320,25 @@ class LightFmRecipe(Recipe):
     features: Features
     model: ModelSettings
 
+    def need(self, history: ChallengeData) -> Need:
+        """See `ubp.cli.recipe.Recipe.need` and `memory_of`."""
+        types = chosen("interactions.weights", self.interactions.weights, history.item_types)
+        events = pl.concat(
+            history.events(event_type).select(schema.CLIENT_ID, pl.col(schema.SKU).alias(ITEM)) for event_type in types
+        )
+        searches = searches_of(history)
+        if self.interactions.clients == "relevant":
+            events, searches = (of_clients(frame, history.relevant_clients) for frame in (events, searches))
+        found = PairCounts.of(events)
+        queries = int(collect(searches.select(pl.len())).item()) if self.features.searches else 0
+        components = self.model.components
+        words = (
+            f"{found.events:,} events, about {found.pairs:,} pairs of {found.clients:,} clients and {found.items:,} "
+            f"skus, {queries:,} searches, {components} components"
+        )
+        names = found.items if self.features.names else 0
+        return Need(memory_of(found, queries, names, components), words, "model.components")
+
     def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:  # noqa: ARG002 (LightFM keeps no checkpoints)
         """See `ubp.cli.recipe.Recipe.fit`."""
         relevant = history.relevant_clients if self.interactions.clients == "relevant" else None
@@ -337,6 +360,25 @@ class LightFmRecipe(Recipe):
         block = block.scaled(1 / root_mean_square(raw - mean))
         report = {"epochs": learned.epochs, "fold_in_r2": round(explained(fold_in(sums), own), 4)}
         return Fit(block, report)
+
+
+def memory_of(found: PairCounts, queries: int, names: int, components: int) -> int:
+    """Bytes that the command takes at its peak, about.
+
+    Beside the process, the pairs and the codes, the larger of two moments: LightFM learns, which keeps a vector and two
+    more of its like for each client, sku and code, in float32; or the fold-in is fitted, with what was learned and four
+    matrices of the clients in float64. Up to two fifths more than commands held that were measured
+    (tests/LightFM/test_lightfm_recipe.py).
+
+    Args:
+        found: of the events that it is fitted to.
+        queries: searches of the training's clients; 0 where they are left out.
+        names: skus of the training; 0 where their names are left out.
+        components: columns of the embedding.
+    """
+    rows = found.clients + found.items + 2 * CODE_FEATURES
+    learned, folded = 3 * 4 * rows, 4 * rows + 4 * 8 * found.clients
+    return _PROCESS + _READ * found.pairs + _CODE * schema.CODES * (queries + names) + components * max(learned, folded)
 
 
 def root_mean_square(vectors: npt.NDArray[np.float64]) -> float:

@@ -347,11 +347,18 @@ class NumericFeaturesRecipe(SpreadRecipe):
 
     features: FeatureSettings
 
-    def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:  # noqa: ARG002 (those that train)
+    def fit(self, history: ChallengeData, seed: int, folder: Path) -> Fit:
         """See `ubp.cli.recipe.Recipe.fit`."""
-        return self.fit_by_shards(history, [history], seed, in_turn)
+        return self.fit_by_shards(history, [history], seed, in_turn, folder)
 
-    def fit_by_shards(self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread) -> Fit:
+    def fit_by_shards(
+        self,
+        history: ChallengeData,
+        views: Sequence[ChallengeData],
+        seed: int,
+        spread: Spread,
+        folder: Path,  # noqa: ARG002 (those whose shards keep something)
+    ) -> Fit:
         """See `ubp.cli.recipe.SpreadRecipe.fit_by_shards`: counts are summed, clients' numbers put side by side.
 
         A shard gives back the numbers of its own among at most ``features.most_clients`` clients.

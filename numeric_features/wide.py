@@ -4,24 +4,27 @@ The groups of `ubp.blocks.wide_features` side by side, each of one length times 
 fit: on a later day, and for other clients, a number means what it meant there.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, portions
-from ubp.blocks.wide_features import Matrix, WideFeatures, WideSettings
-from ubp.cli.recipe import Fit, Recipe
+from ubp.blocks.fitted import Clients, FittedBlock, State, Vectors, load, portions, save
+from ubp.blocks.moments import Moments, put_together
+from ubp.blocks.wide_features import WideFeatures, WideSettings
+from ubp.blocks.wide_features_by_shards import features_by_shards
+from ubp.cli.recipe import Fit, SpreadRecipe
 from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.lacking import no_events
 from ubp.data.targets import OPEN_COLUMNS, open_targets
 from ubp.io.errors import require
+from ubp.io.spread import Spread
 
 # Encoded at a time: beside them lie a matrix of their listed values, and what they met. Fewer would read the log more
 # often.
@@ -117,45 +120,13 @@ def listed_values(history: ChallengeData, values: int) -> dict[str, Clients]:
     return most | open_targets(history.paths) | {schema.PRICE: prices}
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Of some clients' numbers.
-
-    Attributes:
-        count: of the clients.
-        mean: float64 [columns].
-        variance: float64 [columns].
-    """
-
-    count: int
-    mean: npt.NDArray[np.float64]
-    variance: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, group: Matrix) -> Self:
-        """Of float32 [clients, columns]."""
-        return cls(len(group), group.mean(axis=0, dtype=np.float64), group.var(axis=0, dtype=np.float64))
-
-    def __or__(self, other: Self) -> Self:
-        """Of both together (Chan et al. 1979, "Updating Formulae and a Pairwise Algorithm", equation 2.1)."""
-        count = self.count + other.count
-        mine, theirs = self.count / count, other.count / count
-        apart = other.mean - self.mean
-        variance = mine * self.variance + theirs * other.variance + mine * theirs * apart**2
-        return type(self)(count, self.mean + theirs * apart, variance)
-
-
-def factors_of(groups: Iterable[tuple[str, Matrix]], weights: Mapping[str, float]) -> dict[str, float]:
+def factors_of(found: Mapping[str, Moments], weights: Mapping[str, float]) -> dict[str, float]:
     """What brings each group to a root mean square length about its mean of 1, times its weight.
 
     Args:
-        groups: name and float32 [clients, columns]; a name comes once for each part of the clients.
+        found: by group.
         weights: of those that do not weigh 1.
     """
-    found: dict[str, Moments] = {}
-    for name, group in groups:
-        own = Moments.of(group)
-        found[name] = found[name] | own if name in found else own
     variances = {name: float(moments.variance.sum()) for name, moments in found.items()}
     return {
         name: weights.get(name, 1.0) / np.sqrt(variance) if variance > 0 else 0.0
@@ -164,7 +135,7 @@ def factors_of(groups: Iterable[tuple[str, Matrix]], weights: Mapping[str, float
 
 
 @dataclass(frozen=True)
-class NumericFeaturesWideRecipe(Recipe):
+class NumericFeaturesWideRecipe(SpreadRecipe):
     """Which features, and how the groups weigh."""
 
     features: WideSettings
@@ -177,5 +148,37 @@ class NumericFeaturesWideRecipe(Recipe):
             raise no_events(history, ())
         listed = listed_values(history, self.groups.values)
         features = WideFeatures.fit(history, clients, seed, self.features, listed)
-        parts = (features.each_group(history, clients[part]) for part in portions(len(clients), _CLIENTS))
-        return Fit(NumericFeaturesWide(features, factors_of(chain.from_iterable(parts), self.groups.weights)))
+        return Fit(self._weighed(features, _moments(features, history, clients)))
+
+    def fit_by_shards(
+        self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread, folder: Path
+    ) -> Fit:
+        """See `ubp.cli.recipe.SpreadRecipe.fit_by_shards` and `ubp.blocks.wide_features_by_shards`.
+
+        Not to the bit: scales, directions and factors are sums over shards, rounded otherwise than in one process. The
+        number of shards is in the report.
+        """
+        work, kept = folder / f"{len(views)}_shards", folder / "features"
+        listed = listed_values(history, self.groups.values)
+        features = features_by_shards(history, views, seed, self.features, listed, spread, work)
+        save(NumericFeaturesWide(features, {}), kept, {})  # read by the pieces: several MB, not to be sent to each
+        parts = spread("weighing the groups", [partial(_moments_of_kept, kept, view) for view in views])
+        found = put_together(chain.from_iterable(part.items() for part in parts))
+        return Fit(self._weighed(features, found), {"shards": len(views)})
+
+    def _weighed(self, features: WideFeatures, found: Mapping[str, Moments]) -> NumericFeaturesWide:
+        return NumericFeaturesWide(features, factors_of(found, self.groups.weights))
+
+
+def _moments(features: WideFeatures, history: ChallengeData, clients: Clients) -> dict[str, Moments]:
+    """Of all groups of some clients."""
+    parts = (features.each_group(history, clients[part]) for part in portions(len(clients), _CLIENTS))
+    return put_together((name, Moments.of(group)) for name, group in chain.from_iterable(parts))
+
+
+def _moments_of_kept(folder: Path, view: ChallengeData) -> dict[str, Moments]:
+    """The same of a shard's relevant clients, by the features in a folder; nothing of a shard without any."""
+    block = load(folder)
+    if not isinstance(block, NumericFeaturesWide):
+        raise TypeError(f"{folder}: {type(block).__name__} has no wide features")
+    return _moments(block.features, view, view.clients) if len(view.clients) else {}

@@ -31,11 +31,12 @@ from omegaconf import DictConfig
 from ubp.blocks.registry import Entry, can_be_made, entries, with_what_they_read
 from ubp.blocks.widths import CUT
 from ubp.cli.command import command
-from ubp.cli.config import RAY, Common, parse
+from ubp.cli.config import RAY, Common, config_of, parse
 from ubp.cli.jobs import Job, JobFailed, Limits, Processes, Runner, longest_first, run_jobs
 from ubp.cli.object_store import as_given
 from ubp.cli.output import REMARKS, say
-from ubp.cli.ray_tasks import RayTasks, Resources, cluster
+from ubp.cli.ray_tasks import RayTasks, Resources, cluster, need_line, told_settings
+from ubp.cli.recipe import need_of
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.io.errors import name_some, require, require_positive
 from ubp.io.faults import no_room
@@ -179,10 +180,14 @@ def on_cluster(todo: Sequence[Entry], settings: Settings, memory: Memory, paths:
     commands, logs = longest_first(jobs_of(todo, settings)), output_folder()
     with cluster() as found:
         jobs = settings.jobs or max(1, min(len(todo), found.cores))
-        cpus, needed = found.share(jobs), int(gigabytes(memory, paths) * 1e9)
-        needs = {entry.name: Resources(cpus, int(entry.gpu and found.gpus > 0), needed) for entry in todo}
-        for name, resources in needs.items():
-            found.require(name, resources)
+        cpus, usual = found.share(jobs), int(gigabytes(memory, paths) * 1e9)
+        needs = dict[str, Resources]()
+        for entry in todo:
+            own = need_of(entry, config_of(entry, overrides_of(entry, settings))) if entry.in_memory else None
+            needs[entry.name] = Resources(cpus, int(entry.gpu and found.gpus > 0), own.memory if own else usual)
+            found.require(entry.name, needs[entry.name], told_settings(own) if own else "memory.command")
+            if own:
+                say(need_line(entry.name, own))
         say(
             f"{len(found.nodes)} nodes, {found.cores} cores, {found.gpus} GPUs; up to {jobs} commands at once, threads "
             f"each: {cpus}; their logs: {logs}"
@@ -198,9 +203,13 @@ def output_folder() -> Path:
 
 def jobs_of(todo: Sequence[Entry], settings: Settings) -> list[Job]:
     """The entries' commands, in their order; what is asked of one command alone counts more than what is of all."""
-    python, own = os.environ.get("PYTHON") or sys.executable, settings.overrides or {}
-    given = as_given(passed_on(sys.argv[1:]))
-    return [job(entry, python, [*given, *own.get(entry.name, [])]) for entry in todo]
+    python = os.environ.get("PYTHON") or sys.executable
+    return [job(entry, python, as_given(overrides_of(entry, settings))) for entry in todo]
+
+
+def overrides_of(entry: Entry, settings: Settings) -> list[str]:
+    """What an entry's command is told beside its own overrides."""
+    return [*passed_on(sys.argv[1:]), *(settings.overrides or {}).get(entry.name, [])]
 
 
 def run_all(commands: Sequence[Job], limits: Limits, runner: Runner, logs: Path | None) -> list[str]:

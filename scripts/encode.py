@@ -30,6 +30,7 @@ from ubp.cli.chosen import choose_fit, read_clients, require_name
 from ubp.cli.circumstances import circumstances
 from ubp.cli.command import command
 from ubp.cli.config import RAY, Common, optional_at, parse
+from ubp.cli.object_store import require_no_address
 from ubp.cli.output import closing_line, say
 from ubp.cli.ray_spread import RaySpread
 from ubp.cli.ray_tasks import Resources, cluster
@@ -180,6 +181,8 @@ def _is_encoded(file: Path) -> bool:
 @command("scripts", "encode", spreads=True)
 def main(config: DictConfig) -> None:
     common = Common.of(config)
+    if common.engine == RAY:
+        require_no_address(common.data_path)
     require_name(config, common.paths)
     model = choose_fit(common.paths, config.name, None if config.submit is None else common.submit)
     asked, wanted = optional_at(config, "clients", str), optional_at(config, "out", str)

@@ -291,6 +291,7 @@ class StatFeaturesRecipe(SpreadRecipe):
         views: Sequence[ChallengeData],
         seed: int,  # noqa: ARG002 (those that draw or train)
         spread: Spread,
+        folder: Path,  # noqa: ARG002 (those whose shards keep something)
     ) -> Fit:
         """See `ubp.cli.recipe.SpreadRecipe.fit_by_shards`: counts are summed."""
         return self._fit(history, spread("counting values", [partial(value_counts, view) for view in views]))

@@ -10,10 +10,10 @@ Writes 43 columns per client (`stat_features.recipe.COLUMNS`) and keeps the fitt
 from omegaconf import DictConfig
 
 from ubp.cli.command import command
-from ubp.cli.recipe import make_block
+from ubp.cli.recipe import has_shared_folder, make_block
 
 
-@command("stat_features", "stat_features", spreads=True)
+@command("stat_features", "stat_features", spreads=has_shared_folder)
 def main(config: DictConfig) -> None:
     make_block(config, "stat_features.recipe:StatFeaturesRecipe")
 

@@ -10,10 +10,18 @@ import polars as pl
 import pytest
 
 from ALS.model import AlsSettings, client_factors, factorise
-from ALS.recipe import AlsBlock, AlsRecipe, Interactions, WeightedInteractions, weighted_interactions
+from ALS.recipe import (
+    AlsBlock,
+    AlsRecipe,
+    Interactions,
+    WeightedInteractions,
+    memory_of,
+    weighted_interactions,
+)
 from ubp.blocks.fitted import load, save
 from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
+from ubp.data.pair_counts import PairCounts
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EVENT_TYPES, EventType
 from ubp.io.errors import NoUsableEvents, UserError
@@ -104,6 +112,33 @@ def fitted(data: ChallengeData, interactions: Interactions = CATEGORIES, seed: i
     block = AlsRecipe(interactions, SMALL).fit(data, seed, data.paths.cache).block
     assert isinstance(block, AlsBlock)
     return block
+
+
+@pytest.mark.parametrize("interactions", [CATEGORIES, VISITS])
+def test_what_it_needs_is_told_by_the_matrix_that_it_makes(tiny, interactions):
+    _, data = tiny
+    matrix = weighted_interactions(data, interactions).matrix
+    need = AlsRecipe(interactions, SMALL).need(data)
+    (clients, items), pairs = matrix.shape, f"{matrix.nnz:,} pairs of {matrix.shape[0]} clients and {matrix.shape[1]}"
+    assert f"about {pairs} " in need.counts
+    assert need.counts.endswith("8 factors")
+    assert need.settings == "als.factors"
+    many, more = (AlsRecipe(interactions, replace(SMALL, factors=factors)).need(data) for factors in (800, 801))
+    assert more.memory - many.memory == 2 * 4 * (clients + items)
+
+
+# MB that whole commands held on the synthetic log at 0.1 and 1.0 (docs/performance.md): all purchases and additions,
+# the relevant clients' visits; and all visits of all clients at 0.1, which were only read.
+@pytest.mark.parametrize(
+    ("pairs", "clients", "items", "megabytes"),
+    [
+        (348_428, 289_749, 2_214, 375),
+        (1_457_161, 88_199, 643_848, 530),
+    ],
+)
+def test_what_was_measured_is_told(pairs, clients, items, megabytes):
+    told = memory_of(PairCounts(0, pairs, clients, items), 64) / 1e6
+    assert megabytes < told < 1.4 * megabytes
 
 
 def test_the_recipe_reads_the_config():

@@ -23,6 +23,7 @@ from LightFM.recipe import (
     LightFmRecipe,
     Pairs,
     explained,
+    memory_of,
     positive_pairs,
     prepare,
     root_mean_square,
@@ -30,6 +31,7 @@ from LightFM.recipe import (
 from ubp.blocks.fitted import load, save
 from ubp.cli.config import composed
 from ubp.data.history import ChallengeData
+from ubp.data.pair_counts import PairCounts
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
 from ubp.io.errors import NoUsableEvents, UserError
@@ -105,6 +107,35 @@ def test_pairs_of_all_clients(tiny):
     wanted = {pair: math.log1p(weight) for pair, weight in slow_pairs(history, everybody).items()}
     assert {(client, sku): weight for client, sku, weight in found.iter_rows()} == pytest.approx(wanted)
     assert set(positive_pairs(data, Interactions(WEIGHTS, "one", 0.5, "all"), None)["weight"]) == {0.5}
+
+
+def test_what_it_needs_is_told_by_what_it_reads(tiny):
+    history, data = tiny
+    clients = set(data.relevant_clients.tolist())
+    met = {(client, sku) for name in WEIGHTS for client, _, sku in history.events[EventType(name)].iter_rows()}
+    met = {(client, sku) for client, sku in met if client in clients}
+    searches = sum(client in clients for client in history.events[SEARCH]["client_id"])
+    need = LightFmRecipe(PAIRS, BOTH, SMALL).need(data)
+    sides = len({client for client, _ in met}), len({sku for _, sku in met})
+    assert f"about {len(met):,} pairs of {sides[0]} clients and {sides[1]} skus, {searches:,} searches" in need.counts
+    bare = LightFmRecipe(PAIRS, Features(0.0, 0.0), SMALL).need(data)
+    assert "0 searches" in bare.counts
+    assert bare.memory < need.memory
+    assert LightFmRecipe(PAIRS, BOTH, dataclasses.replace(SMALL, components=80)).need(data).memory > need.memory
+
+
+# MB that whole commands held on the synthetic log at 0.1: of the relevant clients, without codes, of all clients.
+@pytest.mark.parametrize(
+    ("pairs", "clients", "skus", "queries", "names", "megabytes"),
+    [
+        (173_970, 51_974, 81_750, 99_320, 81_750, 381),
+        (173_970, 51_974, 81_750, 0, 0, 299),
+        (574_343, 343_212, 116_136, 793_614, 116_136, 1028),
+    ],
+)
+def test_what_was_measured_is_told(pairs, clients, skus, queries, names, megabytes):
+    told = memory_of(PairCounts(0, pairs, clients, skus), queries, names, 64) / 1e6
+    assert megabytes < told < 1.4 * megabytes
 
 
 def test_what_is_taken_out_of_the_cart_counts_against_the_pair(make_history, tmp_path):

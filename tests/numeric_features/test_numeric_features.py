@@ -404,7 +404,7 @@ def test_fitted_by_shards_it_is_the_block_of_one_process(history, count, most_cl
     recipe = NumericFeaturesRecipe(replace(SETTINGS, most_clients=most_clients))
     views = [data.of_shard(shard) for shard in sharded(data, count, in_turn)]
     found, whole = (
-        recipe.fit_by_shards(data, views, 5, in_turn).block.state(),
+        recipe.fit_by_shards(data, views, 5, in_turn, Path()).block.state(),
         recipe.fit(data, 5, Path()).block.state(),
     )
     assert found.settings == whole.settings

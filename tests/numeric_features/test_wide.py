@@ -8,11 +8,14 @@ import pytest
 
 from numeric_features import wide
 from numeric_features.wide import GroupSettings, NumericFeaturesWideRecipe, factors_of, listed_values
+from ubp.blocks.moments import Moments, put_together
 from ubp.blocks.wide_features import COUNTS, LISTED, WideFeatures, WideSettings
 from ubp.data.history import ChallengeData
 from ubp.data.labels import most_bought, relevant_purchases
 from ubp.data.schema import EVENT_TYPES
+from ubp.data.shards import sharded
 from ubp.io.errors import NoUsableEvents, UserError
+from ubp.io.spread import in_turn
 
 BUY, *OTHERS = EVENT_TYPES
 
@@ -87,6 +90,31 @@ def test_the_open_tasks_lists_are_taken_where_there_are_any(data):
     )
 
 
+@pytest.mark.parametrize("shards", [2, 7])
+def test_fitted_by_shards_clients_are_as_far_apart_as_by_one_process(data, tmp_path, shards):
+    history, _ = data()
+    chosen = recipe(counts=4.0)
+    views = [history.of_shard(shard) for shard in sharded(history, shards, in_turn)]
+    found = chosen.fit_by_shards(history, views, 0, in_turn, tmp_path / "fit")
+    whole = chosen.fit(history, 0, tmp_path).block
+    assert found.report == {"shards": shards}
+    assert list(found.block.descriptions()) == list(whole.descriptions())
+    assert found.block.factors == pytest.approx(whole.factors, rel=1e-5)
+    (ids, vectors), (wanted_ids, wanted) = (block.vectors(history, history.clients) for block in (found.block, whole))
+    assert ids.tolist() == wanted_ids.tolist()
+    products, wanted_products = (each.astype(np.float64) @ each.T for each in (vectors, wanted))
+    np.testing.assert_allclose(products, wanted_products, atol=1e-4 * np.abs(wanted_products).max())
+
+
+def test_no_shard_has_a_client_with_an_event(data, tmp_path):
+    history, _ = data()
+    np.save(history.paths.relevant_clients, np.array([-1]))
+    history = ChallengeData(history.paths, submit=True)
+    views = [history.of_shard(shard) for shard in sharded(history, 2, in_turn)]
+    with pytest.raises(NoUsableEvents, match="no usable events"):
+        recipe().fit_by_shards(history, views, 0, in_turn, tmp_path / "fit")
+
+
 def test_purchases_only(data, tmp_path):
     history, _ = data(empty=OTHERS)
     block = recipe().fit(history, 0, tmp_path).block
@@ -98,7 +126,10 @@ def test_purchases_only(data, tmp_path):
 
 def test_a_group_without_spread_counts_nothing():
     groups = {"a": np.ones((3, 2), np.float32), "b": np.array([[0.0], [2.0], [4.0]], np.float32)}
-    assert factors_of(groups.items(), {}) == {"a": 0.0, "b": pytest.approx(1 / np.sqrt(8 / 3))}
+    assert factors_of({name: Moments.of(group) for name, group in groups.items()}, {}) == {
+        "a": 0.0,
+        "b": pytest.approx(1 / np.sqrt(8 / 3)),
+    }
 
 
 def test_no_relevant_client_has_an_event(data, tmp_path):
@@ -119,7 +150,9 @@ def test_factors_of_parts_are_those_of_the_whole(sizes):
     group = (np.random.default_rng(0).normal(size=(100, 3)) * (1, 5, 0) + 7).astype(np.float32)
     parts = np.split(group, np.cumsum(sizes)[:-1])
     wanted = 2 / np.sqrt(group.var(axis=0, dtype=np.float64).sum())
-    assert factors_of([("a", part) for part in parts], {"a": 2.0}) == {"a": pytest.approx(wanted, rel=1e-12)}
+    assert factors_of(put_together(("a", Moments.of(part)) for part in parts), {"a": 2.0}) == {
+        "a": pytest.approx(wanted, rel=1e-12)
+    }
 
 
 def test_many_clients_are_encoded_in_parts_with_the_same_bits(data, tmp_path, monkeypatch):

@@ -282,7 +282,7 @@ def test_a_clients_row_does_not_depend_on_the_others(data):
 def test_fitted_by_shards_it_is_the_block_of_one_process(history, count):
     data = ChallengeData(history, submit=True)
     views = [data.of_shard(shard) for shard in sharded(data, count, in_turn)]
-    found = StatFeaturesRecipe().fit_by_shards(data, views, 0, in_turn).block
+    found = StatFeaturesRecipe().fit_by_shards(data, views, 0, in_turn, Path()).block
     whole = fitted(data)
     assert found.state().settings == whole.state().settings
     assert found.popular.keys() == whole.popular.keys()

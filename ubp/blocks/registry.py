@@ -36,6 +36,7 @@ class Entry:
         reads_targets: what comes out depends on the open tasks' lists (`ubp.data.targets.open_targets`).
         seconds: in the demo, on one core beside another command; only which is longer matters.
         gpu: can use one.
+        in_memory: its fit holds all clients at once, on one machine: its recipe says how much memory that takes.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Entry:
     reads_targets: bool = False
     seconds: int = 60
     gpu: bool = False
+    in_memory: bool = False
 
     @property
     def is_block(self) -> bool:

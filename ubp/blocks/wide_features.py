@@ -42,8 +42,8 @@ VIEWS: Final = (*ITEM_VIEWS, *(f"{RECENT}{view}" for view in ITEM_VIEWS), schema
 _ROW, _VALUE, _AMOUNT = "row", "value", "amount"
 _DAY: Final = timedelta(days=1)
 _MILLION: Final = 1_000_000
-_ITERATIONS: Final = 5  # of the power method in an SVD
-_ROUNDING: Final = 1e-5  # of the largest singular value; what is smaller is float32's rounding
+SVD_ITERATIONS: Final = 5  # of the power method in an SVD
+ROUNDING: Final = 1e-5  # of the largest singular value; what is smaller is float32's rounding
 _PART_OF_DAY: Final = 4  # hours
 
 
@@ -146,7 +146,7 @@ class WideFeatures:
         """
         span = length(history)
         deviations = client_counts(history, clients, settings, span).select(pl.all().cast(pl.Float64).std(ddof=0))
-        scales = {name: value for name, value in deviations.row(0, named=True).items() if value > _ROUNDING}
+        scales = {name: value for name, value in deviations.row(0, named=True).items() if value > ROUNDING}
         views = {}
         for name, (values, matrix) in client_matrices(history, clients, settings):
             directions = right_directions(matrix, settings.components, seed)
@@ -184,7 +184,7 @@ class WideFeatures:
             yield COUNTS, self._counts(history, clients)
         items = ClientItems.of(history, clients, self.settings)
         for name, view in self.views.items():
-            matrix = logarithms(self._view(name, view.values, items, history, clients))
+            matrix = view_matrix(name, view.values, items, history, clients, self.settings)
             yield name, np.asarray(matrix @ view.directions, dtype=np.float32)
         if width := self.widths.get(LISTED):
             yield LISTED, self._listed(items, np.empty((len(clients), width), np.float32))
@@ -224,13 +224,28 @@ class WideFeatures:
                 end += len(values)
         return matrix
 
-    def _view(self, name: str, values: Ids, items: "ClientItems", history: ChallengeData, clients: Ids) -> csr_matrix:
-        if name == schema.URL:
-            return client_urls(history, clients, values)
-        if name == schema.QUERY:
-            return client_query_codes(history, clients)[:, values]
-        half_life = self.settings.half_life if name.startswith(RECENT) else None
-        return items.by(name.removeprefix(RECENT), half_life, values)
+
+def view_matrix(
+    name: str, values: Ids, items: "ClientItems", history: ChallengeData, clients: Ids, settings: WideSettings
+) -> csr_matrix:
+    """Of one of `VIEWS`, log(1 + how much of each) of some values: float32 [clients, values].
+
+    Args:
+        name: of the view.
+        values: int64, ascending; what clients met of others is left out.
+        items: the clients'.
+        history: the events.
+        clients: int64 [clients].
+        settings: how.
+    """
+    if name == schema.URL:
+        amounts = client_urls(history, clients, values)
+    elif name == schema.QUERY:
+        amounts = client_query_codes(history, clients)[:, values]
+    else:
+        half_life = settings.half_life if name.startswith(RECENT) else None
+        amounts = items.by(name.removeprefix(RECENT), half_life, values)
+    return logarithms(amounts)
 
 
 def client_matrices(
@@ -252,7 +267,7 @@ def _amounts(history: ChallengeData, clients: Ids, settings: WideSettings) -> It
             values = items.values(column, settings.most_values)
             yield f"{prefix}{column}", values, items.by(column, half_life, values)
     del items
-    urls = most_visited(history, clients, settings.most_values)
+    urls = most_visited(url_visits(history, clients), settings.most_values)
     yield schema.URL, urls, client_urls(history, clients, urls)
     queries = client_query_codes(history, clients)
     codes = np.flatnonzero(queries.getnnz(axis=0))
@@ -492,10 +507,14 @@ def _about(history: ChallengeData, clients: Ids, subject: str) -> pl.LazyFrame:
     return pl.concat(of_rows(history, event_type, clients) for event_type in history.about(subject))
 
 
-def most_visited(history: ChallengeData, clients: Ids, most: int) -> Ids:
-    """The urls with the most visits by these clients, at most so many: int64, ascending."""
-    visits = _about(history, clients, schema.URL)
-    often = visits.group_by(schema.URL).agg(visits=pl.len()).sort("visits", schema.URL, descending=[True, False])
+def url_visits(history: ChallengeData, clients: Ids) -> pl.LazyFrame:
+    """``url`` and ``visits`` of it by these clients."""
+    return _about(history, clients, schema.URL).group_by(schema.URL).agg(visits=pl.len())
+
+
+def most_visited(visits: pl.LazyFrame, most: int) -> Ids:
+    """The urls with the most visits, at most so many: int64, ascending; the lower number settles ties."""
+    often = visits.sort("visits", schema.URL, descending=[True, False])
     return np.sort(collect(often.head(most).select(schema.URL))[schema.URL].to_numpy())
 
 
@@ -555,6 +574,8 @@ def right_directions(matrix: csr_matrix, components: int, seed: int) -> Matrix:
 
     if not matrix.nnz:
         return np.zeros((matrix.shape[1], 0), np.float32)
-    _, singular, right = randomized_svd(matrix, min(components, *matrix.shape), n_iter=_ITERATIONS, random_state=seed)
-    kept = singular > singular[0] * _ROUNDING
+    _, singular, right = randomized_svd(
+        matrix, min(components, *matrix.shape), n_iter=SVD_ITERATIONS, random_state=seed
+    )
+    kept = singular > singular[0] * ROUNDING
     return np.ascontiguousarray(right[kept].T, dtype=np.float32)

@@ -122,10 +122,8 @@ def _reporting(body: Callable[[DictConfig], object], spreads: Spreads) -> Callab
     def run(config: DictConfig) -> None:
         try:
             common = Common.of(config)
-            if common.engine == RAY:
-                require_no_address(common.data_path)
             if common.engine == RAY and not (spreads(config) if callable(spreads) else spreads):
-                _run_on_cluster(common, _ray_workers(config))
+                _run_on_cluster(common, config, _ray_workers(config))
                 return
             _choose_gpus(common)
             body(config)
@@ -143,22 +141,26 @@ def _reporting(body: Callable[[DictConfig], object], spreads: Spreads) -> Callab
     return run
 
 
-def _run_on_cluster(common: Common, workers: int) -> None:
+def _run_on_cluster(common: Common, config: DictConfig, workers: int) -> None:
     """Let this very command run on a node of the cluster, or on several workers that train together.
 
     See `ubp.cli.ray_tasks.run_alone` and `ubp.cli.ray_train.run_together`.
     """
     script = Path(sys.argv[0]).resolve()
-    gpu = any(entry.gpu for entry in entries() if REPOSITORY / entry.command == script)
+    own = [entry for entry in entries() if REPOSITORY / entry.command == script]
+    gpu = any(entry.gpu for entry in own)
     where = common.paths.root, Path(HydraConfig.get().runtime.output_dir)
     if workers > 1:
+        require_no_address(common.data_path)
         from ubp.cli.ray_train import run_together
 
         run_together(script, sys.argv[1:], *where, workers, gpu)
     else:
         from ubp.cli.ray_tasks import run_alone
+        from ubp.cli.recipe import need_of
 
-        run_alone(script, sys.argv[1:], *where, gpu)
+        need = next((need_of(entry, config) for entry in own if entry.in_memory), None)
+        run_alone(script, sys.argv[1:], *where, gpu, need)
 
 
 def _ray_workers(config: DictConfig) -> int:

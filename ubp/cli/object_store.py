@@ -51,16 +51,21 @@ def require_folder(data_path: str) -> None:
 
 
 def require_no_address(data_path: str) -> None:
-    """Refuse to give work to other machines that lies in a folder of this one.
+    """Refuse to cut one command's work into parts for other machines, which lie in a folder of this one.
 
     Raises:
         UserError: it does: the data path is in an object store.
     """
-    if (address := address_of(data_path)) != data_path:
+    if not is_shared(data_path):
         raise UserError(
-            f"data_path={address}: with engine=ray name a folder that all nodes share; an object store is for "
-            "engine=local, on as many machines as you like"
+            f"data_path={address_of(data_path)}: with engine=ray the parts of this command lie in a folder that all "
+            "nodes share; name one, or give engine=local"
         )
+
+
+def is_shared(data_path: str) -> bool:
+    """Whether other machines may see it: a folder, and none that stands for an address on this one."""
+    return address_of(data_path) == data_path
 
 
 @contextmanager

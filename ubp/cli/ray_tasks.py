@@ -1,7 +1,8 @@
 """Jobs as tasks of a Ray cluster (Moritz et al. 2018, arXiv 1712.05889): a process each, where a node has room for it.
 
-All nodes share the data path, and have this very code and these versions. A task lost with its worker or node begins
-again elsewhere, and its command takes up what lies on the data path. Nothing of Ray is imported before it is asked for.
+All nodes share the data path, a folder or an address of an object store, and have this very code and these versions. A
+task lost with its worker or node begins again elsewhere, and its command takes up what lies on the data path. Nothing
+of Ray is imported before it is asked for.
 """
 
 import logging
@@ -12,15 +13,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from ubp.cli.circumstances import versions
 from ubp.cli.jobs import ERROR, Job, Limits, Running, run_jobs
+from ubp.cli.object_store import address_of, as_given, is_shared
 from ubp.cli.output import say
 from ubp.data.paths import CONFIGS, DATA_PATH, REPOSITORY
 from ubp.io.errors import NoUsableEvents, UserError
@@ -28,6 +31,8 @@ from ubp.io.files import digest_of, digest_of_files
 
 if TYPE_CHECKING:
     import ray
+
+    from ubp.cli.recipe import Need
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +160,7 @@ class Order:
         arguments: of it.
         log: its output, appended, so that a second attempt does not hide the first.
         threads: of it.
-        data_path: absolute.
+        data_path: a folder, absolute, or an address.
         digest: of the code and versions that the driver has (`code_digest`).
     """
 
@@ -163,8 +168,23 @@ class Order:
     arguments: tuple[str, ...]
     log: Path
     threads: int
-    data_path: Path
+    data_path: str
     digest: str
+
+
+class Lines:
+    """What commands say on nodes that share no folder with the driver, until it takes it: an actor on its node."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, list[bytes]] = {}
+
+    def add(self, name: str, text: bytes) -> None:
+        """What a job said."""
+        self._said.setdefault(name, []).append(text)
+
+    def take(self, name: str) -> bytes:
+        """What it said since this was asked last."""
+        return b"".join(self._said.pop(name, []))
 
 
 class RayTasks:
@@ -172,7 +192,7 @@ class RayTasks:
 
     Args:
         needs: of each job.
-        data_path: that all nodes share.
+        data_path: that all nodes share; or the folder that stands for an address here, which they are told.
         logs: folder for the jobs' logs, on the data path.
         grace: seconds that a job has to end itself, before it is killed.
         follow: whether the terminal shows all that a job says, or from time to time the last of it.
@@ -181,7 +201,9 @@ class RayTasks:
     def __init__(
         self, needs: Mapping[str, Resources], data_path: Path, logs: Path, grace: float, follow: bool = False
     ) -> None:
-        self._needs, self._data_path, self._logs = needs, data_path.absolute(), logs.absolute()
+        self._needs, self._logs = needs, logs.absolute()
+        self._data_path = address_of(str(data_path.absolute()))
+        self._lines = None if is_shared(str(data_path.absolute())) else _lines_here()
         self._grace, self._follow = grace, follow
         self._tasks: dict[str, ray.ObjectRef[int]] = {}
 
@@ -193,12 +215,12 @@ class RayTasks:
         needed, log = self._needs[job.name], self._logs / f"{job.name}.log"
         log.touch()
         script = str(Path(script).resolve().relative_to(REPOSITORY))
-        order = Order(script, tuple(told(arguments)), log, needed.cpus, self._data_path, code_digest())
+        order = Order(script, tuple(told(as_given(arguments))), log, needed.cpus, self._data_path, code_digest())
         task = ray.remote(run_order).options(
             name=job.name, num_cpus=needed.cpus, num_gpus=needed.gpus, memory=needed.memory, max_retries=RETRIES
         )  # fmt: skip
-        self._tasks[job.name] = task.remote(order)
-        return Running(job, log, _Watch(job.name, self._tasks[job.name], log, self._follow).poll)
+        self._tasks[job.name] = task.remote(order, self._lines)
+        return Running(job, log, _Watch(job.name, self._tasks[job.name], log, self._follow, self._lines).poll)
 
     def end(self, interrupted: bool) -> None:  # noqa: ARG002 (no Ctrl-C reaches other nodes)
         """See `ubp.cli.jobs.Runner.end`."""
@@ -216,8 +238,8 @@ class RayTasks:
 class _Watch:
     """Looks at one task, and says on the terminal where it runs and how far it is."""
 
-    def __init__(self, name: str, task: "ray.ObjectRef[int]", log: Path, follow: bool) -> None:
-        self._name, self._task, self._log, self._follow = name, task, log, follow
+    def __init__(self, name: str, task: "ray.ObjectRef[int]", log: Path, follow: bool, lines: Any) -> None:  # noqa: ANN401 (of Ray)
+        self._name, self._task, self._log, self._follow, self._lines = name, task, log, follow, lines
         self._looked, self._said, self._read = 0.0, 0.0, 0
 
     def poll(self) -> int | None:
@@ -227,8 +249,17 @@ class _Watch:
             return None
         self._looked = now
         code = _exit_code(self._task, self._log)
+        self._take_lines()
         self._say_how_far(now)
         return code
+
+    def _take_lines(self) -> None:
+        """Have what the command said meanwhile where no node writes to the log itself."""
+        import ray
+
+        if self._lines is not None and (text := ray.get(self._lines.take.remote(self._log.stem))):
+            with self._log.open("ab") as log:
+                log.write(text)
 
     def _say_how_far(self, now: float) -> None:
         with self._log.open("rb") as log:
@@ -267,45 +298,95 @@ def _exit_code(task: "ray.ObjectRef[int]", log: Path) -> int | None:
         return 1
 
 
-def run_order(order: Order) -> int:
+def _lines_here() -> Any:  # noqa: ANN401 (an actor of Ray)
+    """`Lines` as an actor on the driver's node: no other node's end loses it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Lines).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def run_order(order: Order, lines: Any = None) -> int:  # noqa: ANN401 (an actor of Ray)
     """Run a command on this node and return its exit code; interrupted, as by Ctrl-C, if the task is cancelled.
 
     Runs in a worker of Ray, as a process of its own: a worker has threads, so nothing is forked from it but to become
     another program at once.
+
+    Args:
+        order: what to run.
+        lines: `Lines` as an actor that is told what the command says; None: it goes to the order's log.
     """
     import ray
 
     node = f"{platform.node()}, node {ray.get_runtime_context().get_node_id()[:8]}, PID {os.getpid()}"
-    if not order.log.exists():
-        raise UserError(
-            f"{node}: {order.log} is not there; the data path must be on a file system that all nodes share"
-        )
-    with order.log.open("a") as log:
-        log.write(f"{_ON}{node}\n")
-        if code_digest() != order.digest:
-            log.write(
-                f"{ERROR}{node} has other code or other versions in {REPOSITORY} than the driver; make them equal\n"
+    if lines is None:
+        if not order.log.exists():
+            raise UserError(
+                f"{node}: {order.log} is not there; the data path must be on a file system that all nodes share"
             )
-            return 1
+        with order.log.open("ab") as log:
+            return _run(order, node, log, None)
+    with TemporaryDirectory() as folder, (Path(folder) / order.log.name).open("ab") as log:
+        sent = 0
+
+        def tell() -> None:
+            nonlocal sent
+            with Path(log.name).open("rb") as said:
+                said.seek(sent)
+                text = said.read()
+            if text:
+                ray.get(lines.add.remote(order.log.stem, text))
+            sent += len(text)
+
+        try:
+            return _run(order, node, log, tell)
+        finally:
+            tell()
+
+
+def _run(order: Order, node: str, log: IO[bytes], tell: Callable[[], None] | None) -> int:
+    """See `run_order`.
+
+    Args:
+        order: what to run.
+        node: which, in words.
+        log: of the output.
+        tell: called from time to time, if there is someone to be told.
+    """
+    log.write(f"{_ON}{node}\n".encode())
+    if code_digest() != order.digest:
+        words = f"has other code or other versions in {REPOSITORY} than the driver; make them equal"
+        log.write(f"{ERROR}{node} {words}\n".encode())
         log.flush()
-        script = [str(REPOSITORY / order.command), *order.arguments]
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "ubp.cli.dies_with", str(os.getpid()), *script],
-            env=_environment(order),
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
-        )  # fmt: skip
+        return 1
+    log.flush()
+    script = [str(REPOSITORY / order.command), *order.arguments]
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "ubp.cli.dies_with", str(os.getpid()), *script],
+        env=_environment(order),
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
+    )  # fmt: skip
     try:
-        code = process.wait()
+        code = _exit_code_of(process, tell)
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGINT)
         code = process.wait()
     return code if code >= 0 else 128 - code
 
 
+def _exit_code_of(process: "subprocess.Popen[bytes]", tell: Callable[[], None] | None) -> int:
+    while tell is not None:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_LOOK)
+        tell()
+    return process.wait()
+
+
 def _environment(order: Order) -> dict[str, str]:
     """Of a command: its threads, the data path, and the very code whose digest was compared before any other."""
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    own = {DATA_PATH: str(order.data_path), "PYTHONPATH": paths}
+    own = {DATA_PATH: order.data_path, "PYTHONPATH": paths}
     return os.environ | dict.fromkeys(THREADS, str(order.threads)) | own
 
 
@@ -323,7 +404,19 @@ def told(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.lstrip("+").partition("=")[0] not in ("engine", "data_path")]
 
 
-def run_alone(script: Path, words: Sequence[str], data_path: Path, logs: Path, gpu: bool) -> None:
+def need_line(name: str, need: "Need") -> str:
+    """That a command is placed by its memory, as a line."""
+    return f"{name} needs {need.memory / 1e9:.1f} GB of one node: {need.counts}"
+
+
+def told_settings(need: "Need") -> str:
+    """What `Cluster.require` says of the settings of such a command."""
+    return f"{need.settings} ({need.counts})"
+
+
+def run_alone(
+    script: Path, words: Sequence[str], data_path: Path, logs: Path, gpu: bool, need: "Need | None" = None
+) -> None:
     """Run one command as one task, and show all that it says.
 
     Args:
@@ -332,13 +425,17 @@ def run_alone(script: Path, words: Sequence[str], data_path: Path, logs: Path, g
         data_path: that all nodes share.
         logs: folder for its log.
         gpu: whether it uses one, where the cluster has any.
+        need: what it takes of one node; None: whatever a node has.
 
     Raises:
+        UserError: no node has what it needs.
         JobFailed: it did.
     """
     with cluster() as found:
-        needed = Resources(found.share(1), int(gpu and found.gpus > 0), 0)
-        found.require(script.name, needed)
+        needed = Resources(found.share(1), int(gpu and found.gpus > 0), need.memory if need else 0)
+        found.require(script.name, needed, *([told_settings(need)] if need else []))
+        if need:
+            say(need_line(script.stem, need))
         title = f"{script.parent.name}/{script.name}"
         runner = RayTasks({script.stem: needed}, data_path, logs, _GRACE, follow=True)
         left_out: list[str] = []

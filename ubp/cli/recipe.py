@@ -11,8 +11,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from ubp.blocks.fitted import FittedBlock, content_digest, imported, save
-from ubp.blocks.registry import reads_targets
-from ubp.cli.config import RAY, parse, resolved
+from ubp.blocks.registry import Entry, reads_targets
+from ubp.cli.config import RAY, Common, parse, resolved
+from ubp.cli.object_store import is_shared
 from ubp.cli.output import say
 from ubp.cli.run import EmbeddingRun, embedding_run
 from ubp.data.history import ChallengeData
@@ -35,6 +36,21 @@ class Fit:
     block: FittedBlock
     report: Mapping[str, Any] = field(default_factory=dict)
     disposable: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a fit takes of one machine, about.
+
+    Attributes:
+        memory: bytes.
+        counts: of the log, that it follows from, in words.
+        settings: that lower it.
+    """
+
+    memory: int
+    counts: str
+    settings: str
 
 
 @dataclass(frozen=True)
@@ -66,19 +82,30 @@ class Recipe(ABC):
             UserError: a fault in the data, or settings that do not fit them.
         """
 
+    def need(self, history: ChallengeData) -> Need | None:  # noqa: ARG002 (those that say)
+        """What the command takes of one machine; None: it has not been measured.
+
+        Args:
+            history: that it would learn from; its events are counted, in little memory.
+        """
+        return None
+
 
 class SpreadRecipe(Recipe):
     """A recipe that can also learn from shards of the events, each on another machine."""
 
     @abstractmethod
-    def fit_by_shards(self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread) -> Fit:
-        """Learn what `fit` learns, to the bit.
+    def fit_by_shards(
+        self, history: ChallengeData, views: Sequence[ChallengeData], seed: int, spread: Spread, folder: Path
+    ) -> Fit:
+        """Learn what `fit` learns: to the bit, or as near as the recipe says.
 
         Args:
             history: of all clients.
             views: the same of each shard's clients.
             seed: of everything random.
             spread: does what is done for each shard.
+            folder: on the data path, for what is too large to go to and fro.
 
         Raises:
             UserError: see `fit`.
@@ -94,9 +121,28 @@ def _part(config: DictConfig, name: str, kind: Any) -> Any:  # noqa: ANN401 (wha
 
 
 def learns_by_shards(config: DictConfig) -> bool:
-    """Whether the recipe that a config names, ``module:class``, is a `SpreadRecipe`."""
+    """Whether the recipe that a config names, ``module:class``, is a `SpreadRecipe`, and shards have a folder."""
     kind = imported(config.recipe)
-    return isinstance(kind, type) and issubclass(kind, SpreadRecipe)
+    return isinstance(kind, type) and issubclass(kind, SpreadRecipe) and has_shared_folder(config)
+
+
+def has_shared_folder(config: DictConfig) -> bool:
+    """Whether the data path is a folder that other machines may share, not an address."""
+    return is_shared(str(config.data_path))
+
+
+def need_of(entry: Entry, config: DictConfig) -> Need | None:
+    """What an entry of the registry that is ``in_memory`` takes of one machine.
+
+    Args:
+        entry: the entry; others' recipes import torch, and have nothing to say.
+        config: of its command.
+
+    Raises:
+        UserError: a fault in config or data.
+    """
+    chosen: Recipe = imported(entry.recipe).of(config)
+    return chosen.need(Common.of(config).data())
 
 
 def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] = ()) -> None:
@@ -124,7 +170,7 @@ def make_block(config: DictConfig, recipe: str, not_in_lineage: Collection[str] 
 
 
 def _make_on_cluster(chosen: SpreadRecipe, run: EmbeddingRun) -> None:
-    """Fit and encode by tasks of a Ray cluster, a core each: the bytes of one process."""
+    """Fit and encode by tasks of a Ray cluster, a core each."""
     from ubp.cli.ray_spread import RaySpread
     from ubp.cli.ray_tasks import Resources, cluster
     from ubp.training.encode_in_parts import InParts
@@ -133,7 +179,7 @@ def _make_on_cluster(chosen: SpreadRecipe, run: EmbeddingRun) -> None:
         spread, shards = RaySpread(Resources(cpus=1, gpus=0, memory=0)), min(found.cores, MOST_SHARDS)
         say(f"{len(found.nodes)} nodes, {found.cores} cores; {shards} parts of {run.name}")
         views = [run.data.of_shard(shard) for shard in sharded(run.data, shards, spread)]
-        made = chosen.fit_by_shards(run.data, views, run.seed, spread)
+        made = chosen.fit_by_shards(run.data, views, run.seed, spread, run.folder / "fit")
         fitted, clients = run.folder / run.name / "fitted", np.sort(run.data.relevant_clients)
         save(made.block, fitted, {})
         work = InParts(fitted, run.data, clients, shards, run.folder / "parts", {"fit": content_digest(fitted)})

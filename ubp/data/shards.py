@@ -51,7 +51,7 @@ def shards_of(clients: Ids, count: int) -> Ids:
     return (upper % np.uint64(count)).astype(np.int64)
 
 
-def _shard(count: int) -> pl.Expr:
+def shard_of_client(count: int) -> pl.Expr:
     """The same of a column of clients, UInt16."""
     upper = pl.col(schema.CLIENT_ID).reinterpret(signed=False) * pl.lit(_MULTIPLIER, pl.UInt64) // _UPPER_HALF
     return (upper % count).cast(pl.UInt16)
@@ -166,7 +166,7 @@ class _Slice:
     def __call__(self) -> None:
         """Write the folder of this slice: whole or not at all."""
         events = self.history.filed(self.event_type, self.begin, self.rows).with_columns(
-            _shard(self.shards).alias(_SHARD)
+            shard_of_client(self.shards).alias(_SHARD)
         )
         with atomic_write(self.out) as aside:
             aside.mkdir()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -277,11 +278,14 @@ class TestServer:
         failed = run(ADDRESS, "stat_features/stat_features.py", tmp_path)
         assert failed.stderr.startswith(f"error: {ADDRESS}/raw/product_buy.parquet: ")
 
-    def test_a_cluster_is_refused(self, bucket, log, tmp_path):
+    @pytest.mark.parametrize(
+        "line", ["scripts/encode.py name=stat_features", "next_sku/next_sku_embeddings.py trainer.ray_workers=2"]
+    )
+    def test_parts_of_a_command_need_a_folder(self, bucket, log, tmp_path, line):
         uploaded(bucket, log)
-        refused = run(ADDRESS, "stat_features/stat_features.py engine=ray", tmp_path)
+        refused = run(ADDRESS, f"{line} engine=ray", tmp_path)
         assert refused.returncode == 1
-        assert refused.stderr.startswith(f"error: data_path={ADDRESS}: with engine=ray name a folder")
+        assert refused.stderr.startswith(f"error: data_path={ADDRESS}: with engine=ray the parts of this command lie")
 
     @pytest.mark.parametrize(
         ("address", "more", "said"),
@@ -310,6 +314,52 @@ class TestServer:
         assert line.startswith("error: ")
         assert said in line
         assert time.monotonic() - began < 60
+
+
+@pytest.fixture(scope="module")
+def machine(server, tmp_path_factory) -> Iterator[Path]:
+    """The folder of the nodes' caches: they have the environment of when they began."""
+    folder = tmp_path_factory.mktemp("nodes")
+    assert server is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHALLENGE_CACHE_PATH", str(folder))
+        yield folder
+
+
+ON_A_CLUSTER = (
+    "scripts/all_embeddings.py only=[stat_features,numeric_features] submit=False",
+    "ALS/als_embeddings.py --config-name=als_buy_add_categories submit=False als.factors=8",
+)
+
+
+@pytest.mark.full
+class TestOnTwoNodes:
+    def test_the_same_bytes_as_in_a_folder(self, bucket, machine, nodes, log, tmp_path):
+        assert nodes.second is not None
+        uploaded(bucket, log)
+        assert run(ADDRESS, "scripts/split.py", tmp_path / "here").returncode == 0
+        assert run(log.root, "scripts/split.py", tmp_path).returncode == 0
+        for line in ON_A_CLUSTER:
+            there = run(ADDRESS, f"{line} engine=ray", tmp_path / "here")
+            assert there.returncode == 0, there.stderr
+            assert re.search(r"^\w+ · on .*, PID \d+$", there.stdout, re.MULTILINE)
+            assert run(log.root, f"{line}", tmp_path).returncode == 0
+        assert any(machine.iterdir())
+        assert made(fetched(tmp_path / "another")) == made(log.root)
+        assert "embeddings_local/numeric_features.parquet" in made(log.root)
+
+    def test_what_a_command_says_on_a_node_is_said_here(self, bucket, machine, nodes, log, tmp_path):
+        assert nodes.second is not None
+        assert machine.is_dir()
+        uploaded(bucket, log)
+        line = "ALS/als_embeddings.py --config-name=als_buy_add_categories as_of=1990-01-01 engine=ray"
+        failed = run(ADDRESS, line, tmp_path)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("error: as_of=1990-01-01")
+        line = "numeric_features/numeric_features.py as_of=1990-01-01 engine=ray"
+        failed = run(ADDRESS, line, tmp_path)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(f"error: as_of=1990-01-01 00:00:00: {ADDRESS}/raw has no purchase before it")
 
 
 def test_a_history_in_python_is_in_a_folder(tmp_path):

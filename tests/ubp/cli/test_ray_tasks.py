@@ -18,7 +18,20 @@ from tests.conftest import History
 from tests.ubp.cli.conftest import STORE
 from ubp.blocks.registry import block
 from ubp.cli.jobs import Job, JobFailed, Limits, run_jobs
-from ubp.cli.ray_tasks import Cluster, Order, RayTasks, Resources, cluster, code_digest, run_order, told
+from ubp.cli.ray_tasks import (
+    Cluster,
+    Order,
+    RayTasks,
+    Resources,
+    cluster,
+    code_digest,
+    need_line,
+    run_alone,
+    run_order,
+    told,
+    told_settings,
+)
+from ubp.cli.recipe import Need
 from ubp.data import schema
 from ubp.data.paths import REPOSITORY, DataPaths
 from ubp.data.schema import EventType
@@ -38,6 +51,10 @@ class TestCluster:
         found.require("dcn", Resources(cpus=4, gpus=1, memory=int(60e9)))
         with pytest.raises(UserError, match=r"dcn needs 8 cores, 1 GPUs and 60.0 GB on one node.*64.0 GB"):
             found.require("dcn", Resources(cpus=8, gpus=1, memory=int(60e9)))
+        need = Need(int(270e9), "70 events of 3 clients", "als.factors")
+        assert need_line("als", need) == "als needs 270.0 GB of one node: 70 events of 3 clients"
+        with pytest.raises(UserError, match=r"als needs 1 cores, 0 GPUs and 270.0 GB .*lower als.factors \(70 events"):
+            found.require("als", Resources(1, 0, need.memory), told_settings(need))
 
 
 def test_what_a_command_on_another_node_is_not_told():
@@ -200,6 +217,22 @@ class TestOnTwoNodes:
             written(make_history(), tmp_path / "other"), job, threads=2
         )
 
+    def test_a_command_that_says_its_memory_runs_where_a_node_has_it(self, nodes, log, tmp_path, capsys):
+        script, logs = REPOSITORY / "ALS" / "als_embeddings.py", tmp_path / "logs"
+        logs.mkdir()
+        need = Need(10**13, "many pairs", "als.factors")
+        words = ["--config-name=als_buy_add_categories", "als.factors=8"]
+        with pytest.raises(UserError, match=r"needs 1 cores, 0 GPUs and 10000.0 GB on one node.*\(many pairs\)"):
+            run_alone(script, words, log.root, logs, gpu=False, need=need)
+        large = nodes.cluster.add_node(num_cpus=1, memory=2 * 10**13, object_store_memory=STORE)
+        try:
+            run_alone(script, words, log.root, logs, gpu=False, need=need)
+        finally:
+            nodes.cluster.remove_node(large)
+        said = capsys.readouterr().out
+        assert "als_embeddings needs 10000.0 GB of one node: many pairs" in said
+        assert f", node {large.node_id[:8]}, PID" in said
+
     def test_a_command_that_fails_is_named_with_its_error(self, log, tmp_path):
         with pytest.raises(JobFailed) as failed:
             on_cluster(log, [command("stat_features", "as_of=1990-01-01")], tmp_path / "logs")
@@ -218,7 +251,7 @@ class TestOnTwoNodes:
         import ray
 
         absent = tmp_path / "absent" / "dcn.log"
-        order = Order("dcn/dcn_embeddings.py", (), absent, 1, tmp_path, code_digest())
+        order = Order("dcn/dcn_embeddings.py", (), absent, 1, str(tmp_path), code_digest())
         with cluster(), pytest.raises(UserError, match="must be on a file system that all nodes share"):
             ray.get(ray.remote(run_order).remote(order))
 
@@ -227,6 +260,7 @@ class TestOnTwoNodes:
         [
             ("als_64_buy_add_categories", ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"]),
             ("numeric_features", ["scripts/all_embeddings.py", "only=[numeric_features]"]),
+            ("lightfm", ["scripts/all_embeddings.py", "only=[lightfm]", "overrides={lightfm: [model.epochs=2]}"]),
         ],
     )
     def test_from_the_command_line(self, log, name, words):

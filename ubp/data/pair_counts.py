@@ -1,0 +1,47 @@
+"""How many pairs of a client and an item a log has, about: what a matrix of them takes is told before it is made."""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import polars as pl
+
+from ubp.data import schema
+from ubp.data.reading import collect
+from ubp.data.shards import shard_of_client
+
+ITEM: Final = "item"
+_AT_ONCE: Final = 2_000_000  # events of the clients whose pairs are counted; of fewer events all are
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Of some events.
+
+    Attributes:
+        events: all of them.
+        pairs: of a client and an item, about.
+        clients: with an event, about.
+        items: of them.
+    """
+
+    events: int
+    pairs: int
+    clients: int
+    items: int
+
+    @classmethod
+    def of(cls, events: pl.LazyFrame) -> Self:
+        """Count, in two passes.
+
+        Pairs and clients are counted for a share of the clients, by the hash of `ubp.data.shards`: all pairs would take
+        as much memory as what is to be found out. Of up to two million events the numbers are exact.
+
+        Args:
+            events: ``client_id`` and ``item``.
+        """
+        whole = collect(events.select(pl.len(), items=pl.col(ITEM).n_unique()))
+        rows, items = whole.row(0)
+        parts = max(1, rows // _AT_ONCE)
+        pairs = events.filter(shard_of_client(parts) == 0).select(schema.CLIENT_ID, ITEM).unique()
+        some = collect(pairs.select(pl.len(), clients=pl.col(schema.CLIENT_ID).n_unique())).row(0)
+        return cls(rows, some[0] * parts, some[1] * parts, items)
