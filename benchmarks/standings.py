@@ -3,6 +3,7 @@
     python benchmarks/standings.py log=demo table=standings.csv plot=standings.png           # a few minutes
     CHALLENGE_DATA_PATH=/some/cut python benchmarks/standings.py log=cut                       # another log, same table
     python benchmarks/standings.py embeddings=[dcn,past_windows] probe=judge seeds=[1278]
+    python benchmarks/standings.py table=growth.csv draw=True by_clients=growth.png            # logs of several sizes
 
 Each log adds its rows to the table; table, figure and report show all logs that it has. Blocks and merges are those
 that lie there (``preset=demo`` made them, on the demo's log); the others are left out, with a line. Besides them:
@@ -39,7 +40,7 @@ from ubp.evaluation.evaluate import evaluate_all, labels_digest
 from ubp.evaluation.metrics import TaskMetrics, TaskScore
 from ubp.evaluation.probes import Probe
 from ubp.evaluation.profiles import find_profiles
-from ubp.evaluation.reference import ReferenceSettings, reference_rows
+from ubp.evaluation.reference import SVDS_AND_COUNTS, ReferenceSettings, reference_rows
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.scoring import summed
 from ubp.evaluation.tasks import GroundTruth, labels
@@ -262,6 +263,7 @@ def auroc_cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 COLORS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:red")  # of the logs
+LINES: Final = ("o-", "s--", "^:")  # of the shops, by the number of clients
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
@@ -326,6 +328,68 @@ def fill(axis: Any, found: Mapping[tuple[str, str], Row], measure: str, logs: Se
     return list(dict.fromkeys(lowest))
 
 
+SHOP_ENDS: Final = ","  # in a log's name: what stands before it are logs of one shop
+
+
+def leads(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
+    """By how much each thing leads the row of SVDs and counts of its log.
+
+    Args:
+        rows: of logs; those of one shop have names that are alike up to a comma.
+
+    Returns:
+        Shop and name to task to clients to score less the reference row's, by the number of clients.
+    """
+    things = by_name(rows)
+    found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for (log, name), tasks in sorted(things.items(), key=lambda item: next(iter(item[1].values())).clients):
+        beside = things.get((log, SVDS_AND_COUNTS), {})
+        if name in (CHANCE, TREES, SVDS_AND_COUNTS):
+            continue
+        for task in tasks.keys() & beside.keys():
+            of_thing = found.setdefault((log.split(SHOP_ENDS)[0], name), {})
+            of_thing.setdefault(task, {})[tasks[task].clients] = tasks[task].score - beside[task].score
+    return found
+
+
+def draw_by_clients(rows: Sequence[Row], file: Path) -> None:
+    """Panels of the sum and of each task: what `leads` finds, a line for each thing and shop over the clients.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    plt = pyplot()
+    found = leads(rows)
+    shops, names = (list(dict.fromkeys(row[place] for row in found)) for place in (0, 1))
+    panels = [panel for panel in (SUM, *PANELS[:-1]) if any(panel in tasks for tasks in found.values())]
+    across = min(4, len(panels))
+    figure, axes = plt.subplots(
+        -(-len(panels) // across), across, figsize=(4 * across, 3.4 * -(-len(panels) // across)), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for (shop, name), tasks in found.items():
+            points = tasks.get(panel, {})
+            color, style = f"C{names.index(name)}", LINES[shops.index(shop) % len(LINES)]
+            axis.plot(list(points), list(points.values()), style, color=color, markersize=4, linewidth=1.2)
+        axis.axhline(0, color="0.3", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_title(short(panel), loc="left", fontsize=10)
+        axis.set_xlabel("clients", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    key = [plt.Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(names)]
+    key += [plt.Line2D([], [], color="0.3", linestyle=LINES[n][1:], marker=LINES[n][0], label=shop)
+            for n, shop in enumerate(shops)]  # fmt: skip
+    figure.suptitle(f"score less that of {SVDS_AND_COUNTS}, by the number of clients", fontsize=11)
+    figure.legend(handles=key, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    with atomic_write(file) as aside:
+        figure.savefig(aside, dpi=110, format="png")
+    plt.close(figure)
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -361,7 +425,9 @@ def main(config: DictConfig) -> list[Row]:
         write_report(Path(config.report), parts, marks_of("benchmarks/standings.py"))
     if config.plot:
         draw(rows, Path(config.plot))
-    closing_line("standings", Path(config.plot or table))
+    if config.by_clients:
+        draw_by_clients(rows, Path(config.by_clients))
+    closing_line("standings", Path(config.plot or config.by_clients or table))
     return rows
 
 

@@ -145,3 +145,41 @@ def test_the_figure_has_a_panel_for_each_task_and_a_line_for_the_trees(tmp_path,
     titles = [[axis.set_title.call_args.args[0] for axis in line] for line in grid]
     assert titles[0] == ["sum\nchance 0.50", "churn\nchance 0.50", "sku\nchance 0.50"]
     assert titles[1] == ["mean AUROC\nchance 0.50", "churn: AUROC\nchance 0.50", "sku: AUROC\nchance 0.50"]
+
+
+def of_clients(log, clients, name, score):
+    return standings.replace(row_of(log, name, "churn", score), clients=clients)
+
+
+def test_leads_are_over_the_reference_row_of_the_same_log_by_the_number_of_clients():
+    rows = [
+        of_clients(log, clients, name, score)
+        for log, clients, scores in (
+            ("demo, all", 2464, (0.70, 0.75)), ("demo, some", 500, (0.60, 0.59)), ("other", 9, (0.50, 0.50)),
+        )
+        for name, score in zip(("SVDs and counts", "dcn"), scores, strict=True)
+    ]  # fmt: skip
+    found = standings.leads([*rows, of_clients("lonely", 3, "dcn", 0.9), of_clients("other", 9, TREES, 0.9)])
+    assert list(found) == [("other", "dcn"), ("demo", "dcn")]
+    assert list(found["demo", "dcn"]["churn"].items()) == [(500, pytest.approx(-0.01)), (2464, pytest.approx(0.05))]
+    assert found["other", "dcn"] == {"churn": {9: 0.0}}
+
+
+def test_the_figure_by_clients_has_a_line_for_each_shop(tmp_path, monkeypatch):
+    plt, axis = MagicMock(), MagicMock()
+    grid = np.empty((1, 1), object)
+    grid[0, 0] = axis
+    plt.subplots.return_value = MagicMock(), grid
+    plt.subplots.return_value[0].savefig.side_effect = lambda file, **_: file.write_bytes(b"png")
+    monkeypatch.setattr(standings, "pyplot", lambda: plt)
+    rows = [
+        of_clients(log, clients, name, score)
+        for log, clients in (("demo, some", 500), ("demo, all", 2464), ("other", 900))
+        for name, score in (("SVDs and counts", 0.5), ("dcn", 0.5 + clients / 2**14))
+    ]
+    standings.draw_by_clients(rows, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes() == b"png"
+    assert [call.args for call in axis.plot.call_args_list] == [
+        ([500, 2464], [500 / 2**14, 2464 / 2**14], "o-"),
+        ([900], [900 / 2**14], "s--"),
+    ]
