@@ -2,9 +2,10 @@
 
     python tests/reliability/mutants.py ubp/data/split.py tests/ubp/data/test_split.py [HOW_MANY]
 
-prints a line of JSON for each mutant that was tried. A mutant never touches the file: a forked process imports the
-module from a changed tree. The parent imports what is slow (polars, torch) once but runs none of it, as their threads
-do not live on in a fork; this is what keeps mutmut from working here: its children wait for them until they time out.
+prints a line of JSON for each mutant that was tried, with the line of the module that its fault is in. A mutant never
+touches the file: a forked process imports the module from a changed tree. The parent imports what is slow (polars,
+torch) once but runs none of it, as their threads do not live on in a fork; this is what keeps mutmut from working here:
+its children wait for them until they time out.
 """
 
 import ast
@@ -175,12 +176,14 @@ def main(file: str, tests: list[str], most: int | None) -> None:
     if (unchanged := outcome(lambda: tested(None), 600)) != "survived":
         raise SystemExit(f"{file}: the tests of the unchanged module: {unchanged}")
     seconds = 10 + 5 * (time.monotonic() - began)
-    found = changes(ast.parse(path.read_text()))
+    text = path.read_text()
+    found = changes(ast.parse(text))
     chosen = sorted(random.Random(0).sample(range(len(found)), min(most or len(found), len(found))))  # noqa: S311
     for number in chosen:
         line, what, _ = found[number]
         result = outcome(lambda number=number: tested(number), seconds)
-        sys.stdout.write(json.dumps({"file": file, "line": line, "what": what, "result": result}) + "\n")
+        tried = {"file": file, "line": line, "text": text.splitlines()[line - 1].strip(), "what": what}
+        sys.stdout.write(json.dumps(tried | {"result": result}) + "\n")
         sys.stdout.flush()
 
 

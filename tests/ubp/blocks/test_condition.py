@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ubp.blocks.condition import LENGTH, RATIO, ConditionSettings, FittedCondition, figures_of, warnings_of
+from ubp.blocks import condition
+from ubp.blocks.condition import LENGTH, RATIO, ConditionSettings, Figures, FittedCondition, figures_of, warnings_of
 from ubp.io.errors import UserError
 
 WIDTHS = [3, 5, 2]
@@ -106,6 +107,32 @@ def test_a_rotation_wider_than_the_data_is_cut():
     assert conditioned(draw(clients=6), rotate=300).shape == (6, 7)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_few_clients_are_turned_as_many_are(rows):
+    matrix = draw()
+    fitted = FittedCondition.fit(ConditionSettings(rotate=4), matrix, WIDTHS)
+    found = fitted.apply(matrix[:rows].copy())
+    assert found.shape == (rows, 5)
+    assert found == pytest.approx(fitted.apply(matrix.copy())[:rows], rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("rotate", [None, 1, 4, 300])
+@pytest.mark.parametrize("constant", [None, 0.0, 0.01, 2.0])
+def test_the_columns_are_known_before_the_fit(rotate, constant):
+    chosen = ConditionSettings(constant=constant, rotate=rotate)
+    fitted = FittedCondition.fit(chosen, draw(), WIDTHS)
+    columns = min(rotate or 10, 10) + (constant != 0)
+    assert (chosen.columns(10), fitted.columns, fitted.apply(draw()).shape[1]) == (columns,) * 3
+
+
+@pytest.mark.parametrize(("clients", "step"), [(50, 1), (51, 2), (100, 2), (101, 3)])
+def test_of_many_clients_every_so_many_is_looked_at(clients, step, monkeypatch):
+    monkeypatch.setattr(condition, "_ROWS", 50)
+    matrix = draw(clients=clients)
+    turned, moved = (conditioned(matrix, constant=0, rotate=4, offset=offset) for offset in (0, 0.4))
+    assert moved - turned == pytest.approx(np.tile(0.4 * turned[::step].std(axis=0), (clients, 1)), rel=1e-3, abs=1e-3)
+
+
 @pytest.mark.parametrize("value", [7, 0.1, 1e-3 / 3])
 def test_a_block_without_spread_stays_without_and_harms_nobody(value):
     matrix = draw()
@@ -113,6 +140,13 @@ def test_a_block_without_spread_stays_without_and_harms_nobody(value):
     found = conditioned(matrix)
     assert np.abs(found[:, :3]).max() < 1e-3
     assert length(found[:, :-1]) == pytest.approx(LENGTH, rel=1e-4)
+
+
+def test_a_spread_that_is_rounding_is_none():
+    matrix = draw()
+    matrix[:, :3] = 7
+    matrix[::2, :3] = np.nextafter(np.float32(7), np.float32(8))
+    assert np.abs(conditioned(matrix)[:, :3]).max() < 1e-3
 
 
 @pytest.mark.parametrize(("columns", "least", "most"), [(20, 2, 2), (700, 2.1, 2.9), (2000, 3, 3)])
@@ -128,6 +162,21 @@ def test_the_constant_follows_the_rows_ratio(columns, least, most):
 def test_profiles_that_are_all_alike_are_refused():
     with pytest.raises(UserError, match="all clients have the same profile"):
         conditioned(np.ones((5, 10), np.float32))
+    with pytest.raises(UserError, match="all clients have the same profile"):
+        conditioned(draw(clients=1))
+
+
+@pytest.mark.parametrize(
+    ("widths", "weights", "says"),
+    [
+        ([3, 5], None, "8 columns and 2 weights for 10"),
+        (WIDTHS, [1.0, 2.0], "10 columns and 2 weights for 10"),
+        ([3, 5], [1.0], "8 columns and 1 weights for 10"),
+    ],
+)
+def test_widths_and_weights_that_do_not_fit(widths, weights, says):
+    with pytest.raises(ValueError, match=says):
+        FittedCondition.fit(ConditionSettings(), draw(), widths, weights)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +237,27 @@ def test_figures_are_the_slow_obvious_ones():
     assert figures.constant == 0
 
 
+def test_figures_do_not_depend_on_the_unit():
+    figures, small = figures_of(draw()), figures_of(1e-6 * draw())
+    assert (small.common, small.row_ratio) == pytest.approx((figures.common, figures.row_ratio), rel=1e-3)
+
+
+def test_constant_columns_count_together():
+    matrix = np.hstack([draw(), np.full((200, 1), 3.0), np.full((200, 1), -4.0)])
+    assert figures_of(matrix).constant == pytest.approx(5 / length(draw()), rel=1e-4)
+
+
+def test_figures_as_they_stand_in_a_log():
+    assert (
+        str(Figures(0.371, 2.0, 8.96)) == "common to all 0.37 of the length, a constant of 2.00 lengths, row ratio 9.0"
+    )
+    assert str(Figures(0.371, 0.0, 8.96)) == "common to all 0.37 of the length, row ratio 9.0"
+
+
+def test_figures_at_the_limits_are_good():
+    assert warnings_of({"a": Figures(0.5, 0.0, 12.0)}) == []
+
+
 def test_a_constant_column_is_told_apart_from_what_is_common():
     figures = figures_of(conditioned(draw(), constant=2.0))
     assert figures.common < 1e-3
@@ -213,5 +283,6 @@ def test_warnings_name_the_remedy_once_for_all():
 
 
 def test_rows_of_zeros_and_profiles_all_alike_have_figures():
-    assert figures_of(np.zeros((4, 3))).common == 1
+    assert figures_of(np.zeros((4, 3))) == Figures(1.0, 0.0, 0.0)
+    assert figures_of(np.full((4, 3), 2.0)) == Figures(1.0, 0.0, pytest.approx(np.sqrt(3)))
     assert np.isfinite(figures_of(np.eye(4)[:, :2]).row_ratio)
