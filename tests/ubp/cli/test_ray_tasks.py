@@ -260,7 +260,7 @@ class TestOnTwoNodes:
         [
             ("als_64_buy_add_categories", ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"]),
             ("numeric_features", ["scripts/all_embeddings.py", "only=[numeric_features]"]),
-            ("lightfm", ["scripts/all_embeddings.py", "only=[lightfm]", "overrides={lightfm: [model.epochs=2]}"]),
+            ("lightfm", ["scripts/all_embeddings.py", "only=[lightfm]", 'overrides={lightfm: ["model.epochs=2"]}']),
         ],
     )
     def test_from_the_command_line(self, log, name, words):
