@@ -276,7 +276,7 @@ class TestOnTwoNodes:
         assert failed.stderr.startswith("error: as_of=1990-01-01")
 
     def test_the_run_all_script_says_what_memory_a_block_needs(self, log):
-        words = [sys.executable, "scripts/all_embeddings.py", "only=[lightfm]", "model.epochs=2", "engine=ray"]
+        words = [sys.executable, "scripts/all_embeddings.py", "only=[lightfm]", "engine=ray"]
         environment = os.environ | {"CHALLENGE_DATA_PATH": str(log.root)}
         done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
