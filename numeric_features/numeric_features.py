@@ -2,7 +2,7 @@
 
     python numeric_features/numeric_features.py                                        -> numeric_features
     python numeric_features/numeric_features.py --config-name=numeric_features_wide    -> numeric_features_wide
-    python numeric_features/numeric_features.py engine=ray      the first by shards of clients (docs/cluster.md)
+    python numeric_features/numeric_features.py engine=ray      either by shards of clients (docs/cluster.md)
 
 The first writes 346 standardised columns, declared in `numeric_features.aggregates` (docs/numeric_features.md has all).
 The second is the strong simple baseline: counts and rhythm, decayed amounts of single categories, skus and prices, SVDs

@@ -260,7 +260,6 @@ class TestOnTwoNodes:
         [
             ("als_64_buy_add_categories", ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"]),
             ("numeric_features", ["scripts/all_embeddings.py", "only=[numeric_features]"]),
-            ("lightfm", ["scripts/all_embeddings.py", "only=[lightfm]", "overrides={lightfm: [model.epochs=2]}"]),
         ],
     )
     def test_from_the_command_line(self, log, name, words):
@@ -275,3 +274,13 @@ class TestOnTwoNodes:
         )
         assert failed.returncode == 1
         assert failed.stderr.startswith("error: as_of=1990-01-01")
+
+    def test_the_run_all_script_says_what_memory_a_block_needs(self, log):
+        words = [sys.executable, "scripts/all_embeddings.py", "only=[lightfm]", "engine=ray"]
+        environment = os.environ | {"CHALLENGE_DATA_PATH": str(log.root)}
+        done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert re.search(
+            r"^lightfm needs 0\.3 GB of one node: [\d,]+ events, about [\d,]+ pairs", done.stdout, re.MULTILINE
+        )
+        assert log.block("lightfm", submit=True).is_file()
