@@ -152,6 +152,7 @@ def test_nothing_is_read_after_the_train_window(make_history, paths, tmp_path):
         np.testing.assert_array_equal(one, another)
 
 
+@pytest.mark.full
 def test_predictions_are_probabilities_of_each_client_and_target(history, past, paths):
     truth = GroundTruth.load(paths)
     found = {task.name: predicted for task, predicted in predictions(past, history, truth.targets, SETTINGS, 0)}

@@ -263,6 +263,7 @@ class EarlyState(GruAutoencoder):
         return super().encode(dict(batch) | {LENGTHS: (batch[LENGTHS] - 1).clamp(min=1)})
 
 
+@pytest.mark.full
 def test_faults_of_a_real_model_lie_outside_the_bands(history, tmp_path, settings):
     """The bands would be worth little if they were wide enough for these."""
     data, bands = ChallengeData(history, submit=True), settings.agreement

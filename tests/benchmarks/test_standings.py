@@ -97,6 +97,7 @@ def run(paths, folder, *words):
     return standings.main(composed(CONFIGS / "scripts", "standings", words))
 
 
+@pytest.mark.full
 def test_a_log_is_measured_once_and_another_keeps_its_rows(paths, tmp_path, monkeypatch, capsys, caplog):
     rows = run(paths, tmp_path, "embeddings=[dcn,combined]", f"report={tmp_path}/report.md")
     assert list(dict.fromkeys(row.name for row in rows)) == [

@@ -468,7 +468,7 @@ class Planted:
     [
         {"cross_layers": 2, "cross_rank": None, "hidden": [2]},
         pytest.param({"cross_layers": 2, "cross_rank": 3, "hidden": [2]}, marks=pytest.mark.full),
-        {"cross_layers": 0, "hidden": [64]},
+        pytest.param({"cross_layers": 0, "hidden": [64]}, marks=pytest.mark.full),
     ],
     ids=["cross", "low rank", "dense"],
 )

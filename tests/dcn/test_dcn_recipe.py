@@ -166,12 +166,14 @@ def test_it_is_learned_once_more_from_all_snapshots(history, block):
     assert {name for name in names if name.startswith("dcn.inputs") and bits(once)[name] != bits(block)[name]}
 
 
+@pytest.mark.full
 def test_with_the_contrastive_loss_it_learns_something_else(history, block):
     other = fitted(history, f"model.losses.weights.{CONTRASTIVE}=1")
     assert np.isfinite(other.encode(history).vectors).all()
     assert bits(other) != bits(block)
 
 
+@pytest.mark.full
 def test_every_form_of_input_trains(history):
     words = ("model.numbers.form=both", "model.network.cross_layers=1", "model.network.head=4", "model.losses.rare=0.5")
     table = fitted(history, *words, "model.refit=false").encode(history)

@@ -228,6 +228,7 @@ def test_a_task_that_is_not_scored_has_no_panel(tmp_path, monkeypatch):
     assert plt.subplots.call_args.args == (1, 6)
 
 
+@pytest.mark.full
 def test_without_matplotlib_the_tables_are_there_and_a_line_says_what_is_missing(paths, monkeypatch, caplog, capsys):
     def missing():
         raise UserError("matplotlib is missing: pip install it")

@@ -76,6 +76,7 @@ def test_the_bank(bank, bank_files):
     assert found.items.without == {"category": 0, "price": 0, "name": 0}
 
 
+@pytest.mark.full
 def test_the_clickstream(tmp_path):
     example(tmp_path / "files", "clickstream")
     found = brought_in(tmp_path / "data", tmp_path / "files", "clickstream")

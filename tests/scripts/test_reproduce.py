@@ -152,6 +152,7 @@ def test_todays_configs_change_nothing(run, monkeypatch):
     assert run(f"entry={run.entry}")[0] == 0
 
 
+@pytest.mark.full
 def test_a_changed_value_of_a_block_is_found_and_named(run, paths):
     rewritten(paths.block(VISITS, submit=True), changed_at(2, 1, by=0.25))
     code, out, err = run(f"entry={run.entry}")
@@ -182,6 +183,7 @@ def test_another_seed_in_the_lineage_is_found_and_named(run):
     assert "not compared: the first was made anew since" in out
 
 
+@pytest.mark.full
 def test_a_block_by_itself(run, paths):
     path = paths.block(VISITS, submit=True)
     assert run(f"entry={path}")[0] == 0
