@@ -2,6 +2,7 @@
 
     python benchmarks/engine.py                       blocks fitted on the log below $CHALLENGE_DATA_PATH
     python benchmarks/engine.py names=[stat_features] workers=[1,2,4]
+    python benchmarks/engine.py names=[stat_features] shards=32 local=False report=null   where one process has no room
         -> its part of docs/performance.md
 
 Every client with an event is encoded by each fitted block (``names``): first by the command alone, one thread; then by
@@ -52,6 +53,7 @@ class Settings:
         workers: numbers of nodes.
         shards: parts; None: one a worker.
         runs: of each; the median counts.
+        local: measure one process too, for which a large log may have too many clients.
         report: the file whose part is written anew.
     """
 
@@ -59,7 +61,8 @@ class Settings:
     workers: list[int]
     shards: int | None
     runs: int
-    report: str
+    local: bool
+    report: str | None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -128,11 +131,17 @@ def nodes(count: int) -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = before
 
 
-def on_cluster(history: ChallengeData, name: str, shards: int, wanted: EmbeddingTable) -> Figures:
+def on_cluster(history: ChallengeData, name: str, shards: int, wanted: dict[str, EmbeddingTable]) -> Figures:
     """Partition and encode on the cluster that there is.
 
+    Args:
+        history: whose events.
+        name: of the fitted block.
+        shards: of them.
+        wanted: the vectors by name; those of this run where there are none yet.
+
     Raises:
-        RuntimeError: the vectors are others than those of one process.
+        RuntimeError: the vectors are others.
     """
     paths, spread = history.paths, RaySpread(Resources(cpus=1, gpus=0, memory=0))
     folder = paths.shards(history.events_fingerprint, shards)
@@ -146,7 +155,7 @@ def on_cluster(history: ChallengeData, name: str, shards: int, wanted: Embedding
     seconds = time.perf_counter() - began
     moved = 2 * (_size(folder) + _size(work.folder)) / 1e6
     work.forget()
-    _require_same(table, wanted, name)
+    _require_same(table, wanted.setdefault(name, table), name)
     return Figures(seconds, partitioning, *_spent(spread.costs), moved)
 
 
@@ -158,7 +167,7 @@ def _spent(costs: Sequence[Cost]) -> tuple[float, float]:
 def _require_same(table: EmbeddingTable, wanted: EmbeddingTable, name: str) -> None:
     same = np.array_equal(table.client_ids, wanted.client_ids) and np.array_equal(table.vectors, wanted.vectors)
     if not same:
-        raise RuntimeError(f"{name}: the vectors of the parts are others than those of one process")
+        raise RuntimeError(f"{name}: the vectors of the parts are others than before")
 
 
 def _size(folder: Path) -> int:
@@ -176,15 +185,15 @@ def measured(common: Common, settings: Settings) -> list[list[str]]:
     paths = common.paths
     found: dict[tuple[str, str], Figures] = {}
     tables: dict[str, EmbeddingTable] = {}
-    for name in settings.names:
+    for name in settings.names if settings.local else ():
         out = paths.cache / "engine" / f"{name}.parquet"
         found[name, "local"] = median([alone(paths, name, out) for _ in range(settings.runs)])
         tables[name] = EmbeddingTable.read(out)
-    shutil.rmtree(paths.cache / "engine")
+    shutil.rmtree(paths.cache / "engine", ignore_errors=True)
     for workers in settings.workers:
         with nodes(workers), cluster():
             for name in settings.names:
-                run = partial(on_cluster, history, name, settings.shards or workers, tables[name])
+                run = partial(on_cluster, history, name, settings.shards or workers, tables)
                 found[name, f"ray, {workers} workers"] = median([run() for _ in range(settings.runs)])
     return [[*key, *found[key].row()] for key in sorted(found, key=lambda key: settings.names.index(key[0]))]
 
@@ -200,9 +209,9 @@ def main(config: DictConfig) -> None:
     for row in rows:
         table.add_row(*row)
     show(table)
-    report = REPOSITORY / settings.report
-    write_report(report, [as_markdown(title, HEADINGS, rows)], MARKS)
-    closing_line(f"{len(rows)} ways measured", report)
+    if settings.report:
+        write_report(REPOSITORY / settings.report, [as_markdown(title, HEADINGS, rows)], MARKS)
+    closing_line(f"{len(rows)} ways measured", REPOSITORY / settings.report if settings.report else common.paths.root)
 
 
 if __name__ == "__main__":
