@@ -11,6 +11,7 @@ import pytest
 
 from stat_features.recipe import StatFeaturesRecipe
 from tests.ubp.blocks.toy import make_purchases
+from ubp.blocks import merge
 from ubp.blocks.condition import ConditionSettings
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import write_entry
@@ -143,6 +144,17 @@ def test_a_block_that_was_fitted_anew_or_is_gone_is_named(paths):
     gone, anew = lines_of(fitted, data)
     assert gone.startswith(f"block stat_features: no fitted block {paths.model('stat_features', submit=True)}; make ")
     assert anew == "block purchases: fitted anew since the merge; merge again"
+
+
+def test_a_block_that_is_fitted_anew_while_the_others_are_read_is_named(paths, monkeypatch):
+    fitted, _, data = merged(paths)
+
+    def load_and_fit_anew(folder):
+        make_purchases(paths, weights=(1, 1, 1))
+        return load(folder)
+
+    monkeypatch.setattr(merge, "load", load_and_fit_anew)
+    assert lines_of(fitted, data) == ["block purchases: fitted anew since the merge; merge again"]
 
 
 def test_blocks_without_a_fit_are_named_at_the_merge_and_refused_at_encoding(paths, tmp_path):
