@@ -46,7 +46,7 @@ class TestHash:
         wanted = [plain_shard(client, count) for client in clients]
         assert shards_of(np.array(clients, np.int64), count).tolist() == wanted
         frame = pl.DataFrame({schema.CLIENT_ID: clients}, schema={schema.CLIENT_ID: pl.Int64})
-        assert frame.select(module._shard(count)).to_series().to_list() == wanted
+        assert frame.select(module.shard_of_client(count)).to_series().to_list() == wanted
 
     @pytest.mark.parametrize("step", [1, 2, 64, 1000, 2**20])
     def test_shards_of_about_the_same_size_whatever_the_step_of_the_ids(self, step):
