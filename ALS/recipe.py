@@ -25,7 +25,7 @@ from ubp.data import schema
 from ubp.data.event_types import chosen
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.lacking import no_events
-from ubp.data.pair_counts import PairCounts
+from ubp.data.pair_counts import PROCESS, READ, PairCounts
 from ubp.data.reading import collect
 from ubp.data.schema import EventType
 from ubp.io.errors import UserError, require
@@ -33,8 +33,6 @@ from ubp.io.errors import UserError, require
 logger = logging.getLogger(__name__)
 
 _WEIGHT = "weight"
-_PROCESS: Final = 250_000_000  # bytes: of a process with the libraries, and of Polars' buffers
-_READ: Final = 100  # bytes of a pair while the table of weights becomes a matrix
 _FITTED: Final = 24  # bytes of a pair while it is fitted: the weights by client and by item
 _ITEMS = {schema.CATEGORY: "categories", schema.PRICE: "price buckets", schema.SKU: "skus", schema.URL: "urls"}
 
@@ -206,9 +204,9 @@ def memory_of(found: PairCounts, factors: int) -> int:
         found: of the events that it is fitted to.
         factors: columns of the embedding.
     """
-    read = _READ * found.pairs
+    read = READ * found.pairs
     fitted = _FITTED * found.pairs + 2 * 4 * factors * (found.clients + found.items)
-    return _PROCESS + max(read, fitted)
+    return PROCESS + max(read, fitted)
 
 
 @dataclass(frozen=True)
@@ -236,11 +234,7 @@ class AlsRecipe(Recipe):
             events = of_clients(events, history.relevant_clients)
         found = PairCounts.of(events)
         items, factors = _ITEMS.get(self.interactions.column, "items"), self.als.factors
-        words = (
-            f"{found.events:,} events, about {found.pairs:,} pairs of {found.clients:,} clients and {found.items:,} "
-            f"{items}, {factors} factors"
-        )
-        return Need(memory_of(found, factors), words, "als.factors")
+        return Need(memory_of(found, factors), f"{found.words(items)}, {factors} factors", "als.factors")
 
     def _say_if_cut(self, found: WeightedInteractions) -> None:
         sides = {"clients": len(found.clients), _ITEMS.get(self.interactions.column, "items"): len(found.items)}

@@ -39,15 +39,13 @@ from ubp.data import schema
 from ubp.data.event_types import chosen
 from ubp.data.history import ChallengeData, of_clients
 from ubp.data.lacking import no_events
-from ubp.data.pair_counts import ITEM, PairCounts
+from ubp.data.pair_counts import ITEM, PROCESS, READ, PairCounts
 from ubp.data.reading import collect
 from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
 
 _NOTHING: Final = 1e-6  # sums of weights up to here are rounding: 1 - 0.5 - 0.5
-_PROCESS: Final = 250_000_000  # bytes: of a process with the libraries, and of Polars' buffers
-_READ: Final = 100  # bytes of a pair of a client and a sku, as a table and as a matrix
 _CODE: Final = 16  # bytes of a code of a search or a name, in a sparse matrix
 _RIDGE: Final = 1e-3  # of the fold-in, each column at unit variance, times the clients
 
@@ -332,10 +330,7 @@ class LightFmRecipe(Recipe):
         found = PairCounts.of(events)
         queries = int(collect(searches.select(pl.len())).item()) if self.features.searches else 0
         components = self.model.components
-        words = (
-            f"{found.events:,} events, about {found.pairs:,} pairs of {found.clients:,} clients and {found.items:,} "
-            f"skus, {queries:,} searches, {components} components"
-        )
+        words = f"{found.words('skus')}, {queries:,} searches, {components} components"
         names = found.items if self.features.names else 0
         return Need(memory_of(found, queries, names, components), words, "model.components")
 
@@ -378,7 +373,7 @@ def memory_of(found: PairCounts, queries: int, names: int, components: int) -> i
     """
     rows = found.clients + found.items + 2 * CODE_FEATURES
     learned, folded = 3 * 4 * rows, 4 * rows + 4 * 8 * found.clients
-    return _PROCESS + _READ * found.pairs + _CODE * schema.CODES * (queries + names) + components * max(learned, folded)
+    return PROCESS + READ * found.pairs + _CODE * schema.CODES * (queries + names) + components * max(learned, folded)
 
 
 def root_mean_square(vectors: npt.NDArray[np.float64]) -> float:

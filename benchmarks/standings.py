@@ -20,6 +20,8 @@ import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -266,6 +268,13 @@ COLORS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:red")  # of the log
 LINES: Final = ("o-", "s--", "^:")  # of the shops, by the number of clients
 
 
+def save(plt: Any, figure: Any, file: Path) -> None:  # noqa: ANN401 (matplotlib's)
+    """Write a figure as a PNG, whole or not at all, and let it go."""
+    with atomic_write(file) as aside:
+        figure.savefig(aside, dpi=110, format="png")
+    plt.close(figure)
+
+
 def draw(rows: Sequence[Row], file: Path) -> None:
     """Panels of the sum and of each task: a point for each thing and log, the trees as a line; below, AUROC alone.
 
@@ -293,9 +302,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     lines = [plt.Line2D([], [], color=COLORS[n % len(COLORS)], marker="o", label=log) for n, log in enumerate(logs)]
     lines.append(plt.Line2D([], [], color="0.3", linestyle="--", label="boosted trees on the features"))
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9, frameon=False)
-    with atomic_write(file) as aside:
-        figure.savefig(aside, dpi=110, format="png")
-    plt.close(figure)
+    save(plt, figure, file)
 
 
 def fill(axis: Any, found: Mapping[tuple[str, str], Row], measure: str, logs: Sequence[str]) -> list[str]:  # noqa: ANN401 (matplotlib's)
@@ -363,15 +370,16 @@ def draw_by_clients(rows: Sequence[Row], file: Path) -> None:
     shops, names = (list(dict.fromkeys(row[place] for row in found)) for place in (0, 1))
     panels = [panel for panel in (SUM, *PANELS[:-1]) if any(panel in tasks for tasks in found.values())]
     across = min(4, len(panels))
+    down = ceil(len(panels) / across)
     figure, axes = plt.subplots(
-        -(-len(panels) // across), across, figsize=(4 * across, 3.4 * -(-len(panels) // across)), squeeze=False,
-        layout="constrained",
+        down, across, figsize=(4 * across, 3.4 * down), squeeze=False, layout="constrained"
     )  # fmt: skip
+    styles = dict(zip(shops, cycle(LINES), strict=False))
     for axis, panel in zip(axes.flat, panels, strict=False):
         for (shop, name), tasks in found.items():
             points = tasks.get(panel, {})
-            color, style = f"C{names.index(name)}", LINES[shops.index(shop) % len(LINES)]
-            axis.plot(list(points), list(points.values()), style, color=color, markersize=4, linewidth=1.2)
+            color = f"C{names.index(name)}"
+            axis.plot(list(points), list(points.values()), styles[shop], color=color, markersize=4, linewidth=1.2)
         axis.axhline(0, color="0.3", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_title(short(panel), loc="left", fontsize=10)
@@ -381,13 +389,13 @@ def draw_by_clients(rows: Sequence[Row], file: Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     key = [plt.Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(names)]
-    key += [plt.Line2D([], [], color="0.3", linestyle=LINES[n][1:], marker=LINES[n][0], label=shop)
-            for n, shop in enumerate(shops)]  # fmt: skip
+    key += [
+        plt.Line2D([], [], color="0.3", linestyle=style[1:], marker=style[0], label=shop)
+        for shop, style in styles.items()
+    ]
     figure.suptitle(f"score less that of {SVDS_AND_COUNTS}, by the number of clients", fontsize=11)
     figure.legend(handles=key, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
-    with atomic_write(file) as aside:
-        figure.savefig(aside, dpi=110, format="png")
-    plt.close(figure)
+    save(plt, figure, file)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from ubp.data.reading import collect
 from ubp.data.shards import shard_of_client
 
 ITEM: Final = "item"
+PROCESS: Final = 250_000_000  # bytes: of a process with the libraries, and of Polars' buffers
+READ: Final = 100  # bytes of a pair while a table of them becomes a sparse matrix
 _AT_ONCE: Final = 2_000_000  # events of the clients whose pairs are counted; of fewer events all are
 
 
@@ -45,3 +47,8 @@ class PairCounts:
         pairs = events.filter(shard_of_client(parts) == 0).select(schema.CLIENT_ID, ITEM).unique()
         some = collect(pairs.select(pl.len(), clients=pl.col(schema.CLIENT_ID).n_unique())).row(0)
         return cls(rows, some[0] * parts, some[1] * parts, items)
+
+    def words(self, items: str) -> str:
+        """The numbers as a line has them; ``items`` is what they are called."""
+        pairs = f"about {self.pairs:,} pairs of {self.clients:,} clients and {self.items:,} {items}"
+        return f"{self.events:,} events, {pairs}"
