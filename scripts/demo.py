@@ -10,12 +10,6 @@ out, with a line each; merges are made without them.
 """
 
 import json
-import logging
-import os
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,15 +19,12 @@ from omegaconf import DictConfig
 from ubp.blocks.registry import blocks, can_be_made
 from ubp.cli.command import command
 from ubp.cli.config import LOCAL, Common, composed
-from ubp.cli.object_store import address_of, refresh
 from ubp.cli.output import closing_line, say, show
-from ubp.data.paths import CONFIGS, REPOSITORY, DataPaths
+from ubp.cli.stages import run_stage
+from ubp.data.paths import CONFIGS, DataPaths
 from ubp.evaluation.reference import REFERENCES, marks, reference_folder
 from ubp.evaluation.scores import Scores, scores_file
 from ubp.evaluation.tables import scores_table
-from ubp.io.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 QUICK, JUDGE = "quick", "judge"
 
@@ -112,31 +103,6 @@ def stages(plan: Plan, folder: Path, quick_seeds: Sequence[int], overwrite: bool
         ["python", "scripts/evaluate.py", f"embeddings=[{names}]", f"probe={QUICK}", f"probe.seeds=[{seeds}]", *again],
         *(["python", "scripts/evaluate.py", f"embeddings={name}", *by_judge, *again] for name in plan.judged),
     ]
-
-
-def run_stage(words: list[str], data_path: str) -> None:
-    """Run one command of the repository, its output below the line that a user would type.
-
-    Raises:
-        UserError: it failed.
-    """
-    line = shlex.join(words)
-    say(f"\n$ {line}")
-    program, script, *arguments = words
-    started = time.perf_counter()
-    environment = os.environ | {"CHALLENGE_DATA_PATH": address_of(data_path), "PYTHON": sys.executable}
-    runs = sys.executable if program == "python" else program
-    with subprocess.Popen([runs, str(REPOSITORY / script), *arguments], env=environment) as process:  # noqa: S603
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            # It was interrupted too. subprocess.run would kill it before it has ended what it began itself.
-            process.wait()
-            raise
-    if code:
-        raise UserError(f"{line}: failed with exit code {code}, see above; fix it and start the demo again")
-    refresh()
-    logger.info("%.1f s", time.perf_counter() - started)
 
 
 def all_scores(plan: Plan, paths: DataPaths) -> list[Scores]:

@@ -1,61 +1,19 @@
-"""The demo: which stages it has, what a stage's end means to it."""
+"""The demo: which stages it has."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from omegaconf import OmegaConf
 
 from scripts import demo
-from scripts.demo import log_stages, of_one_block_each, of_what_was_made, only, plan, run_stage, stages
+from scripts.demo import log_stages, of_one_block_each, of_what_was_made, only, plan, stages
 from ubp.cli.config import composed
 from ubp.data.paths import CONFIGS
 from ubp.data.schema import EventType
-from ubp.io.errors import UserError
 
 pytestmark = pytest.mark.full
 
 BLOCKS_OF = {"visits": {"next_url_192_6_4": {}}, "both": {"stat_features": {}, "next_url_192_6_4": {}}}
-
-# Takes longer to end than subprocess.run would wait for it.
-SLOW_TO_END = """
-import pathlib, sys, time
-folder = pathlib.Path(sys.argv[1])
-try:
-    (folder / "began").touch()
-    time.sleep(60)
-except KeyboardInterrupt:
-    time.sleep(1)
-    (folder / "ended").touch()
-    sys.exit(130)
-"""
-
-
-def test_a_stage_that_fails_is_named(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text("import sys; sys.exit(3)")
-    with pytest.raises(UserError, match=r"script\.py a=1: failed with exit code 3, see above; fix it"):
-        run_stage(["python", str(script), "a=1"], str(tmp_path))
-
-
-def test_a_stage_has_the_time_to_end_itself_at_ctrl_c(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SLOW_TO_END)
-    call = f"from scripts.demo import run_stage; run_stage(['python', {str(script)!r}, {str(tmp_path)!r}], 'x')"
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
-    process = subprocess.Popen([sys.executable, "-c", call], process_group=0, stderr=subprocess.DEVNULL)
-    signal.signal(signal.SIGINT, before)
-    end = time.monotonic() + 30
-    while not (tmp_path / "began").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    process.wait(30)
-    assert (tmp_path / "ended").exists()
 
 
 def test_the_demo_has_all_blocks_and_a_smaller_one_names_its_own(history):
