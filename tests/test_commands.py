@@ -55,6 +55,8 @@ ALL = {
     "export": ["scripts/export.py", "name=x"],
     "nightly": ["scripts/nightly.py", "day=2022-11-09", "name=x"],
     "ablate": ["scripts/ablate.py", "ensemble=x"],
+    "replay": ["scripts/replay.py", "ensemble=x"],
+    "cut": ["scripts/cut.py", "out=x"],
     "recommend": ["scripts/recommend.py"],
     "report": ["scripts/report.py"],
     "demo": ["scripts/demo.py"],

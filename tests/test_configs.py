@@ -228,6 +228,7 @@ def test_a_config_needs_no_more_than_its_command_line():
     asked = {
         "evaluate": {"embeddings"}, "linear_reading": {"embeddings"}, "judge_steps": {"embeddings"},
         "validate": {"entry"}, "reproduce": {"entry"}, "encode": {"name"}, "ablate": {"ensemble"},
+        "replay": {"ensemble"}, "cut": {"out"},
         "neighbours": {"name"}, "explain": {"name", "client"}, "export": {"name"}, "nightly": {"day", "name"},
     }  # fmt: skip
     missing = {path.stem: OmegaConf.missing_keys(config_at(path)) for path in NAMED}

@@ -20,6 +20,7 @@ _EVALUATE: Final = (
 _OTHERS: Final = {
     "split": ("scripts/split.py",),
     "make_targets": ("scripts/make_targets.py",),
+    "cut": ("scripts/cut.py", "out=OUT", "days=20"),
     "merge": ("scripts/merge.py", "--config-name=basics", "submit=False"),
     "validate": ("scripts/validate.py", "entry=ENTRY"),
     "evaluate": _EVALUATE,

@@ -68,6 +68,7 @@ _ALL = (
     Command("make_synthetic_data", ("scripts/make_synthetic_data.py", "scale=2e-5"), (), NOTHING, before=None),
     Command("make_example_log", ("scripts/make_example_log.py", "clients=40", "days=70"), (), NOTHING),
     Command("import_log", ("scripts/import_log.py", "schema=bank", "source={files}/bank"), (), NOTHING),
+    Command("cut", ("scripts/cut.py", "out={root}/earlier", "days=20"), before=("days=30",)),
     *_blocks(),
     _merge("basics", *BASICS),
     _merge("combined", "numeric_features_wide", "dcn", "sequential_encoder", "stacker"),

@@ -54,6 +54,7 @@ def of_settings(name: str, seeds: range, trials: Trials, counts) -> Iterator[tup
         def trial(kind: str = kind, wrong: str = wrong) -> None:
             with trials.copy({}) as root:
                 words_here = [word.replace("ENTRY", f"{root}/embeddings_local/basics") for word in words]
+                words_here = [word.replace("OUT", f"{root}/earlier") for word in words_here]
                 ended = trials.run(root, [*words_here, wrong])
                 if not ended.refused and name in {entry.name for entry in registry.blocks()}:
                     for path in DataPaths(root).embeddings(submit=False).glob("*.parquet"):

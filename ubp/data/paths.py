@@ -68,6 +68,11 @@ class DataPaths:
         return self.raw / f"ids_{name}.parquet"
 
     @property
+    def id_tables(self) -> list[Path]:
+        """All of these tables that are there."""
+        return sorted(self.raw.glob(self.ids("*").name))
+
+    @property
     def import_state(self) -> Path:
         """What an import learned (`ubp.data.import_state`)."""
         return self.raw / "import_state.npz"
@@ -122,6 +127,10 @@ class DataPaths:
     def ablations(self, name: str) -> Path:
         """The folder of what ``scripts/ablate.py`` measured of a merge."""
         return self.root / "ablations" / name
+
+    def replay(self, fingerprint: str) -> "DataPaths":
+        """The data path in which ``scripts/replay.py`` goes through a history's own past."""
+        return DataPaths(self.cache / "replays" / fingerprint)
 
     def encoded(self, name: str) -> Path:
         """The folder of what a fitted block or merge gave for a day (``AS_OF.parquet``)."""
