@@ -14,23 +14,21 @@ and labels, are not made again, so a killed run goes on where it stopped, and mo
 that is not made is left out, with a line that says how to make it.
 """
 
-import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from ubp.blocks import registry
-from ubp.blocks.merge import MERGE_KEYS, MergeSettings, check_histories, find_blocks, missing_blocks
+from ubp.blocks.merge import MergeSettings, check_histories, find_blocks, missing_blocks
 from ubp.cli.command import command
-from ubp.cli.config import Common, composed, config_names, explain, optional_at, parse, texts_at, value_at
+from ubp.cli.config import Common, optional_at, parse, texts_at, value_at
+from ubp.cli.ensembles import merge_named
 from ubp.cli.output import closing_line, show
 from ubp.cli.plotting import pyplot
-from ubp.data.paths import CONFIGS
 from ubp.data.targets import TASKS
 from ubp.evaluation.ablation import (
     ALONE,
@@ -52,7 +50,6 @@ from ubp.io.rows import write_rows
 
 logger = logging.getLogger(__name__)
 
-MERGES = CONFIGS / "merge"
 NONE = "none"
 LEAST = 2  # blocks
 NO_BLOCK = "(none)"  # the base by itself
@@ -72,20 +69,9 @@ def merge_settings(config: DictConfig, common: Common) -> MergeSettings:
     Raises:
         UserError: there is no such merge, or an override that it does not know.
     """
-    known = config_names(MERGES)
-    if OmegaConf.is_missing(config, "ensemble"):
-        raise UserError(f"ensemble: name a merge: ensemble=NAME; known: {', '.join(known)}")
-    name = value_at(config, "ensemble", str)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"ensemble={name}: no such merge{meant}; known: {', '.join(known)}")
+    name = None if OmegaConf.is_missing(config, "ensemble") else value_at(config, "ensemble", str)
     others = texts_at(config, "overrides")
-    overrides = [f"preset={value_at(config, 'merge_preset', str)}", f"seed={common.seed}", *others]
-    try:
-        return parse(MergeSettings, composed(MERGES, name, overrides), MERGE_KEYS)
-    except HydraException as error:
-        raise UserError(f"overrides: {explain(error, MERGES, name) or error}") from error
+    return merge_named(name, [f"preset={value_at(config, 'merge_preset', str)}", f"seed={common.seed}", *others])
 
 
 def those_made(settings: MergeSettings, common: Common) -> MergeSettings:

@@ -1,0 +1,355 @@
+"""Which settings suit an ensemble on this log: the judge's procedure, replayed on the log's own past.
+
+    python scripts/replay.py ensemble=combined submit=False preset=demo     the history before the train window
+    python scripts/replay.py ensemble=combined                              all events: before an entry is made
+    python scripts/replay.py ensemble=combined probe=quick "probe.seeds=[1278,1,2,3]" make=False
+
+The history is split as the log was: its last four weeks become two windows. On what lies before them the ensemble's
+blocks are fitted anew, in ``cache/replays`` below the data path; nothing at or after the history's end is read. There
+the ensemble is merged with one setting changed at a time (``constants``, ``weights``, ``blocks``), trained on the
+fortnight after and scored on the next, by several seeds. A setting is taken where it beats the ensemble as it is by
+more than ``errors`` standard errors; those that are, are tried together once more.
+
+It ends with the commands that make the ensemble so, and runs them (``make=True``).
+``ablations/ENSEMBLE/replay_PROBE.csv`` has a row for each trial. What is done is not done again: a killed run goes on
+where it stopped.
+"""
+
+import json
+import logging
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from ubp.blocks import registry
+from ubp.blocks.merge import MergeSettings, find_blocks, without_missing
+from ubp.cli.command import command
+from ubp.cli.config import Common, config_of, parse, texts_at, value_at
+from ubp.cli.ensembles import merge_named
+from ubp.cli.output import closing_line, say, show
+from ubp.cli.stages import run_stage
+from ubp.data.cut import cut_log
+from ubp.data.history import ChallengeData
+from ubp.data.paths import DataPaths
+from ubp.data.targets import TASKS
+from ubp.evaluation.ablation import Ablation, Ensemble
+from ubp.evaluation.choice import LEAST_SEEDS, ChoiceRules, Settings, Trial, choose, scored, standard_error
+from ubp.evaluation.probes import Probe, probe_title
+from ubp.io.errors import UserError, name_some, require
+from ubp.io.files import locked
+from ubp.io.rows import write_rows
+from ubp.io.stage import AlreadyDone
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass  # not frozen: OmegaConf cannot fill the mappings of a frozen one
+class Tried:
+    """What is tried, each by itself.
+
+    Attributes:
+        constants: values of the constant column, of an ensemble that is conditioned.
+        weights: by which a block's own weight is multiplied.
+        blocks: by name, settings of the block's own command and their values.
+        block_overrides: by name, what the block's own command is told beside: as when the ensemble's blocks were made.
+    """
+
+    constants: list[float]
+    weights: list[float]
+    blocks: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    block_overrides: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            UserError: a factor that is not above 0.
+        """
+        require(all(weight > 0 for weight in self.weights), "weights", self.weights, "above 0")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one trial gave.
+
+    Attributes:
+        settings: that differ from the ensemble as it is.
+        columns: of the profile.
+        seeds: number of them.
+        churn: a task's mean score, as are those that follow; None for one that cannot be scored.
+        total: their mean sum.
+        change: of the sum against the ensemble as it is.
+        taken: 1 for what was chosen.
+    """
+
+    settings: str
+    columns: int
+    seeds: int
+    churn: float | None
+    conversion: float | None
+    propensity_category: float | None
+    propensity_sku: float | None
+    propensity_new_sku: float | None
+    propensity_price: float | None
+    total: float
+    change: float
+    taken: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An ensemble on a history's own past.
+
+    Attributes:
+        name: of the ensemble's config.
+        merge: overrides of it.
+        settings: the merge, without blocks that the past has not the events for.
+        paths: the data path of the past.
+        tried: what is tried.
+        words: that all blocks' commands are told.
+    """
+
+    name: str
+    merge: tuple[str, ...]
+    settings: MergeSettings
+    paths: DataPaths
+    tried: Tried
+    words: tuple[str, ...]
+
+    def of_merge(self) -> list[Settings]:
+        """The merge's own settings to try."""
+        found = list[Settings]()
+        if self.settings.condition is not None:
+            own = self.settings.condition.constant
+            found += [(f"condition.constant={value:g}",) for value in self.tried.constants if value != own]
+            if len(self.settings.blocks) > 1:
+                for name, block in self.settings.blocks.items():
+                    weights = (block.weight * factor for factor in self.tried.weights if factor != 1)
+                    found += [(f"blocks.{name}.weight={weight:.3g}",) for weight in weights]
+        return found
+
+    def of_blocks(self) -> dict[Settings, tuple[str, str]]:
+        """Settings of blocks' own commands to try: for each the block, and the override of its command."""
+        found = dict[Settings, tuple[str, str]]()
+        for name in self.settings.blocks:
+            own = config_of(registry.block(name), self.of_command(name))
+            for setting, values in self.tried.blocks.get(name, {}).items():
+                for value in (value for value in values if value != OmegaConf.select(own, setting)):
+                    override = f"{setting}={value}"
+                    found[f"{name}: {override}",] = name, override
+        return found
+
+    def of_command(self, name: str) -> list[str]:
+        """What a block's command is told."""
+        return [*self.words, *self.tried.block_overrides.get(name, [])]
+
+    def overrides(self, settings: Settings) -> list[str]:
+        """Of the merge's config, for some settings; where a block was made otherwise it lies under another name."""
+        made, found = self.of_blocks(), list[str]()
+        for setting in settings:
+            if (setting,) in made:
+                name, override = made[setting,]
+                path = self.paths.block(other_name(name, override), submit=False)
+                found.append(f"++blocks.{name}.path={json.dumps(str(path))}")
+            else:
+                found.append(f"++{setting}")
+        return found
+
+    def ensemble(self, settings: Settings, data: ChallengeData) -> Ensemble:
+        """The ensemble with some settings; its blocks are there."""
+        merge = merge_named(self.name, [*self.merge, *self.overrides(settings)])
+        merge.blocks = {name: block for name, block in merge.blocks.items() if name in self.settings.blocks}
+        paths = find_blocks(merge, self.paths.embeddings(submit=False))
+        return Ensemble(" ".join([self.name, *settings]), merge, paths, data.clients)
+
+
+def other_name(block: str, override: str) -> str:
+    """What a block is called that was made with an override."""
+    return f"{block}_{override.replace('=', '_').replace('/', '_')}"
+
+
+# --- the past and its blocks --------------------------------------------------------------------------
+
+
+def past_of(data: ChallengeData) -> DataPaths:
+    """The history as a log of its own, written where it is not there yet."""
+    past = data.paths.replay(data.fingerprint)
+    with suppress(AlreadyDone):
+        cut_log(data, past, overwrite=False)
+        logger.info("the history before %s is a log of its own: %s", data.as_of, past.root)
+    return past
+
+
+def make_blocks(replay: Replay) -> None:
+    """Split the past, and make the ensemble's blocks on it.
+
+    Raises:
+        UserError: a command failed.
+    """
+    root = str(replay.paths.root)
+    run_stage(["python", "scripts/split.py"], root)
+    own = {name: words for name, words in replay.tried.block_overrides.items() if words}
+    only = [f"only=[{','.join(replay.settings.blocks)}]", *([f"overrides={json.dumps(own)}"] if own else [])]
+    run_stage(["sh", "get_all_embeddings.sh", *only, *replay.words], root)
+
+
+def make_others(replay: Replay) -> None:
+    """Make blocks with the settings that are tried.
+
+    Raises:
+        UserError: a command failed.
+    """
+    for name, override in replay.of_blocks().values():
+        words = [*replay.of_command(name), override, f"name={other_name(name, override)}"]
+        run_stage(["python", *registry.block(name).line.split(), *words], str(replay.paths.root))
+
+
+def require_made_here(settings: MergeSettings) -> None:
+    """Refuse blocks that cannot be made anew.
+
+    Raises:
+        UserError: no command here makes one.
+    """
+    known = {entry.name for entry in registry.blocks()}
+    if foreign := [name for name, block in settings.blocks.items() if block.path or name not in known]:
+        raise UserError(
+            f"blocks: {name_some(foreign)}: no command here makes it, so it cannot be made of the log's past; leave it "
+            f"out: 'overrides=[\"~blocks.{foreign[0]}\"]'"
+        )
+
+
+# --- what came of it ----------------------------------------------------------------------------------
+
+
+def rows_of(trials: Sequence[Trial], best: Trial) -> Iterator[Made]:
+    """A row for each trial."""
+    for trial in trials:
+        means = {name: round(statistics.fmean(scores), 6) for name, scores in trial.scores.items()}
+        total = means.pop("total")
+        yield Made(
+            settings=" ".join(trial.settings),
+            columns=trial.columns,
+            seeds=len(trial.scores["total"]),
+            **{task.name: means.get(task.name) for task in TASKS},
+            total=total,
+            change=round(trial.total - trials[0].total, 6),
+            taken=int(trial is best),
+        )
+
+
+def table_of(rows: Sequence[Made], error: float, title: str) -> Table:
+    """A row for each trial; what is taken is marked."""
+    table = Table(title=f"{title}; a change's standard error is {error:.4f}", title_justify="left")
+    table.add_column("settings")
+    names = [task.name for task in TASKS]
+    for heading in (
+        "columns",
+        *(name.removeprefix("propensity_").replace("_", " ") for name in names),
+        "sum",
+        "change",
+    ):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        tasks = ("–" if getattr(row, name) is None else f"{getattr(row, name):.4f}" for name in names)
+        mark = " ←" if row.taken else ""
+        settings = (row.settings or "as it is") + mark
+        change = f"{row.change:+.4f}" if row.settings else ""
+        table.add_row(settings, f"{row.columns:,}", *tasks, f"{row.total:.4f}", change)
+    return table
+
+
+def commands_of(replay: Replay, taken: Settings, submit: bool) -> list[list[str]]:
+    """The command lines that make the ensemble with the settings taken, blocks first."""
+    made, blocks = replay.of_blocks(), dict[str, list[str]]()
+    for setting in taken:
+        if (setting,) in made:
+            name, override = made[setting,]
+            blocks.setdefault(name, []).append(override)
+    words = [f"submit={submit}", *(word for word in replay.words if not word.startswith("submit="))]
+    lines = []
+    for name, own in blocks.items():
+        told = replay.tried.block_overrides.get(name, [])
+        lines.append(["python", *registry.block(name).line.split(), *words, *told, *own])
+    merge = [f"{setting}" for setting in taken if (setting,) not in made]
+    own_words = [word for word in replay.merge if word not in words]
+    added = [f"++{setting}" for setting in merge]
+    lines.append(
+        ["python", "scripts/merge.py", f"--config-name={replay.name}", "missing=skip", *words, *own_words, *added]
+    )
+    return lines
+
+
+@command("scripts", "replay")
+def main(config: DictConfig) -> list[Made]:
+    common, probe = Common.of(config), parse(Probe, config, at="probe")
+    tried, rules = (
+        parse(Tried, config, ["constants", "weights", "blocks", "block_overrides"]),
+        parse(ChoiceRules, config, ["errors"]),
+    )
+    make, device = value_at(config, "make", bool), value_at(config, "device", str)
+    require(len(probe.seeds) >= LEAST_SEEDS, "probe.seeds", list(probe.seeds), "two at least, to tell gain from luck")
+    name = None if OmegaConf.is_missing(config, "ensemble") else value_at(config, "ensemble", str)
+    preset = f"preset={value_at(config, 'merge_preset', str)}"
+    merge = (preset, f"seed={common.seed}", *texts_at(config, "overrides"))
+    settings = merge_named(name, merge)
+    require_made_here(settings)
+    data = common.data()
+    replay = Replay(str(name), merge, settings, past_of(data), tried, ("submit=False", preset, f"seed={common.seed}"))
+    out = common.paths.ablations(replay.name) / f"replay_{probe.name}.csv"
+    with locked(replay.paths.root / ".replay.lock", f"a replay of {data.folder}"):
+        trials, best = replayed(replay, probe, rules, device, common.overwrite)
+    rows = list(rows_of(trials, best))
+    write_rows(out, rows, Made)
+    one_by_one = [trial for trial in trials[1:] if len(trial.settings) == 1]
+    show(
+        table_of(rows, standard_error(one_by_one, trials[0]), f"{replay.name} on the log's past, {probe_title(probe)}")
+    )
+    lines = commands_of(replay, best.settings, common.submit)
+    say(
+        "taken: " + (", ".join(best.settings) or f"{replay.name} as it is: nothing beats it by {rules.errors:g} errors")
+    )
+    for words in lines:
+        if make:
+            run_stage(words, common.data_path)
+        else:
+            say(f"$ {shlex.join(words)}")
+    closing_line(f"{replay.name} replayed", out, len(data.clients), best.columns)
+    return rows
+
+
+def replayed(
+    replay: Replay, probe: Probe, rules: ChoiceRules, device: str, overwrite: bool
+) -> tuple[list[Trial], Trial]:
+    """Make the blocks on the past, try the settings: all trials, and that of those to take."""
+    make_blocks(replay)
+    data = ChallengeData(replay.paths, submit=False)
+    folder = replay.paths.embeddings(submit=False)
+
+    def lacking() -> Mapping[str, str]:
+        return registry.can_be_made(replay.paths, submit=False)[1]
+
+    there, left_out = without_missing(replay.settings, folder, lacking, skip=True)
+    for line in left_out.values():
+        logger.warning("%s", line)
+    replay.settings.blocks = there.blocks
+    make_others(replay)
+    table = replay.paths.root / f"scores_{probe.name}.csv"
+    if overwrite:
+        table.unlink(missing_ok=True)
+
+    def score(settings: Settings) -> Trial:
+        return scored(
+            replay.ensemble(settings, data), settings, lambda ensemble: Ablation(ensemble, probe, data, device, table)
+        )
+
+    return choose([*replay.of_merge(), *replay.of_blocks()], score, rules)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Which settings of an ensemble to take: those that beat it as it is by more than the seeds of the probe differ.
+
+Each setting is tried by itself. What wins is tried together.
+"""
+
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import sqrt
+from typing import Final, Self
+
+from ubp.data.targets import TASKS
+from ubp.evaluation.ablation import Ablation, Ensemble, Row
+from ubp.io.errors import require
+
+logger = logging.getLogger(__name__)
+
+Settings = tuple[str, ...]  # as on a command line: condition.constant=1.5
+AS_IS: Final[Settings] = ()
+
+LEAST_SEEDS: Final = 2  # without two there is no telling what a difference is worth
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An ensemble with some settings of its own, scored.
+
+    Attributes:
+        settings: that differ from the ensemble as it is.
+        columns: of the profile.
+        scores: by the name of a task, and ``total``: of each seed, in the probe's order.
+    """
+
+    settings: Settings
+    columns: int
+    scores: dict[str, list[float]]
+
+    @classmethod
+    def of(cls, settings: Settings, rows: Sequence[Row]) -> Self:
+        """From the rows of its seeds."""
+        names = [task.name for task in TASKS if getattr(rows[0], task.name) is not None] + ["total"]
+        return cls(settings, rows[0].columns, {name: [getattr(row, name) for row in rows] for name in names})
+
+    @property
+    def total(self) -> float:
+        """The mean sum."""
+        return statistics.fmean(self.scores["total"])
+
+    def changes(self, other: Self) -> list[float]:
+        """Of the sum against another trial, seed by seed."""
+        return [mine - theirs for mine, theirs in zip(self.scores["total"], other.scores["total"], strict=True)]
+
+
+@dataclass(frozen=True)
+class ChoiceRules:
+    """When a setting is taken.
+
+    Attributes:
+        errors: by how many standard errors it must beat the ensemble as it is. The error is that of the mean over the
+            seeds, and is taken from all trials together: of three seeds of one trial it would say little.
+    """
+
+    errors: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            UserError: a negative number.
+        """
+        require(self.errors >= 0, "errors", self.errors, "at least 0")
+
+
+def standard_error(trials: Sequence[Trial], as_is: Trial) -> float:
+    """Of a mean change over the seeds, from the variances of all trials' changes; 0 where there are no trials.
+
+    Raises:
+        ValueError: there are fewer than two seeds.
+    """
+    if len(as_is.scores["total"]) < LEAST_SEEDS:
+        raise ValueError("the error of a change needs two seeds at least")
+    variances = [statistics.variance(trial.changes(as_is)) for trial in trials]
+    return sqrt(statistics.fmean(variances) / len(as_is.scores["total"])) if variances else 0.0
+
+
+def winners(trials: Sequence[Trial], as_is: Trial, rules: ChoiceRules) -> list[Trial]:
+    """Of each setting the best of its values, where it beats the ensemble as it is by enough.
+
+    Args:
+        trials: of one setting each; those of one setting stand together.
+        as_is: the ensemble as it is.
+        rules: what is enough.
+    """
+    least = rules.errors * standard_error(trials, as_is)
+    found = []
+    for _, values in groupby(trials, key=lambda trial: trial.settings[0].partition("=")[0]):
+        best = max(values, key=lambda trial: trial.total)
+        if best.total - as_is.total > least:
+            found.append(best)
+    return found
+
+
+def choose(
+    tried: Sequence[Settings], score: Callable[[Settings], Trial], rules: ChoiceRules
+) -> tuple[list[Trial], Trial]:
+    """Try settings one by one, then those that won together.
+
+    Args:
+        tried: one setting each; those of one setting stand together.
+        score: gives the ensemble with some settings, scored.
+        rules: when a setting is taken.
+
+    Returns:
+        All trials, the ensemble as it is first; and that of the settings to take, which may be none.
+    """
+    as_is = score(AS_IS)
+    trials = [score(settings) for settings in tried]
+    found = winners(trials, as_is, rules)
+    best = max([as_is, *found], key=lambda trial: trial.total)
+    if len(found) > 1:
+        together = score(tuple(setting for trial in found for setting in trial.settings))
+        trials.append(together)
+        best = max(best, together, key=lambda trial: trial.total)
+    return [as_is, *trials], best
+
+
+def scored(ensemble: Ensemble, settings: Settings, ablation: Callable[[Ensemble], Ablation]) -> Trial:
+    """An ensemble with some settings, scored by an ablation's probe; what its table has is not scored again."""
+    measured = ablation(ensemble)
+    measured.measure([ensemble.whole])
+    return Trial.of(settings, measured.rows(ensemble.whole))
