@@ -210,6 +210,23 @@ def make_others(replay: Replay) -> None:
         run_stage(["python", *registry.block(name).line.split(), *words], str(replay.paths.root))
 
 
+def require_made(settings: MergeSettings, common: Common) -> None:
+    """Refuse an ensemble that could not be made in the end.
+
+    Raises:
+        UserError: a line for each of its blocks that is not there although the log has the events for it.
+    """
+    folder = common.paths.embeddings(common.submit)
+
+    def lacking() -> Mapping[str, str]:
+        return registry.can_be_made(common.paths, common.submit, common.moment)[1]
+
+    try:
+        find_blocks(without_missing(settings, folder, lacking, skip=False)[0], folder)
+    except UserError as error:
+        raise UserError([*error.messages, "or choose without making the ensemble: make=False"]) from error
+
+
 def require_made_here(settings: MergeSettings) -> None:
     """Refuse blocks that cannot be made anew.
 
@@ -299,6 +316,8 @@ def main(config: DictConfig) -> list[Made]:
     merge = (preset, f"seed={common.seed}", *texts_at(config, "overrides"))
     settings = merge_named(name, merge)
     require_made_here(settings)
+    if make:
+        require_made(settings, common)
     data = common.data()
     replay = Replay(str(name), merge, settings, past_of(data), tried, ("submit=False", preset, f"seed={common.seed}"))
     out = common.paths.ablations(replay.name) / f"replay_{probe.name}.csv"

@@ -100,13 +100,19 @@ def test_refusals_before_anything_is_made(split_history, words, line):
     assert not (split_history.cache / "replays").exists()
 
 
+def test_an_ensemble_whose_blocks_are_not_there_is_refused_before_the_long_work(split_history):
+    with pytest.raises(UserError, match=r"(?s)no such block \(stat_features\).*choose without making.*make=False"):
+        run(split_history)
+    assert not (split_history.cache / "replays").exists()
+
+
 def test_a_history_too_short_for_windows_of_its_own_is_refused_in_a_line(split_history, capfd):
     for event_type in EVENT_TYPES:
         file = split_history.input / event_type.file_name
         table = pl.read_parquet(file)
         table.filter(pl.col(schema.TIMESTAMP) >= datetime(2022, 12, 28)).write_parquet(file)
     with pytest.raises(UserError, match=r"split\.py: failed with exit code 1, see above"):
-        run(split_history)
+        run(split_history, "make=False")
     assert "leave no history before the train window" in capfd.readouterr().err
 
 
