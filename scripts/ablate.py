@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from ubp.blocks import registry
 from ubp.blocks.merge import MergeSettings, check_histories, find_blocks, missing_blocks
@@ -44,6 +43,7 @@ from ubp.evaluation.ablation import (
     left_out,
 )
 from ubp.evaluation.probes import Probe
+from ubp.evaluation.tables import NOTHING, changes_table, short_name
 from ubp.io.errors import UserError, name_some, require
 from ubp.io.files import atomic_write, locked
 from ubp.io.rows import write_rows
@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 
 NONE = "none"
 LEAST = 2  # blocks
-NO_BLOCK = "(none)"  # the base by itself
 TITLES = {
     WITHOUT: "without the block",
     ALONE: "the block alone",
@@ -116,29 +115,9 @@ def base_of(config: DictConfig, ensemble: Ensemble) -> Subset:
 # --- what is shown ------------------------------------------------------------------------------------
 
 
-def short(task: str) -> str:
-    """A task's name where there is little room."""
-    return task.removeprefix("propensity_").replace("_", " ")
-
-
 def title_of(kind: str, base: Subset) -> str:
     """What a kind of change is about."""
     return f"beside {name_some(base, 1)}" if kind == ALONE and base else TITLES[kind]
-
-
-def table_of(changes: Sequence[Change], whole: Change, title: str) -> Table:
-    """Changes of one kind, a row each, below the scores of the whole."""
-    table = Table(title=f"{title}: change against all {whole.blocks} blocks ({whole.total:.4f})", title_justify="left")
-    table.add_column("block")
-    for heading in ("columns", "sum", "change", *(short(task.name) for task in TASKS)):
-        table.add_column(heading, justify="right")
-    for change in changes:
-        spread = "" if change.spread is None else f" ±{change.spread:.4f}"
-        tasks = (change.of(task.name) for task in TASKS)
-        cells = ("–" if value is None else f"{value:+.4f}" for value in tasks)
-        total = f"{change.total:.4f}"
-        table.add_row(change.block or NO_BLOCK, f"{change.columns:,}", total, f"{change.change:+.4f}{spread}", *cells)
-    return table
 
 
 LOSS, GAIN = "tab:blue", "tab:orange"  # a bar of a change below 0, and above
@@ -162,7 +141,7 @@ def draw(found: dict[str, list[Change]], titles: dict[str, str], heading: str, f
     for (kind, changes), (total, *others) in zip(found.items(), axes, strict=True):
         bars(total, [change.change for change in changes], [change.spread or 0.0 for change in changes])
         total.locator_params(axis="x", nbins=7)
-        total.set_yticks(range(len(changes)), [change.block or NO_BLOCK for change in changes])
+        total.set_yticks(range(len(changes)), [change.block or NOTHING for change in changes])
         total.set_ylim(len(changes) - 0.4, -0.6)  # the first at the top
         total.set_title(f"{titles[kind]}: sum", loc="left", fontsize=10, fontweight="bold")
         by_task = {task: [change.of(task) or 0.0 for change in changes] for task in scored}
@@ -171,7 +150,7 @@ def draw(found: dict[str, list[Change]], titles: dict[str, str], heading: str, f
         for axis, (task, values) in zip(others, by_task.items(), strict=True):
             bars(axis, values)
             axis.locator_params(axis="x", nbins=3)
-            axis.set_title(short(task), loc="left", fontsize=9)
+            axis.set_title(short_name(task), loc="left", fontsize=9)
             axis.set_xlim(low - margin, high + margin)  # one scale: what a block is for is seen at once
     figure.suptitle(heading, x=0.01, ha="left", fontsize=11)
     with atomic_write(file) as aside:
@@ -217,7 +196,8 @@ def main(config: DictConfig) -> list[Change]:
     whole = ablation.change(WHOLE, "", ensemble.whole)
     titles = {kind: title_of(kind, base) for kind in found}
     for kind, changes in found.items():
-        show(table_of(changes, whole, titles[kind]))
+        against = f"change against all {whole.blocks} blocks ({whole.total:.4f})"
+        show(changes_table(changes, f"{titles[kind]}: {against}"))
     heading = f"{ensemble.name}: change against all {whole.blocks} blocks ({whole.total:.4f}), {by_what(probe)}"
     plot = plotted(found, titles, heading, table.with_suffix(".png")) if value_at(config, "plot", bool) else None
     closing_line(f"{ensemble.name} taken apart", plot or table, len(ensemble.clients), whole.columns)

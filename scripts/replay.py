@@ -11,21 +11,19 @@ fortnight after and scored on the next, by several seeds. A setting is taken whe
 more than ``errors`` standard errors; those that are, are tried together once more.
 
 It ends with the commands that make the ensemble so, and runs them (``make=True``).
-``ablations/ENSEMBLE/replay_PROBE.csv`` has a row for each trial. What is done is not done again: a killed run goes on
+``ablations/ENSEMBLE/replay_PROBE.csv`` has a row for each setting. What is done is not done again: a killed run goes on
 where it stopped.
 """
 
 import json
 import logging
 import shlex
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from ubp.blocks import registry
 from ubp.blocks.merge import MergeSettings, find_blocks, without_missing
@@ -37,10 +35,10 @@ from ubp.cli.stages import run_stage
 from ubp.data.cut import cut_log
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
-from ubp.data.targets import TASKS
-from ubp.evaluation.ablation import Ablation, Ensemble
+from ubp.evaluation.ablation import Ablation, Change, Ensemble
 from ubp.evaluation.choice import LEAST_SEEDS, ChoiceRules, Settings, Trial, choose, scored, standard_error
 from ubp.evaluation.probes import Probe, probe_title
+from ubp.evaluation.tables import changes_table
 from ubp.io.errors import UserError, name_some, require
 from ubp.io.files import locked
 from ubp.io.rows import write_rows
@@ -72,34 +70,6 @@ class Tried:
             UserError: a factor that is not above 0.
         """
         require(all(weight > 0 for weight in self.weights), "weights", self.weights, "above 0")
-
-
-@dataclass(frozen=True)
-class Made:
-    """What one trial gave.
-
-    Attributes:
-        settings: that differ from the ensemble as it is.
-        columns: of the profile.
-        seeds: number of them.
-        churn: a task's mean score, as are those that follow; None for one that cannot be scored.
-        total: their mean sum.
-        change: of the sum against the ensemble as it is.
-        taken: 1 for what was chosen.
-    """
-
-    settings: str
-    columns: int
-    seeds: int
-    churn: float | None
-    conversion: float | None
-    propensity_category: float | None
-    propensity_sku: float | None
-    propensity_new_sku: float | None
-    propensity_price: float | None
-    total: float
-    change: float
-    taken: int
 
 
 @dataclass(frozen=True)
@@ -244,41 +214,14 @@ def require_made_here(settings: MergeSettings) -> None:
 # --- what came of it ----------------------------------------------------------------------------------
 
 
-def rows_of(trials: Sequence[Trial], best: Trial) -> Iterator[Made]:
-    """A row for each trial."""
-    for trial in trials:
-        means = {name: round(statistics.fmean(scores), 6) for name, scores in trial.scores.items()}
-        total = means.pop("total")
-        yield Made(
-            settings=" ".join(trial.settings),
-            columns=trial.columns,
-            seeds=len(trial.scores["total"]),
-            **{task.name: means.get(task.name) for task in TASKS},
-            total=total,
-            change=round(trial.total - trials[0].total, 6),
-            taken=int(trial is best),
-        )
-
-
-def table_of(rows: Sequence[Made], error: float, title: str) -> Table:
-    """A row for each trial; what is taken is marked."""
-    table = Table(title=f"{title}; a change's standard error is {error:.4f}", title_justify="left")
-    table.add_column("settings")
-    names = [task.name for task in TASKS]
-    for heading in (
-        "columns",
-        *(name.removeprefix("propensity_").replace("_", " ") for name in names),
-        "sum",
-        "change",
-    ):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        tasks = ("–" if getattr(row, name) is None else f"{getattr(row, name):.4f}" for name in names)
-        mark = " ←" if row.taken else ""
-        settings = (row.settings or "as it is") + mark
-        change = f"{row.change:+.4f}" if row.settings else ""
-        table.add_row(settings, f"{row.columns:,}", *tasks, f"{row.total:.4f}", change)
-    return table
+def title_of(name: str, trials: Sequence[Trial], probe: Probe) -> str:
+    """What stands above the table: what it is compared with, and what a change is worth."""
+    one_by_one = [trial for trial in trials[1:] if len(trial.settings) == 1]
+    error = standard_error(one_by_one, trials[0])
+    return (
+        f"{name} on the log's past, {probe_title(probe)}: change against {name} as it is ({trials[0].total:.4f}); its "
+        f"standard error over the seeds is {error:.4f}"
+    )
 
 
 def commands_of(replay: Replay, taken: Settings, submit: bool) -> list[list[str]]:
@@ -303,7 +246,7 @@ def commands_of(replay: Replay, taken: Settings, submit: bool) -> list[list[str]
 
 
 @command("scripts", "replay")
-def main(config: DictConfig) -> list[Made]:
+def main(config: DictConfig) -> list[Change]:
     common, probe = Common.of(config), parse(Probe, config, at="probe")
     tried, rules = (
         parse(Tried, config, ["constants", "weights", "blocks", "block_overrides"]),
@@ -323,12 +266,9 @@ def main(config: DictConfig) -> list[Made]:
     out = common.paths.ablations(replay.name) / f"replay_{probe.name}.csv"
     with locked(replay.paths.root / ".replay.lock", f"a replay of {data.folder}"):
         trials, best = replayed(replay, probe, rules, device, common.overwrite)
-    rows = list(rows_of(trials, best))
-    write_rows(out, rows, Made)
-    one_by_one = [trial for trial in trials[1:] if len(trial.settings) == 1]
-    show(
-        table_of(rows, standard_error(one_by_one, trials[0]), f"{replay.name} on the log's past, {probe_title(probe)}")
-    )
+    changes = [trial.change(trials[0]) for trial in trials[1:]]
+    write_rows(out, changes, Change)
+    show(changes_table(changes, title_of(replay.name, trials, probe), "settings"))
     lines = commands_of(replay, best.settings, common.submit)
     say(
         "taken: " + (", ".join(best.settings) or f"{replay.name} as it is: nothing beats it by {rules.errors:g} errors")
@@ -338,8 +278,8 @@ def main(config: DictConfig) -> list[Made]:
             run_stage(words, common.data_path)
         else:
             say(f"$ {shlex.join(words)}")
-    closing_line(f"{replay.name} replayed", out, len(data.clients), best.columns)
-    return rows
+    closing_line(f"{replay.name} replayed", out, len(data.clients), best.rows[0].columns)
+    return changes
 
 
 def replayed(

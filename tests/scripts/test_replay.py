@@ -119,7 +119,7 @@ def test_a_history_too_short_for_windows_of_its_own_is_refused_in_a_line(split_h
 @pytest.mark.full
 def test_blocks_of_the_past_are_merged_scored_and_the_choice_is_made(split_history, capfd):
     words = ["constants=[2.0]", "weights=[1.0]", "errors=0"]
-    rows = run(split_history, *words, "make=False")
+    found = run(split_history, *words, "make=False")
     (past,) = (split_history.cache / "replays").iterdir()
     history = ChallengeData(split_history, submit=False)
     paths = DataPaths(past)
@@ -129,12 +129,16 @@ def test_blocks_of_the_past_are_merged_scored_and_the_choice_is_made(split_histo
         assert len(raw) == history.rows(event_type)
         assert raw[schema.TIMESTAMP].max() < history.as_of
     assert len(np.load(paths.relevant_clients)) == len(history.clients)
-    assert [row.settings for row in rows] == ["", "condition.constant=2"]
-    assert sum(row.taken for row in rows) == 1
+    (change,) = found
+    assert (change.kind, change.block, change.blocks, change.seeds) == ("set", "condition.constant=2", 3, 2)
     with (split_history.ablations("basics") / "replay_half.csv").open(newline="") as file:
-        assert [line["settings"] for line in csv.DictReader(file)] == ["", "condition.constant=2"]
+        assert [line["block"] for line in csv.DictReader(file)] == ["condition.constant=2"]
     said = capfd.readouterr().out
-    assert "python scripts/merge.py --config-name=basics" in said.splitlines()[-2]
+    taken, command, closing = said.splitlines()[-3:]
+    assert taken == ("taken: condition.constant=2" if change.change > 0 else taken)
+    assert command.startswith("$ python scripts/merge.py --config-name=basics missing=skip submit=False")
+    assert ("++condition.constant=2" in command) == (change.change > 0)
+    assert closing.startswith("basics replayed · ")
     assert not (split_history.embeddings(submit=False)).exists()  # make=False
     shutil.rmtree(paths.target)  # the scores are there, so nothing of it is read again but by the split
-    assert run(split_history, *words, "make=False") == rows
+    assert run(split_history, *words, "make=False") == found

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 Subset = tuple[str, ...]  # names of blocks, in the order of their columns
 
-WHOLE, WITHOUT, ALONE, GREEDY = "whole", "without", "alone", "greedy"  # kinds of changes
+WHOLE, WITHOUT, ALONE, GREEDY, SET = "whole", "without", "alone", "greedy", "set"  # kinds of changes
 
 _PLACES: Final = 6  # scores are rounded to
 _JOINED: Final = "+"  # between the names of blocks, in a table
@@ -76,8 +76,9 @@ class Change:
 
     Attributes:
         kind: ``whole``: all blocks, whose change is 0; ``without``: the whole without the block; ``alone``: the
-            block, beside those of a base where there is one; ``greedy``: the block and all that were added before it.
-        block: that is left out or added; empty for the base alone.
+            block, beside those of a base where there is one; ``greedy``: the block and all that were added before it;
+            ``set``: the whole with other settings.
+        block: that is left out or added, empty for the base alone; or the settings.
         blocks: number of those that are merged.
         columns: of the profile.
         seeds: number of them.
@@ -225,19 +226,7 @@ class Ablation:
 
     def change(self, kind: str, block: str, subset: Subset) -> Change:
         """A subset's scores less those of the whole, once both are measured."""
-        rows, whole = self.rows(subset), self.rows(self.ensemble.whole)
-        changes = [row.total - other.total for row, other in zip(rows, whole, strict=True)]
-        return Change(
-            kind=kind,
-            block=block,
-            blocks=len(subset),
-            columns=rows[0].columns,
-            seeds=len(rows),
-            total=round(self.total(subset), _PLACES),
-            change=round(statistics.fmean(changes), _PLACES),
-            spread=round(statistics.stdev(changes), _PLACES) if len(changes) > 1 else None,
-            **{task.name: _mean_change(rows, whole, task.name) for task in TASKS},
-        )
+        return change_of(kind, block, self.rows(subset), self.rows(self.ensemble.whole))
 
     @cached_property
     def _by_what(self) -> str:
@@ -265,6 +254,29 @@ class Ablation:
                 total=round(sum(found.values()), _PLACES),
                 made_from=self._made_from(subset),
             )
+
+
+def change_of(kind: str, block: str, rows: Sequence[Row], whole: Sequence[Row]) -> Change:
+    """The scores of some rows less those of others, seed by seed.
+
+    Args:
+        kind: of the change.
+        block: that is left out or added, or what else is another.
+        rows: of one merge, a seed each.
+        whole: of what it is compared with, by the same seeds in the same order.
+    """
+    changes = [row.total - other.total for row, other in zip(rows, whole, strict=True)]
+    return Change(
+        kind=kind,
+        block=block,
+        blocks=len(rows[0].blocks.split(_JOINED)),
+        columns=rows[0].columns,
+        seeds=len(rows),
+        total=round(statistics.fmean(row.total for row in rows), _PLACES),
+        change=round(statistics.fmean(changes), _PLACES),
+        spread=round(statistics.stdev(changes), _PLACES) if len(changes) > 1 else None,
+        **{task.name: _mean_change(rows, whole, task.name) for task in TASKS},
+    )
 
 
 def _mean_change(rows: Sequence[Row], whole: Sequence[Row], task: str) -> float | None:

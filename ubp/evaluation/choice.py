@@ -11,8 +11,7 @@ from itertools import groupby
 from math import sqrt
 from typing import Final, Self
 
-from ubp.data.targets import TASKS
-from ubp.evaluation.ablation import Ablation, Ensemble, Row
+from ubp.evaluation.ablation import SET, Ablation, Change, Ensemble, Row, change_of
 from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
@@ -29,28 +28,24 @@ class Trial:
 
     Attributes:
         settings: that differ from the ensemble as it is.
-        columns: of the profile.
-        scores: by the name of a task, and ``total``: of each seed, in the probe's order.
+        rows: its scores, by each of the probe's seeds.
     """
 
     settings: Settings
-    columns: int
-    scores: dict[str, list[float]]
-
-    @classmethod
-    def of(cls, settings: Settings, rows: Sequence[Row]) -> Self:
-        """From the rows of its seeds."""
-        names = [task.name for task in TASKS if getattr(rows[0], task.name) is not None] + ["total"]
-        return cls(settings, rows[0].columns, {name: [getattr(row, name) for row in rows] for name in names})
+    rows: tuple[Row, ...]
 
     @property
     def total(self) -> float:
         """The mean sum."""
-        return statistics.fmean(self.scores["total"])
+        return statistics.fmean(row.total for row in self.rows)
 
     def changes(self, other: Self) -> list[float]:
         """Of the sum against another trial, seed by seed."""
-        return [mine - theirs for mine, theirs in zip(self.scores["total"], other.scores["total"], strict=True)]
+        return [mine.total - theirs.total for mine, theirs in zip(self.rows, other.rows, strict=True)]
+
+    def change(self, other: Self) -> Change:
+        """Its scores less those of another trial."""
+        return change_of(SET, " ".join(self.settings), self.rows, other.rows)
 
 
 @dataclass(frozen=True)
@@ -79,10 +74,10 @@ def standard_error(trials: Sequence[Trial], as_is: Trial) -> float:
     Raises:
         ValueError: there are fewer than two seeds.
     """
-    if len(as_is.scores["total"]) < LEAST_SEEDS:
+    if len(as_is.rows) < LEAST_SEEDS:
         raise ValueError("the error of a change needs two seeds at least")
     variances = [statistics.variance(trial.changes(as_is)) for trial in trials]
-    return sqrt(statistics.fmean(variances) / len(as_is.scores["total"])) if variances else 0.0
+    return sqrt(statistics.fmean(variances) / len(as_is.rows)) if variances else 0.0
 
 
 def winners(trials: Sequence[Trial], as_is: Trial, rules: ChoiceRules) -> list[Trial]:
@@ -130,4 +125,4 @@ def scored(ensemble: Ensemble, settings: Settings, ablation: Callable[[Ensemble]
     """An ensemble with some settings, scored by an ablation's probe; what its table has is not scored again."""
     measured = ablation(ensemble)
     measured.measure([ensemble.whole])
-    return Trial.of(settings, measured.rows(ensemble.whole))
+    return Trial(settings, tuple(measured.rows(ensemble.whole)))

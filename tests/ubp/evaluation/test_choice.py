@@ -5,6 +5,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from ubp.data.targets import TASKS
+from ubp.evaluation.ablation import Row
 from ubp.evaluation.choice import AS_IS, ChoiceRules, Trial, choose, standard_error, winners
 from ubp.io.errors import UserError
 
@@ -12,7 +14,20 @@ RULES = ChoiceRules(2.0)
 
 
 def trial(settings, *totals):
-    return Trial(tuple(settings), 3, {"churn": list(totals), "total": list(totals)})
+    tasks = dict.fromkeys((task.name for task in TASKS), None)
+    rows = [
+        Row("log", "merge", "a+b", 3, "quick", seed, **(tasks | {"churn": total}), total=total, made_from=str(settings))
+        for seed, total in enumerate(totals)
+    ]
+    return Trial(tuple(settings), tuple(rows))
+
+
+def test_a_change_says_what_is_another_and_what_it_moved():
+    change = trial(["a=1", "b=2"], 1.1, 2.4).change(trial(AS_IS, 1.0, 2.0))
+    assert (change.kind, change.block, change.blocks, change.columns, change.seeds) == ("set", "a=1 b=2", 2, 3, 2)
+    assert (change.total, change.change, change.churn) == pytest.approx((1.75, 0.25, 0.25))
+    assert change.spread == pytest.approx(np.std([0.1, 0.4], ddof=1))
+    assert change.conversion is None
 
 
 def test_the_error_is_that_of_the_mean_change_pooled_over_the_trials():
