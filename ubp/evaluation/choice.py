@@ -125,4 +125,6 @@ def scored(ensemble: Ensemble, settings: Settings, ablation: Callable[[Ensemble]
     """An ensemble with some settings, scored by an ablation's probe; what its table has is not scored again."""
     measured = ablation(ensemble)
     measured.measure([ensemble.whole])
-    return Trial(settings, tuple(measured.rows(ensemble.whole)))
+    trial = Trial(settings, tuple(measured.rows(ensemble.whole)))
+    logger.info("%s: %.4f", " ".join(settings) or "as it is", trial.total)
+    return trial
