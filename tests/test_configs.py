@@ -224,6 +224,7 @@ def test_the_demo_scores_by_one_seed_of_the_quick_probe():
     assert list(config_at(CONFIGS / "scripts" / "demo.yaml").quick_seeds) == [1278]
 
 
+@pytest.mark.full
 def test_a_config_needs_no_more_than_its_command_line():
     asked = {
         "evaluate": {"embeddings"}, "linear_reading": {"embeddings"}, "judge_steps": {"embeddings"},

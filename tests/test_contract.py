@@ -1,8 +1,7 @@
 """What every block of the registry promises: one test over all of them, in this process, on tiny logs of all shapes.
 
-A log leaves out the blocks whose events it lacks. Among the fast tests are a log of many events a client and
-two of few; on one of these networks, which are slow, do not run there, and language models run on the first alone.
-The others are among the full ones.
+A log leaves out the blocks whose events it lacks. Among the fast tests are a log of many events a client, and two of
+few, on which networks, and what reads them, do not run there. The others are among the full ones.
 """
 
 import copy
@@ -45,7 +44,7 @@ def cases() -> Iterator[pytest.ParameterSet]:
     for log in tiny.LOGS:
         for entry in registry.blocks():
             slow = log in ("default", "dense", tiny.OWN_TYPES) or (log != "tiny" and entry.folder == "LLM")
-            slow |= log == "sparse" and entry.gpu  # on purchases alone, which are as few, the networks run too
+            slow |= log != "tiny" and (entry.gpu or bool(entry.after))
             if entry.name not in LEFT_OUT.get(log, ()):
                 yield pytest.param((log, entry.name), marks=[pytest.mark.full] * slow, id=f"{log}-{entry.name}")
 

@@ -177,13 +177,13 @@ def require_equal(table: EmbeddingTable, wanted: dict[int, dict[str, float]]) ->
 
 LOGS = [
     (0, [], None),
-    (1, [SEARCH], None),
-    (2, [ADD, VISIT], None),
-    (3, [], datetime(2023, 1, 20, 13, 30, 5)),
+    pytest.param(1, [SEARCH], None, marks=pytest.mark.full),
+    pytest.param(2, [ADD, VISIT], None, marks=pytest.mark.long),
+    pytest.param(3, [], datetime(2023, 1, 20, 13, 30, 5), marks=pytest.mark.long),
     (4, [REMOVE], datetime(2022, 12, 14)),
     (5, [ADD, REMOVE, VISIT, SEARCH], None),  # a log of purchases alone
     (6, [], 7 * DAY),  # an event on the very border of a window
-    (7, [], 60 * DAY),
+    pytest.param(7, [], 60 * DAY, marks=pytest.mark.long),
 ]
 
 

@@ -277,6 +277,7 @@ def nearest(queries, among):
     return distances.argsort(axis=1, kind="stable")
 
 
+@pytest.mark.full
 def test_a_neighbour_of_yesterday_is_still_one_today(run, paths):
     """Two days' profiles lie in one space: the merge is not fitted anew, so they can be compared."""
     for day in ("2023-02-05", "2023-02-06"):
@@ -353,6 +354,7 @@ def changed(_):
     raise UserError("they changed")
 
 
+@pytest.mark.full
 def test_a_merge_of_a_block_that_is_made_anew_is_refused(run, paths, monkeypatch):
     make_purchases(paths)
     words = ("--config-name=basics", "name=bought", *(f"~blocks.{name}" for name in BLOCKS), "+blocks.purchases={}")

@@ -123,6 +123,7 @@ def test_the_demos_grocer(tmp_path):
     assert set(history.clients.tolist()) <= set(range(1, CLIENTS))
 
 
+@pytest.mark.full
 def test_event_types_of_the_logs_own(bank_files, tmp_path, capsys):
     """The bank's refunds as a type of their own, and a branch where a payment was made."""
     found = yaml.safe_load((CONFIGS / "schema" / "bank.yaml").read_text())

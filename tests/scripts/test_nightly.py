@@ -115,6 +115,7 @@ def test_all_clients_every_night(night, paths):
     assert set(day_of(paths, NEXT)["client_id"]) >= set(day_of(paths, NIGHT)["client_id"])
 
 
+@pytest.mark.full
 def test_nights_that_were_left_out_are_made_up_for(night, paths):
     night("2023-02-03")
     night(NEXT)
@@ -240,6 +241,7 @@ def test_the_store_is_continued_and_not_built(paths, monkeypatch, night):
     assert len(build_or_open(whole).time) == sum(whole.rows(kind) for kind in schema.EVENT_TYPES)
 
 
+@pytest.mark.full
 def test_the_probe_begins_a_fortnight_after_the_model(run, paths):
     for file in paths.raw.glob("*.parquet"):
         table = pl.read_parquet(file)
@@ -325,6 +327,7 @@ def test_a_store_is_continued_from_what_was_taken_in(run, own, monkeypatch):
     assert not paths.sequences(before.events_fingerprint).exists()  # nobody will ask for it again
 
 
+@pytest.mark.full
 def test_the_stores_before_a_night_that_was_not_given_again_are_removed_by_the_next(run, own, monkeypatch):
     folder, paths = own
     before = ChallengeData(paths, True)

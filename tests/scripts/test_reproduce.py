@@ -161,6 +161,7 @@ def test_a_changed_value_of_a_block_is_found_and_named(run, paths):
     assert out.count("same bits") == 2  # the statistics, and the entry, which was made before
 
 
+@pytest.mark.full
 def test_a_changed_byte_of_an_entry_is_found_and_named(run):
     file = run.entry / "embeddings.npy"
     content = bytearray(file.read_bytes())

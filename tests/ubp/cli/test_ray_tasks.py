@@ -81,6 +81,7 @@ def test_without_ray(monkeypatch):
         pass
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_no_cluster_at_the_address(monkeypatch, address):
     pytest.importorskip("ray", reason="Ray is not installed")
@@ -135,6 +136,16 @@ def command(name: str, *more: str) -> Job:
     entry = block(name)
     words = [sys.executable, str(REPOSITORY / entry.command), *entry.overrides, *tiny.overrides(entry), *more]
     return Job(name, words, name, 1)
+
+
+# Long enough for a kill in its midst.
+LONG = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30", "trainer.threads=1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_history, tmp_path_factory) -> bytes:
+    """The long job's block as this machine makes it, with two threads."""
+    return here(written(make_history(), tmp_path_factory.mktemp("undisturbed") / "data"), LONG, threads=2)
 
 
 def on_cluster(paths: DataPaths, jobs: list[Job], logs: Path, cpus: int = 1) -> None:
@@ -193,29 +204,24 @@ class TestOnTwoNodes:
         for job in jobs:
             assert log.block(job.name, submit=True).read_bytes() == here(other, job)
 
-    def test_a_killed_worker_costs_its_task_and_not_the_run(self, log, make_history, tmp_path):
-        job = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30")
+    def test_a_killed_worker_costs_its_task_and_not_the_run(self, log, undisturbed, tmp_path):
         text = watched(
-            log, job, tmp_path / "logs", 1, "epoch 2 of 30", lambda _, pid: os.kill(int(pid), signal.SIGKILL)
+            log, LONG, tmp_path / "logs", 2, "epoch 2 of 30", lambda _, pid: os.kill(int(pid), signal.SIGKILL)
         )
         assert len(ON.findall(text)) == 2
         assert "taking up the run" in text
-        assert log.block(job.name, submit=True).read_bytes() == here(written(make_history(), tmp_path / "other"), job)
+        assert log.block(LONG.name, submit=True).read_bytes() == undisturbed
 
-    def test_a_killed_node_costs_its_tasks_and_not_the_run(self, nodes, log, make_history, tmp_path):
-        job = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30", "trainer.threads=1")
-
+    def test_a_killed_node_costs_its_tasks_and_not_the_run(self, nodes, log, undisturbed, tmp_path):
         def replace_node(node: str, _: str) -> None:
             assert nodes.second.node_id.startswith(node)  # the only one with two cores
             nodes.cluster.remove_node(nodes.second, allow_graceful=False)
             nodes.second = nodes.cluster.add_node(num_cpus=2, object_store_memory=STORE)
 
-        text = watched(log, job, tmp_path / "logs", 2, "epoch 2 of 30", replace_node)
+        text = watched(log, LONG, tmp_path / "logs", 2, "epoch 2 of 30", replace_node)
         (first, _), (second, _) = ON.findall(text)
         assert first != second
-        assert log.block(job.name, submit=True).read_bytes() == here(
-            written(make_history(), tmp_path / "other"), job, threads=2
-        )
+        assert log.block(LONG.name, submit=True).read_bytes() == undisturbed
 
     def test_a_command_that_says_its_memory_runs_where_a_node_has_it(self, nodes, log, tmp_path, capsys):
         script, logs = REPOSITORY / "ALS" / "als_embeddings.py", tmp_path / "logs"

@@ -110,6 +110,7 @@ def cores(monkeypatch):
     return lambda number: monkeypatch.setattr(scoring.machine, "threads", lambda: number)
 
 
+@pytest.mark.full
 def test_scores_are_the_same_bits_whatever_the_number_of_cores(local, folder, cores):
     profiles = load_profiles("block", folder, local)
     probe = replace(TINY, width=64, hidden=128, epochs=2, seeds=(0, 1, 2), side_by_side=True)
