@@ -204,6 +204,7 @@ class TestOnTwoNodes:
         for job in jobs:
             assert log.block(job.name, submit=True).read_bytes() == here(other, job)
 
+    @pytest.mark.long
     def test_a_killed_worker_costs_its_task_and_not_the_run(self, log, undisturbed, tmp_path):
         text = watched(
             log, LONG, tmp_path / "logs", 2, "epoch 2 of 30", lambda _, pid: os.kill(int(pid), signal.SIGKILL)
@@ -264,7 +265,11 @@ class TestOnTwoNodes:
     @pytest.mark.parametrize(
         ("name", "words"),
         [
-            ("als_64_buy_add_categories", ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"]),
+            pytest.param(
+                "als_64_buy_add_categories",
+                ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"],
+                marks=pytest.mark.long,
+            ),
             ("numeric_features", ["scripts/all_embeddings.py", "only=[numeric_features]"]),
         ],
     )
