@@ -56,7 +56,7 @@ def test_called_with_a_config_it_is_the_function():
     assert seed_of.__wrapped__ is not seed_of
 
 
-@pytest.mark.parametrize(("words", "times"), [([], 1), (["hydra.mode=RUN"], 2), (["--multirun", "seed=1,2"], 3)])
+@pytest.mark.parametrize(("words", "times"), [([], 1), (["hydra.mode=RUN"], 2)])
 def test_the_config_is_composed_once_where_the_command_line_names_no_mode(words, times, tmp_path, monkeypatch):
     composed_for, compose_, get_mode = [], ConfigLoaderImpl.load_configuration, Hydra.get_mode
     monkeypatch.setattr(
