@@ -30,6 +30,19 @@ def few(examples: int) -> int:
     return examples if settings.default.max_examples > 40 else max(5, examples // 3)
 
 
+# Files that take long, the longest first: they begin first, so that no process has one left when the other has ended.
+_LONGEST = (
+    *("test_contract", "test_commands", "test_ray_tasks", "test_object_store", "test_ray_spread", "test_ray_train"),
+    *("test_kills", "test_nightly_page", "test_own_log_page", "test_reproduce", "test_gpu", "test_dirty_logs"),
+    *("test_two_at_once", "test_export", "test_dcn_recipe", "test_configs", "test_wide_features_by_shards"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 CLIENTS, SKUS, CATEGORIES, URLS, DAYS = 60, 80, 8, 30, 70
 START = datetime(2022, 12, 1)  # the history runs over New Year
 END = START + timedelta(days=DAYS - 1, hours=21, minutes=17, seconds=5)  # of the last purchase

@@ -63,7 +63,8 @@ def _ended(words: Sequence[str]) -> Done:
     sys.argv = [program, *arguments]
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            importlib.import_module(program.removesuffix(".py").replace("/", ".")).main()
+            script = Path(program).relative_to(REPOSITORY) if Path(program).is_absolute() else Path(program)
+            importlib.import_module(".".join(script.with_suffix("").parts)).main()
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else 1
         except Exception:  # noqa: BLE001 (whatever it is, the next command is run)

@@ -15,6 +15,7 @@ import pytest
 
 from tests import tiny
 from tests.conftest import History
+from tests.one_process import run_in_one_process
 from tests.ubp.cli.conftest import STORE
 from ubp.blocks.registry import block
 from ubp.cli.jobs import Job, JobFailed, Limits, run_jobs
@@ -201,8 +202,10 @@ class TestOnTwoNodes:
         other = written(make_history(), tmp_path / "other")
         jobs = [command(name) for name in ("stat_features", "als_64_buy_add_categories", "next_sku_128_4_4")]
         on_cluster(log, jobs, tmp_path / "logs")
+        alone = run_in_one_process(other.root, {job.name: job.words[1:] for job in jobs}, POLARS_MAX_THREADS="1")
+        assert {done.code for done in alone.values()} == {0}, alone
         for job in jobs:
-            assert log.block(job.name, submit=True).read_bytes() == here(other, job)
+            assert log.block(job.name, submit=True).read_bytes() == other.block(job.name, submit=True).read_bytes()
 
     @pytest.mark.long
     def test_a_killed_worker_costs_its_task_and_not_the_run(self, log, undisturbed, tmp_path):
