@@ -39,6 +39,10 @@ _LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What begins first; and the tests of what only measures are among the full ones."""
+    for item in items:
+        if item.path.parent.name == "benchmarks":
+            item.add_marker(pytest.mark.full)
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

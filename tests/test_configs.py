@@ -67,7 +67,10 @@ FIRST = {NAMED[[path.parent for path in NAMED].index(folder)] for folder in FOLD
     ("path", "preset"),
     [
         *(pytest.param(path, "full", id=f"{name_of(path)}-full") for path in NAMED),
-        *(pytest.param(path, "demo", id=f"{name_of(path)}-demo") for path in sorted(OVERLAID | SHARING | FIRST)),
+        *(
+            pytest.param(path, "demo", id=f"{name_of(path)}-demo", marks=pytest.mark.full)
+            for path in sorted(OVERLAID | SHARING | FIRST)
+        ),
     ],
 )
 def test_every_config_composes(path, preset):

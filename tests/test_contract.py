@@ -1,8 +1,9 @@
 """What every block of the registry promises: one test over all of them, in this process, on tiny logs of all shapes.
 
-A log leaves out the blocks whose events it lacks. Among the fast tests are a log of many events a client, and two of
-few, on which networks, and what reads them, do not run there; among the full ones the rest of these, and a log with
-event types of its own. The challenge's shape, and more of the language models, are among the long ones.
+A log leaves out the blocks whose events it lacks. Among the fast tests are a log of many events a client, without
+language models, and two of few, on which networks, and what reads them, do not run there; among the full ones the
+rest of these, and a log with event types of its own. The challenge's shape, and more of the language models, are among
+the long ones.
 """
 
 import copy
@@ -45,6 +46,7 @@ def cases() -> Iterator[pytest.ParameterSet]:
     for log in tiny.LOGS:
         for entry in registry.blocks():
             slow = log != "tiny" and (log == tiny.OWN_TYPES or entry.gpu or bool(entry.after))
+            slow |= entry.folder in ("LLM", "stacker")
             again = log in ("default", "dense") or (entry.folder == "LLM" and log not in ("tiny", tiny.OWN_TYPES))
             marks = [pytest.mark.full] * slow + [pytest.mark.long] * again
             if entry.name not in LEFT_OUT.get(log, ()):

@@ -142,12 +142,14 @@ def test_nothing_at_or_after_the_day_is_read(tmp_path):
 # --- what it learns from ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_one_snapshot_is_enough(history, capsys):
     table = fitted(history, "snapshots.count=1").encode(history)
     assert np.isfinite(table.vectors).all()
     assert "held-out rows: clients on days, none of these clients learned from" in one_line(capsys)
 
 
+@pytest.mark.full
 def test_what_it_is_judged_by_is_said(history, capsys):
     fitted(history, "model.refit=false")
     assert "held-out clients, in the newest window" in one_line(capsys)

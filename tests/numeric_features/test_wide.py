@@ -39,6 +39,7 @@ def recipe(**weights):
     return NumericFeaturesWideRecipe(WideSettings(components=4, rhythm=True), GroupSettings(weights, 5))
 
 
+@pytest.mark.full
 def test_each_group_has_a_length_of_its_weight_and_each_column_a_name(data, tmp_path):
     history, _ = data()
     block = recipe(counts=4.0).fit(history, 0, tmp_path).block
@@ -55,6 +56,7 @@ def test_each_group_has_a_length_of_its_weight_and_each_column_a_name(data, tmp_
     assert names[-1].endswith("_120d")
 
 
+@pytest.mark.full
 def test_the_events_that_are_kept_give_the_bits_of_the_event_files(data, tmp_path, monkeypatch):
     history, _ = data()
     block = recipe().fit(history, 0, tmp_path).block

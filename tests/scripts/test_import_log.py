@@ -94,6 +94,7 @@ def test_the_clickstream(tmp_path):
     assert table["price"][cheapest] == 0
 
 
+@pytest.mark.full
 def test_the_demos_grocer(tmp_path):
     """Small tables of the columns that the package has."""
     rng = np.random.default_rng(0)

@@ -138,6 +138,7 @@ def test_the_same_night_again_changes_nothing(night, paths):
     assert day_of(paths, NEXT).equals(content)
 
 
+@pytest.mark.full
 def test_a_night_before_the_last_one_and_one_after_the_log(night):
     night(NEXT)
     assert f"day={NIGHT}: there are profiles of {NEXT} already" in night(NIGHT, code=1)
@@ -197,6 +198,7 @@ class Turned(Purchases):
         return cls(state.arrays["turn"], state.arrays["shift"])
 
 
+@pytest.mark.full
 def test_a_retrained_space_is_turned_onto_the_old_one(night, paths):
     night(NIGHT)
     old = load(paths.model("purchases", True))
@@ -217,6 +219,7 @@ def test_a_retrained_space_is_turned_onto_the_old_one(night, paths):
     assert found(paths, "2023-02-07")["canaries"]["quiet_below"] == 0
 
 
+@pytest.mark.full
 def test_a_new_space_where_nothing_is_to_be_turned(night, paths):
     night(NIGHT)
     turned_model(paths, np.eye(3)[:, ::-1].copy(), np.zeros(3))

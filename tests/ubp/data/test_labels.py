@@ -77,7 +77,7 @@ def reference(log, snapshot, space) -> dict[str, list]:
     return {"clients": known, **found}
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(4, 8))])
 def test_are_those_of_plain_python(seed, tmp_path):
     log = random_log(seed)
     history = opened(log, tmp_path, as_of=None if seed % 2 else MIDDLE + timedelta(hours=6))
