@@ -12,11 +12,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A file's tests stay together: what they share is made once. One thread each, so that the processes leave each other room.
+# A file's tests stay together: what they share is made once; the longest files begin. One thread each, so that the processes leave each other room.
 WORKERS ?= 2
 # Half the days and half the epochs: docs/ablations.md has what that costs.
 QUICK_DCN := ["snapshots.count=13","snapshots.stride=14","trainer.max_epochs=3"]
-TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo demo-quick setup test test-full test-long lint audit clean
 

@@ -1,9 +1,11 @@
 """A tiny synthetic history in the challenge's raw layout, for every test that needs one."""
 
 import json
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,29 @@ from ubp.data.schema import EventType
 settings.register_profile("house", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=40)
 settings.load_profile("house")
+
+
+def few(examples: int) -> int:
+    """So many examples of a test that draws long ones; a third, and five at least, in ``make test``."""
+    return examples if settings.default.max_examples > 40 else max(5, examples // 3)
+
+
+# Files that take long, the longest first: they begin first, so that no process has one left when the other has ended.
+_LONGEST = (
+    *("test_contract", "test_commands", "test_ray_tasks", "test_object_store", "test_ray_spread", "test_ray_train"),
+    *("test_kills", "test_nightly_page", "test_own_log_page", "test_reproduce", "test_gpu", "test_dirty_logs"),
+    *("test_two_at_once", "test_export", "test_dcn_recipe", "test_configs", "test_wide_features_by_shards"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What begins first; and the tests of what only measures are among the full ones."""
+    for item in items:
+        if item.path.parent.name == "benchmarks":
+            item.add_marker(pytest.mark.full)
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 CLIENTS, SKUS, CATEGORIES, URLS, DAYS = 60, 80, 8, 30, 70
 START = datetime(2022, 12, 1)  # the history runs over New Year
@@ -72,6 +97,13 @@ class History:
 
 def synthetic(seed: int = 0, empty: Collection[EventType] = (), clients: int = CLIENTS) -> History:
     """A seeded history: clients have favourite categories; some occur in one file or with one event only."""
+    events, properties = _drawn(seed, clients)
+    return History({kind: table.clear() if kind in empty else table for kind, table in events.items()}, properties)
+
+
+@cache
+def _drawn(seed: int, clients: int) -> tuple[dict[EventType, pl.DataFrame], pl.DataFrame]:
+    """Its tables, drawn once: nobody changes a table, but puts another in its place."""
     rng = np.random.default_rng(seed)
     category = rng.integers(0, CATEGORIES, SKUS)
     properties = pl.DataFrame(
@@ -112,9 +144,16 @@ def synthetic(seed: int = 0, empty: Collection[EventType] = (), clients: int = C
             codes = rng.integers(0, 256, (len(owner), schema.CODES))
             values = pl.Series(subject, [codes_text(row) for row in codes], dtype=pl.String)
         columns = {schema.CLIENT_ID: ids[owner], schema.TIMESTAMP: times, subject: values}
-        table = pl.DataFrame(columns, schema_overrides={schema.TIMESTAMP: pl.Datetime("us")})
-        events[event_type] = table.clear() if event_type in empty else table
-    return History(events, properties)
+        events[event_type] = pl.DataFrame(columns, schema_overrides={schema.TIMESTAMP: pl.Datetime("us")})
+    return events, properties
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_flushes() -> Iterator[None]:
+    """Nothing that a test writes has to outlive a power cut; commands that are processes of their own flush as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Pages of docs/ as tests take them: what they quote, and their commands run as they stand."""
 
+import json
 import os
 import re
 import shlex
@@ -8,7 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import tiny
+from ubp.blocks import registry
 from ubp.data.paths import REPOSITORY
+
+# Networks as small as those of the other tests.
+SMALL = f"overrides={{dcn: {json.dumps(tiny.overrides(registry.block('dcn')))}}}"
 
 
 class Page:
@@ -28,6 +34,8 @@ class Page:
         for line in (line for block in self.quoted("sh") for line in block.splitlines()):
             words = shlex.split(line.replace("clients=1_000", clients).replace("data/", f"{folder}/"))
             words[0] = {"python": sys.executable}.get(words[0], words[0])
+            if line.startswith("sh get_all_embeddings.sh"):
+                words.append(SMALL)
             done = subprocess.run(
                 words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=600
             )

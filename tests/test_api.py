@@ -46,6 +46,7 @@ def test_the_readmes_lines_run(paths, tmp_path, monkeypatch, capsys):
     assert np.isfinite(names["profiles"].vectors).all()
 
 
+@pytest.mark.full
 def test_global_state_stays_as_it_was(paths):
     history = ubp.open_history(paths.root, submit=False)
     torch.use_deterministic_algorithms(False)

@@ -1,4 +1,8 @@
-"""The commands, end to end on a tiny history: as a user runs them, each a process of its own."""
+"""The commands, end to end on a tiny history: as a user runs them, and again in another process.
+
+All blocks are made by ``sh get_all_embeddings.sh``, each command a process of its own. What is given a second time runs
+in one process: most of a tiny command's time goes to what it imports.
+"""
 
 import importlib
 import json
@@ -8,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import polars as pl
 import pytest
 
 from tests import tiny
+from tests.one_process import Done, run_in_one_process
 from ubp.blocks import registry
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.entry import read_entry, violations
@@ -31,8 +35,6 @@ pytestmark = pytest.mark.full
 EMBEDDINGS = {entry.name: [*entry.line.split(), *tiny.overrides(entry)] for entry in registry.blocks()}
 # What the language model reads.
 TEXTS = {entry.name: [*entry.line.split(), "preset=demo"] for entry in registry.entries() if not entry.is_block}
-# The merge reads what this run made of its blocks.
-AFTER = {entry.name: entry.after for entry in registry.entries()} | {"merge": tuple(EMBEDDINGS)}
 SPLIT = ["scripts/split.py"]
 MERGED = list(composed(CONFIGS / "merge", "basics").blocks)
 MERGE = ["scripts/merge.py", "--config-name=basics"]
@@ -68,42 +70,29 @@ ALL = {
 CLOSING = re.compile(r"(?P<what>[^·]+) · (?P<clients>[\d,]+) clients × (?P<columns>[\d,]+) columns · [\d.]+ s · [\d,]+ MB · (?P<path>.+)")  # noqa: E501  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def last(self) -> str:
-        return self.out.splitlines()[-1] if self.out else ""
-
-
 def run(root: Path, words: Sequence[str], folder: Path = REPOSITORY, **environment: str) -> Done:
     program, *arguments = words
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     variables |= {"CHALLENGE_DATA_PATH": str(root), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, str(REPOSITORY / program), *arguments]
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False, timeout=300)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def run_all(root: Path, lines: dict[str, Sequence[str]], **environment: str) -> dict[str, Done]:
-    """Commands two at a time, each after those whose results it reads (they stand before it)."""
-    started: dict[str, Future[Done]] = {}
-
-    def in_turn(name: str) -> Done:
-        for other in AFTER.get(name, ()):
-            if other in started:
-                started[other].result()
-        return run(root, lines[name], **environment)
-
-    with ThreadPoolExecutor(2) as pool:
-        for name in lines:
-            started[name] = pool.submit(in_turn, name)
-        return {name: future.result() for name, future in started.items()}
+def run_the_script(root: Path) -> dict[str, Done]:
+    """Every block, and the texts, by the script that makes them all: what each command's own log says."""
+    own = {**TEXTS, **EMBEDDINGS}
+    words = {entry.name: own[entry.name][len(entry.line.split()) :] for entry in registry.entries()}
+    told = ", ".join(f"{name}: {json.dumps(more)}" for name, more in words.items() if more)
+    line = ["/bin/sh", str(REPOSITORY / "get_all_embeddings.sh"), "submit=False", "jobs=2", f"overrides={{{told}}}"]
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    variables |= {"CHALLENGE_DATA_PATH": str(root), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+    done = subprocess.run(
+        line, cwd=root.parent, env=variables, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (root / "hydra" / "all_embeddings").iterdir()
+    return {name: Done(0, (folder / f"{name}.log").read_text(), "") for name in words}
 
 
 def with_words(lines: dict[str, Sequence[str]], *words: str) -> dict[str, list[str]]:
@@ -124,13 +113,10 @@ def journey(make_history, tmp_path_factory) -> Journey:
     root = tmp_path_factory.mktemp("journey") / "data"
     paths = make_history().write(root)
     runs = {"split": run(root, SPLIT)}
-    runs |= run_all(root, with_words(TEXTS, "submit=False"))
-    runs |= run_all(root, with_words(EMBEDDINGS, "submit=False"))
+    runs |= run_the_script(root)
     runs["merge"] = run(root, [*MERGE, "submit=False"])
-    runs |= run_all(
-        root,
-        {"validate": ["scripts/validate.py", f"entry={root}/embeddings_local/basics"], "evaluate": EVALUATE},
-    )
+    runs["validate"] = run(root, ["scripts/validate.py", f"entry={root}/embeddings_local/basics"])
+    runs["evaluate"] = run(root, EVALUATE)
     return Journey(paths, runs)
 
 
@@ -142,12 +128,11 @@ def first_blocks(journey) -> dict[str, EmbeddingTable]:
 
 @pytest.fixture(scope="module")
 def submitted(journey) -> Journey:
-    """Every block and the merge with submit=True, after the split."""
-    root = journey.paths.root
-    runs = run_all(root, with_words(TEXTS, "submit=True"))
-    runs |= run_all(root, with_words(EMBEDDINGS, "submit=True"))
-    runs["merge"] = run(root, [*MERGE, "submit=True"])
-    return Journey(journey.paths, runs)
+    """A merge and its blocks with submit=True, after the split."""
+    blocks = {name: EMBEDDINGS[name] for name in MERGED}
+    return Journey(
+        journey.paths, run_in_one_process(journey.paths.root, with_words({**blocks, "merge": MERGE}, "submit=True"))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -155,17 +140,17 @@ def again(journey, first_blocks, submitted) -> dict[str, Done]:
     """The same command lines a second time."""
     assert first_blocks
     assert submitted.runs
-    return run_all(
-        journey.paths.root, {**with_words({**TEXTS, **EMBEDDINGS, "merge": MERGE}, "submit=False"), "split": SPLIT}
-    )
+    lines = with_words({**TEXTS, **EMBEDDINGS, "merge": MERGE}, "submit=False")
+    return run_in_one_process(journey.paths.root, {**lines, "split": SPLIT})
 
 
 @pytest.fixture(scope="module")
 def overwritten(journey, again) -> dict[str, Done]:
     """Once more with overwrite=True, and PYTHONPATH as the seeds set it."""
     assert again
-    lines = {**with_words({**EMBEDDINGS, "merge": MERGE}, "submit=False"), "split": SPLIT}
-    return run_all(journey.paths.root, with_words(lines, "overwrite=True"), PYTHONPATH="./")
+    lines = with_words({**EMBEDDINGS, "merge": MERGE}, "submit=False")
+    lines = with_words({**lines, "split": SPLIT}, "overwrite=True")
+    return run_in_one_process(journey.paths.root, lines, PYTHONPATH="./")
 
 
 def changed_times(root: Path) -> dict[Path, int]:
@@ -178,7 +163,7 @@ def changed_times(root: Path) -> dict[Path, int]:
 def test_every_stage_succeeds_and_ends_with_its_line(journey):
     for name, done in journey.runs.items():
         assert done.code == 0, (name, done.err)
-        assert "Traceback" not in done.err
+        assert "Traceback" not in done.out + done.err
         assert re.search(r" · [\d.]+ s · [\d,]+ MB · /", done.last), name
         assert done.last.endswith(str(journey.paths.raw / "input") if name == "split" else done.last.split(" · ")[-1])
     assert journey.runs["validate"].last.startswith("basics is valid (local) · ")

@@ -67,7 +67,10 @@ FIRST = {NAMED[[path.parent for path in NAMED].index(folder)] for folder in FOLD
     ("path", "preset"),
     [
         *(pytest.param(path, "full", id=f"{name_of(path)}-full") for path in NAMED),
-        *(pytest.param(path, "demo", id=f"{name_of(path)}-demo") for path in sorted(OVERLAID | SHARING | FIRST)),
+        *(
+            pytest.param(path, "demo", id=f"{name_of(path)}-demo", marks=pytest.mark.full)
+            for path in sorted(OVERLAID | SHARING | FIRST)
+        ),
     ],
 )
 def test_every_config_composes(path, preset):
@@ -224,6 +227,7 @@ def test_the_demo_scores_by_one_seed_of_the_quick_probe():
     assert list(config_at(CONFIGS / "scripts" / "demo.yaml").quick_seeds) == [1278]
 
 
+@pytest.mark.full
 def test_a_config_needs_no_more_than_its_command_line():
     asked = {
         "evaluate": {"embeddings"}, "linear_reading": {"embeddings"}, "judge_steps": {"embeddings"},

@@ -1,8 +1,9 @@
 """What every block of the registry promises: one test over all of them, in this process, on tiny logs of all shapes.
 
-A log leaves out the blocks whose events it lacks. Among the fast tests are a log of many events a client and
-two of few; on one of these networks, which are slow, do not run there, and language models run on the first alone.
-The others are among the full ones.
+A log leaves out the blocks whose events it lacks. Among the fast tests are a log of many events a client, without
+language models, and two of few, on which networks, and what reads them, do not run there; among the full ones the
+rest of these, and a log with event types of its own. The challenge's shape, and more of the language models, are among
+the long ones.
 """
 
 import copy
@@ -44,10 +45,12 @@ def cases() -> Iterator[pytest.ParameterSet]:
     """Each log with each block that can be made of it."""
     for log in tiny.LOGS:
         for entry in registry.blocks():
-            slow = log in ("default", "dense", tiny.OWN_TYPES) or (log != "tiny" and entry.folder == "LLM")
-            slow |= log == "sparse" and entry.gpu  # on purchases alone, which are as few, the networks run too
+            slow = log != "tiny" and (log == tiny.OWN_TYPES or entry.gpu or bool(entry.after))
+            slow |= entry.folder in ("LLM", "stacker")
+            again = log in ("default", "dense") or (entry.folder == "LLM" and log not in ("tiny", tiny.OWN_TYPES))
+            marks = [pytest.mark.full] * slow + [pytest.mark.long] * again
             if entry.name not in LEFT_OUT.get(log, ()):
-                yield pytest.param((log, entry.name), marks=[pytest.mark.full] * slow, id=f"{log}-{entry.name}")
+                yield pytest.param((log, entry.name), marks=marks, id=f"{log}-{entry.name}")
 
 
 @dataclass(frozen=True)

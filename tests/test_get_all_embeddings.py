@@ -1,4 +1,7 @@
-"""The shell script: the published commands, in order or several at once, until one fails; once for real."""
+"""The shell script: the published commands, in order or several at once, until one fails.
+
+For real, on a tiny history, it makes all blocks in `tests.test_commands`.
+"""
 
 import os
 import re
@@ -298,9 +301,7 @@ def test_a_command_that_really_fails_is_named(tmp_path, jobs):
     assert re.match(r"error: python [\w/]+\.py( --config-name=\w+)?: failed with exit code 1", last)
 
 
-@pytest.mark.skipif(
-    not all((REPOSITORY / line.split()[0]).exists() for line in COMMANDS), reason="not all commands are there yet"
-)
+@pytest.mark.long
 def test_all_eighteen_embeddings_on_the_tiny_history(make_history, tmp_path):
     """For real, the demo's sizes: eighteen blocks of one history."""
     paths = make_history(clients=200).write(tmp_path / "data")  # a PCA to 128 columns needs some

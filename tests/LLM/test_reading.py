@@ -80,7 +80,7 @@ def alone(model, found: Tokens, text: int, pooling: str) -> np.ndarray:
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("name", ["tiny_llama", "tiny_bert"])
-@pytest.mark.parametrize("budget", [1, 200, 100_000])
+@pytest.mark.parametrize("budget", [1, *(pytest.param(budget, marks=pytest.mark.full) for budget in (200, 100_000))])
 def test_a_vector_hangs_on_its_own_text_alone(texts, tmp_path, request, name, pooling, budget):
     folder = request.getfixturevalue(name)
     found = tokenised(texts, tmp_path / "tokens", folder)

@@ -87,7 +87,7 @@ def test_what_the_fit_has_read_is_not_read_again(history, tiny_llama, forbid_rea
         block.encode(history, history.relevant_clients, as_of=EARLIER)
 
 
-@pytest.mark.parametrize("overrides", [["pooling=last"], ["n_components=null"]])
+@pytest.mark.parametrize("overrides", [["pooling=last"], pytest.param(["n_components=null"], marks=pytest.mark.full)])
 def test_what_is_saved_is_what_was_fitted(history, tiny_llama, overrides):
     block = fitted(history, tiny_llama, *overrides)
     back = loaded(block, history.paths.cache / "block")
@@ -96,6 +96,7 @@ def test_what_is_saved_is_what_was_fitted(history, tiny_llama, overrides):
     assert back.columns == (4 if block.pca else 32)
 
 
+@pytest.mark.full
 def test_unknown_clients_are_encoded_and_batch_mates_do_not_matter(history, tiny_llama):
     """A third of the clients is not relevant: neither the texts' file nor the PCA knows them."""
     block = fitted(history, tiny_llama)
@@ -121,6 +122,7 @@ def naive(block, history, client: int, folder) -> np.ndarray:
     return (hidden[0].mean(dim=0).double().numpy() - block.pca.mean) @ block.pca.components.T
 
 
+@pytest.mark.full
 def test_another_day_has_its_own_texts_and_nothing_later_is_read(history, tiny_llama, tmp_path, make_history):
     block = fitted(history, tiny_llama)
     then = block.encode(history, as_of=EARLIER)
@@ -142,6 +144,7 @@ def test_another_day_has_its_own_texts_and_nothing_later_is_read(history, tiny_l
     assert same(block.encode(ChallengeData(short, submit=True, as_of=EARLIER)), then)
 
 
+@pytest.mark.full
 def test_a_day_after_the_last_event(history, tiny_llama):
     """Ages count on: the texts of tomorrow differ from today's although nothing happened."""
     block = fitted(history, tiny_llama)

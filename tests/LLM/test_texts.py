@@ -124,7 +124,7 @@ def slow_line(moment, about, event_type, properties, settings, end) -> str:
         TextSettings(["add_to_cart", "page_visit"], newest=9, distinct=True, fields=["category"], labels=False),
     ],
 )
-@pytest.mark.parametrize("as_of", [None, datetime(2023, 1, 9, 12)])
+@pytest.mark.parametrize("as_of", [pytest.param(None, marks=pytest.mark.full), datetime(2023, 1, 9, 12)])
 def test_texts_against_a_slow_reading(paths, tmp_path, monkeypatch, settings, as_of):
     monkeypatch.setattr(module, "_EVENTS_PER_CHUNK", 300)  # many chunks
     data = ChallengeData(paths, submit=True, as_of=as_of)

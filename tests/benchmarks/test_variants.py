@@ -110,6 +110,7 @@ def test_what_is_in_the_table_is_not_scored_again(data, scored):
     assert [row.seed for row in rows_of(config("seeds=[1,2]"), data, PROBE, {row.key for row in rows})] == [2, 2, 2]
 
 
+@pytest.mark.full
 def test_another_probe_or_constant_needs_no_training(data, recipe, scored):
     first = list(rows_of(config(), data, PROBE, set()))
     recipe.fits.clear()
@@ -119,6 +120,7 @@ def test_another_probe_or_constant_needs_no_training(data, recipe, scored):
     assert scored["default 1"][:, 3] == pytest.approx(3 * 32)
 
 
+@pytest.mark.full
 def test_what_a_killed_training_left_is_not_taken_up_by_another_variant(data, recipe):
     next(rows_of(config("only=[default]"), data, PROBE, set()))
     ((_, folder, _),) = recipe.fits
@@ -128,6 +130,7 @@ def test_what_a_killed_training_left_is_not_taken_up_by_another_variant(data, re
     assert recipe.left == [[], []]
 
 
+@pytest.mark.full
 def test_variants_of_the_same_windows_share_what_was_prepared_and_no_checkpoints(data, recipe):
     list(rows_of(config("seeds=[1,2]"), data, PROBE, set()))
     folders = {folder for _, folder, _ in recipe.fits}
@@ -145,6 +148,7 @@ def test_a_training_leaves_its_block(data, recipe, tmp_path):
     assert block.weights[0] == 4
 
 
+@pytest.mark.full
 def test_what_is_prepared_is_told_apart_by_window_and_mask():
     def of(*words):
         return preparation(config_of(variants.registered("dcn"), words))
@@ -155,6 +159,7 @@ def test_what_is_prepared_is_told_apart_by_window_and_mask():
     assert len(set(asked)) == 4
 
 
+@pytest.mark.full
 def test_a_block_without_past_windows_shares_nothing_between_settings():
     def of(*words):
         return preparation(config_of(variants.registered("twhin"), words))

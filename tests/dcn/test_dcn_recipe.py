@@ -142,12 +142,14 @@ def test_nothing_at_or_after_the_day_is_read(tmp_path):
 # --- what it learns from ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_one_snapshot_is_enough(history, capsys):
     table = fitted(history, "snapshots.count=1").encode(history)
     assert np.isfinite(table.vectors).all()
     assert "held-out rows: clients on days, none of these clients learned from" in one_line(capsys)
 
 
+@pytest.mark.full
 def test_what_it_is_judged_by_is_said(history, capsys):
     fitted(history, "model.refit=false")
     assert "held-out clients, in the newest window" in one_line(capsys)
@@ -158,6 +160,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(history, bloc
     assert bits(fitted(history, seed=1)) != bits(block)
 
 
+@pytest.mark.full
 def test_it_is_learned_once_more_from_all_snapshots(history, block):
     once = fitted(history, "model.refit=false")
     shares = [each.model.shares.tolist() for each in (once, block)]
@@ -182,6 +185,7 @@ def test_every_form_of_input_trains(history):
     assert next(iter(vector.model.inputs.values())).width == 3
 
 
+@pytest.mark.full
 def test_a_log_of_purchases_only(tmp_path):
     others = [kind for kind in EVENT_TYPES if kind is not EventType.PRODUCT_BUY]
     paths = written(synthetic(empty=others), tmp_path)
@@ -225,6 +229,7 @@ class InParts(FittedBlock):
     from_state = None
 
 
+@pytest.mark.full
 def test_inputs_are_encoded_in_parts_with_the_same_bits(history, block):
     """Parts are no batches: the network's are the same."""
     small = replace(block, runtime=replace(block.runtime, batch_size=4))

@@ -211,10 +211,15 @@ def cycles(clients=40):
     "sampling",
     [
         FULL,
-        Sampling(4, BATCH, UNIFORM, log_q=True),
-        Sampling(4, BATCH, FREQUENCY, log_q=True),
-        Sampling(4, BATCH, UNIFORM, False),
-        Sampling(4, CLIENT, UNIFORM, False),
+        *(
+            pytest.param(sampling, marks=pytest.mark.full)
+            for sampling in (
+                Sampling(4, BATCH, UNIFORM, log_q=True),
+                Sampling(4, BATCH, FREQUENCY, log_q=True),
+                Sampling(4, BATCH, UNIFORM, False),
+                Sampling(4, CLIENT, UNIFORM, False),
+            )
+        ),
     ],
 )
 def test_a_cycle_is_learnt_and_the_best_epoch_encodes(tmp_path, sampling):

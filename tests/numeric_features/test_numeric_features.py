@@ -177,13 +177,13 @@ def require_equal(table: EmbeddingTable, wanted: dict[int, dict[str, float]]) ->
 
 LOGS = [
     (0, [], None),
-    (1, [SEARCH], None),
-    (2, [ADD, VISIT], None),
-    (3, [], datetime(2023, 1, 20, 13, 30, 5)),
+    pytest.param(1, [SEARCH], None, marks=pytest.mark.full),
+    pytest.param(2, [ADD, VISIT], None, marks=pytest.mark.long),
+    pytest.param(3, [], datetime(2023, 1, 20, 13, 30, 5), marks=pytest.mark.long),
     (4, [REMOVE], datetime(2022, 12, 14)),
     (5, [ADD, REMOVE, VISIT, SEARCH], None),  # a log of purchases alone
     (6, [], 7 * DAY),  # an event on the very border of a window
-    (7, [], 60 * DAY),
+    pytest.param(7, [], 60 * DAY, marks=pytest.mark.long),
 ]
 
 
@@ -221,6 +221,7 @@ def test_the_events_that_are_kept_give_the_bits_of_the_event_files(make_history,
         np.testing.assert_array_equal(kept[1], read[1])
 
 
+@pytest.mark.full
 def test_clients_that_it_is_fitted_to_are_drawn(make_history, tmp_path):
     data = opened(make_history(clients=40), tmp_path / "data")
     some, all_of_them = fitted(data, most_clients=5), fitted(data, most_clients=20)
@@ -269,6 +270,7 @@ def test_the_config_names_the_registrys_recipe():
 # --- what is absent -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_event_types_that_the_log_lacks_are_zeros_also_later(make_history, tmp_path):
     history = make_history(empty=[VISIT], clients=40)
     later = datetime(2023, 1, 25)

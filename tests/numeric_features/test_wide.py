@@ -39,6 +39,7 @@ def recipe(**weights):
     return NumericFeaturesWideRecipe(WideSettings(components=4, rhythm=True), GroupSettings(weights, 5))
 
 
+@pytest.mark.full
 def test_each_group_has_a_length_of_its_weight_and_each_column_a_name(data, tmp_path):
     history, _ = data()
     block = recipe(counts=4.0).fit(history, 0, tmp_path).block
@@ -55,6 +56,7 @@ def test_each_group_has_a_length_of_its_weight_and_each_column_a_name(data, tmp_
     assert names[-1].endswith("_120d")
 
 
+@pytest.mark.full
 def test_the_events_that_are_kept_give_the_bits_of_the_event_files(data, tmp_path, monkeypatch):
     history, _ = data()
     block = recipe().fit(history, 0, tmp_path).block
@@ -90,7 +92,7 @@ def test_the_open_tasks_lists_are_taken_where_there_are_any(data):
     )
 
 
-@pytest.mark.parametrize("shards", [2, 7])
+@pytest.mark.parametrize("shards", [2, pytest.param(7, marks=pytest.mark.long)])
 def test_fitted_by_shards_clients_are_as_far_apart_as_by_one_process(data, tmp_path, shards):
     history, _ = data()
     chosen = recipe(counts=4.0)
@@ -155,6 +157,7 @@ def test_factors_of_parts_are_those_of_the_whole(sizes):
     }
 
 
+@pytest.mark.full
 def test_many_clients_are_encoded_in_parts_with_the_same_bits(data, tmp_path, monkeypatch):
     history, _ = data()
     block = recipe(counts=4.0).fit(history, 0, tmp_path).block

@@ -129,10 +129,11 @@ class Workshop:
         self.folder, self.here, self.files = folder, folder / "data", folder / "files"
         self._contents: dict[str, Content] = {}
         self._client = synthetic().events[EventType.PRODUCT_BUY][schema.CLIENT_ID][0]
-        self._write_files()
 
     def _write_files(self) -> None:
-        """A bank's files, and the same without the last day."""
+        """A bank's files, and the same without the last day; once, when a command asks for them."""
+        if self.files.exists():
+            return
         words = ["log=bank", "clients=40", "days=70", "start=2025-03-01", f"folder={self.files / 'bank'}"]
         assert run(self.folder / "example", ["scripts/make_example_log.py", *words]).code == 0
         (self.files / "early").mkdir()
@@ -143,6 +144,8 @@ class Workshop:
     def words(self, command: Command) -> list[str]:
         values = {"{files}": self.files, "{root}": self.here, "{client}": self._client}
         words = list(command.words)
+        if any("{files}" in word for word in words):
+            self._write_files()
         for name, value in values.items():
             words = [word.replace(name, str(value)) for word in words]
         return words

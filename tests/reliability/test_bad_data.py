@@ -26,7 +26,7 @@ from ubp.data.paths import CONFIGS, DataPaths
 from ubp.data.schema import EVENT_TYPES
 from ubp.io.errors import UserError
 
-QUICK: Final = 5  # mutations of each kind
+QUICK: Final = 3  # mutations of each kind
 LONG: Final = 70
 DOOR: Final = "opened"  # no command: the history is opened and read
 BLOCKS: Final = (

@@ -25,7 +25,7 @@ from ubp.blocks.embeddings import LINEAGE, EmbeddingTable
 from ubp.evaluation.scores import Scores
 
 LONG: Final = 28  # mutations of each command
-QUICK: Final = 2
+QUICK: Final = 1
 
 _LINES: Final = commands()
 _AGAIN: Final = "overwrite=True"

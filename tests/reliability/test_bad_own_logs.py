@@ -32,7 +32,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.data.schema import EventType
 
-QUICK: Final = 2  # mutations of each kind
+QUICK: Final = 1  # mutations of each kind
 LONG: Final = 60
 
 START: Final = datetime(2025, 1, 1)

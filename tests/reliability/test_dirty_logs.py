@@ -68,6 +68,7 @@ def test_a_block_of_a_dirty_log(name, tmp_path, monkeypatch, capfd):
     right(paths, "stat_features", ended)
 
 
+@pytest.mark.full
 def test_ids_at_both_ends_give_the_vectors_of_usual_ones(tmp_path, monkeypatch, capfd):
     trials = Trials(tmp_path, tmp_path / "none", monkeypatch, capfd)
     found = []

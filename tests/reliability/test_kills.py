@@ -23,13 +23,13 @@ def workshop(tmp_path_factory):
     made.require_untouched()
 
 
-def killed_and_compared(workshop, name, kills, counts) -> None:
-    """Kill a command so many times, with nothing before it and with an earlier result of its own.
+def killed_and_compared(workshop, name, kills, counts, again=False) -> None:
+    """Kill a command so many times, with nothing before it and with an earlier result of its own, or with that first.
 
     After each kill every file is an old one or a new one, whole; after some of them the command is run to its end.
     """
     command, draw = COMMANDS[name], random.Random(name)  # noqa: S311
-    words, left, again = workshop.words(command), kills, False
+    words, left = workshop.words(command), kills
     while left > 0:
         workshop.begin(command, again)
         old = content(workshop.here)
@@ -57,9 +57,9 @@ def killed_and_compared(workshop, name, kills, counts) -> None:
         again = command.before is not None and not again
 
 
-@pytest.mark.parametrize("name", ["stat_features", "gru_ae_day_event"])
-def test_killed_twice(workshop, counts, name):
-    killed_and_compared(workshop, name, 2, counts)
+@pytest.mark.parametrize(("name", "again"), [("stat_features", False), ("gru_ae_day_event", True)])
+def test_killed_twice(workshop, counts, name, again):
+    killed_and_compared(workshop, name, 2, counts, again)
 
 
 @pytest.mark.long

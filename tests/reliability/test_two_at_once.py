@@ -33,6 +33,8 @@ PAIRS = {
 }
 FEW = ["merge, and a block of it"]
 TWICE = ["split_again"]
+# The run-all script gives each of its commands one thread, which their lineages say: so has whoever runs beside it.
+ONE_THREAD = {"POLARS_MAX_THREADS": "1"}
 ROUNDS = int(os.environ.get("ROUNDS", "4"))  # of each pair
 
 
@@ -41,10 +43,14 @@ def workshop(tmp_path_factory):
     return Workshop(tmp_path_factory.mktemp("two"))
 
 
+def started(workshop, line) -> Running:
+    return Running(workshop.here, line, environment=ONE_THREAD)
+
+
 def made_by(workshop, command: Command, *more) -> tuple[dict[str, str], bool]:
     """What a command changes on the data path, and whether it succeeds."""
     before = content(workshop.here)
-    done = Running(workshop.here, [*workshop.words(command), *more]).done()
+    done = started(workshop, [*workshop.words(command), *more]).done()
     if done.code:
         require_one_line(done)
     after = content(workshop.here)
@@ -78,7 +84,7 @@ def at_once(workshop, name, rounds, counts) -> None:
             require_one_of(found, before, after, lead)
         counts[f"times two at once: {name}"] += 1
         for line in reversed(lines):
-            if (again := Running(workshop.here, line).done()).code:
+            if (again := started(workshop, line).done()).code:
                 require_one_line(again)
         assert differences(without_cache(content(workshop.here)), without_cache(wanted)) == [], lead
 
@@ -86,9 +92,9 @@ def at_once(workshop, name, rounds, counts) -> None:
 def both(workshop, lines, lead):
     """Run two commands, the first one so many seconds before the second, or after it where these are negative."""
     order = (0, 1) if lead > 0 else (1, 0)
-    running = {order[0]: Running(workshop.here, lines[order[0]])}
+    running = {order[0]: started(workshop, lines[order[0]])}
     time.sleep(abs(lead))
-    running[order[1]] = Running(workshop.here, lines[order[1]])
+    running[order[1]] = started(workshop, lines[order[1]])
     return running[0].done(), running[1].done()
 
 

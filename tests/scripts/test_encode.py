@@ -205,6 +205,7 @@ def test_a_merge_of_the_name_of_a_block_is_refused(run):
     assert "name=stat_features: a block has this name; give the merge another" in line
 
 
+@pytest.mark.full
 def test_a_merge_is_made_again_when_its_fit_is_gone(run, paths):
     assert "done before" in run(merge, *TINY)[1][-1]
     (paths.model("tiny", submit=True) / "block.json").unlink()
@@ -277,6 +278,7 @@ def nearest(queries, among):
     return distances.argsort(axis=1, kind="stable")
 
 
+@pytest.mark.full
 def test_a_neighbour_of_yesterday_is_still_one_today(run, paths):
     """Two days' profiles lie in one space: the merge is not fitted anew, so they can be compared."""
     for day in ("2023-02-05", "2023-02-06"):
@@ -313,6 +315,7 @@ def doing(monkeypatch, module, name, meanwhile):
     monkeypatch.setattr(module, name, called_once)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("merged")
 def test_a_fit_made_anew_while_it_is_read_is_said(run, paths, monkeypatch):
     make_purchases(paths)
@@ -353,6 +356,7 @@ def changed(_):
     raise UserError("they changed")
 
 
+@pytest.mark.full
 def test_a_merge_of_a_block_that_is_made_anew_is_refused(run, paths, monkeypatch):
     make_purchases(paths)
     words = ("--config-name=basics", "name=bought", *(f"~blocks.{name}" for name in BLOCKS), "+blocks.purchases={}")

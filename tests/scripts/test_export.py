@@ -120,7 +120,7 @@ def served(folder, note_file, clients):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("next_url_192_6_4", []),
+        pytest.param("next_url_192_6_4", [], marks=pytest.mark.long),
         ("next_sku_128_4_4", ["model.profile=last", "model.half_life=null"]),
         ("gru_ae_week_event_cat_price_sku_url", []),
     ],
@@ -137,7 +137,7 @@ def test_the_json_suffices_to_make_the_inputs_from_events(paths, fitted, name, w
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["gru_ae_day_event", "gru_ae_sku_text", "dcn"])
+@pytest.mark.parametrize("name", ["gru_ae_day_event", pytest.param("gru_ae_sku_text", marks=pytest.mark.long), "dcn"])
 def test_the_other_neural_blocks_are_measured(paths, fitted, name, capsys):
     if name == "dcn":
         fitted("numeric_features_wide")

@@ -94,6 +94,7 @@ def test_the_clickstream(tmp_path):
     assert table["price"][cheapest] == 0
 
 
+@pytest.mark.full
 def test_the_demos_grocer(tmp_path):
     """Small tables of the columns that the package has."""
     rng = np.random.default_rng(0)
@@ -123,6 +124,7 @@ def test_the_demos_grocer(tmp_path):
     assert set(history.clients.tolist()) <= set(range(1, CLIENTS))
 
 
+@pytest.mark.full
 def test_event_types_of_the_logs_own(bank_files, tmp_path, capsys):
     """The bank's refunds as a type of their own, and a branch where a payment was made."""
     found = yaml.safe_load((CONFIGS / "schema" / "bank.yaml").read_text())

@@ -109,7 +109,9 @@ def test_the_smallest_shops_are_valid(tmp_path):
         assert ChallengeData(paths, submit=True).rows(EventType.PRODUCT_BUY) == max(round(1_682_296 * scale), 1)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(
+    "profile", [pytest.param(name, marks=[pytest.mark.full] * (name == "dense")) for name in PROFILES]
+)
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(profile, tmp_path):
     shop = settings(profile).scaled(2e-4 if profile == "default" else 2e-3)
     prints = {}

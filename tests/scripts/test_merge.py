@@ -55,6 +55,7 @@ def test_what_the_log_lacks_is_left_out_with_a_line_and_all_else_is_an_error(pat
     assert not (paths.embeddings(submit=False) / "basics").exists()
 
 
+@pytest.mark.full
 def test_the_merge_of_the_others_is_kept_says_what_it_lacks_and_encodes(paths, capsys):
     run(paths, f"~blocks.{CATEGORIES}")
     assert capsys.readouterr().out.startswith(f"basics (without {VISITS}) · ")
@@ -68,6 +69,7 @@ def test_the_merge_of_the_others_is_kept_says_what_it_lacks_and_encodes(paths, c
     assert EmbeddingTable.read(paths.encoded("basics") / "2023-02-05.parquet").columns == 43 + 1  # and the constant
 
 
+@pytest.mark.full
 def test_skip_leaves_out_whatever_is_missing_until_it_is_there(paths):
     run(paths, "missing=skip")
     assert list(lineage_of(paths.model("basics", submit=False))["left_out"]) == [CATEGORIES, VISITS]

@@ -115,6 +115,7 @@ def test_all_clients_every_night(night, paths):
     assert set(day_of(paths, NEXT)["client_id"]) >= set(day_of(paths, NIGHT)["client_id"])
 
 
+@pytest.mark.full
 def test_nights_that_were_left_out_are_made_up_for(night, paths):
     night("2023-02-03")
     night(NEXT)
@@ -137,6 +138,7 @@ def test_the_same_night_again_changes_nothing(night, paths):
     assert day_of(paths, NEXT).equals(content)
 
 
+@pytest.mark.full
 def test_a_night_before_the_last_one_and_one_after_the_log(night):
     night(NEXT)
     assert f"day={NIGHT}: there are profiles of {NEXT} already" in night(NIGHT, code=1)
@@ -196,6 +198,7 @@ class Turned(Purchases):
         return cls(state.arrays["turn"], state.arrays["shift"])
 
 
+@pytest.mark.full
 def test_a_retrained_space_is_turned_onto_the_old_one(night, paths):
     night(NIGHT)
     old = load(paths.model("purchases", True))
@@ -216,6 +219,7 @@ def test_a_retrained_space_is_turned_onto_the_old_one(night, paths):
     assert found(paths, "2023-02-07")["canaries"]["quiet_below"] == 0
 
 
+@pytest.mark.full
 def test_a_new_space_where_nothing_is_to_be_turned(night, paths):
     night(NIGHT)
     turned_model(paths, np.eye(3)[:, ::-1].copy(), np.zeros(3))
@@ -240,6 +244,7 @@ def test_the_store_is_continued_and_not_built(paths, monkeypatch, night):
     assert len(build_or_open(whole).time) == sum(whole.rows(kind) for kind in schema.EVENT_TYPES)
 
 
+@pytest.mark.full
 def test_the_probe_begins_a_fortnight_after_the_model(run, paths):
     for file in paths.raw.glob("*.parquet"):
         table = pl.read_parquet(file)
@@ -325,6 +330,7 @@ def test_a_store_is_continued_from_what_was_taken_in(run, own, monkeypatch):
     assert not paths.sequences(before.events_fingerprint).exists()  # nobody will ask for it again
 
 
+@pytest.mark.full
 def test_the_stores_before_a_night_that_was_not_given_again_are_removed_by_the_next(run, own, monkeypatch):
     folder, paths = own
     before = ChallengeData(paths, True)

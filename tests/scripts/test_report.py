@@ -103,7 +103,7 @@ def test_a_page_of_all_there_is(whole, capsys):
     assert not re.search(r"No .* yet", text)
 
 
-@pytest.mark.parametrize("name", ["tiny", "purchases_only"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("purchases_only", marks=pytest.mark.full)])
 def test_a_page_at_every_stage_of_a_log(name, tmp_path):
     log = tiny.log(name)
     paths = log.write(tmp_path / "shop")
@@ -117,6 +117,7 @@ def test_a_page_at_every_stage_of_a_log(name, tmp_path):
     assert "scores" not in values_in(made(paths.root))["figures"]
 
 
+@pytest.mark.full
 def test_the_same_log_gives_the_same_page(whole, tmp_path):
     one, other = (made(whole.root, f"out={tmp_path / name}.html").read_bytes() for name in "ab")
     assert one == other
@@ -131,6 +132,7 @@ def test_nothing_at_or_after_a_day_is_shown(whole, tmp_path):
     assert "made from another history" in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.full
 def test_profiles_of_all_events_are_shown_where_there_are_no_others(tmp_path):
     paths = write(tiny.log("tiny"), tmp_path / "shop")
     make_purchases(paths, submit=True)

@@ -144,6 +144,7 @@ def test_what_was_made_again_is_kept_until_it_is_to_be_overwritten(run, paths, t
 
 
 @pytest.mark.full
+@pytest.mark.long
 def test_todays_configs_change_nothing(run, monkeypatch):
     def others(entry):
         return composed(CONFIGS / entry.folder, entry.config_name, ["seed=99", *OTHER.get(entry.folder, [])])
@@ -161,6 +162,7 @@ def test_a_changed_value_of_a_block_is_found_and_named(run, paths):
     assert out.count("same bits") == 2  # the statistics, and the entry, which was made before
 
 
+@pytest.mark.full
 def test_a_changed_byte_of_an_entry_is_found_and_named(run):
     file = run.entry / "embeddings.npy"
     content = bytearray(file.read_bytes())
@@ -195,6 +197,7 @@ def test_a_block_by_itself(run, paths):
 
 
 @pytest.mark.full
+@pytest.mark.long
 def test_a_block_that_is_no_longer_there_is_made_all_the_same(run, paths):
     paths.block("stat_features", submit=True).unlink()
     code, out, _ = run(f"entry={run.entry}")
@@ -215,6 +218,7 @@ def test_what_encode_wrote(run, paths):
 
 
 @pytest.mark.full
+@pytest.mark.long
 def test_what_encode_wrote_of_all_clients_at_the_end_of_the_log(run, paths):
     assert run("name=tiny", command=encode)[0] == 0
     assert run(f"entry={paths.encoded('tiny') / '2023-02-09.parquet'}")[0] == 0

@@ -208,6 +208,7 @@ def test_a_value_known_to_be_larger_pulls_the_mean_up_only_while_it_is_below() -
     assert abs(above) < 1e-3
 
 
+@pytest.mark.full
 def test_log_q_recovers_the_true_ranking_under_a_skewed_sampler() -> None:
     """The last classes are wanted most, the first drawn most as negatives: without the correction these sink."""
     rng, classes = np.random.default_rng(0), 8

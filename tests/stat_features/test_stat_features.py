@@ -278,7 +278,7 @@ def test_a_clients_row_does_not_depend_on_the_others(data):
     assert block.encode(data, some).vectors.tobytes() == everybody.vectors[::3].tobytes()
 
 
-@pytest.mark.parametrize("count", [1, 4, 70])
+@pytest.mark.parametrize("count", [1, 4, pytest.param(70, marks=pytest.mark.long)])
 def test_fitted_by_shards_it_is_the_block_of_one_process(history, count):
     data = ChallengeData(history, submit=True)
     views = [data.of_shard(shard) for shard in sharded(data, count, in_turn)]

@@ -83,7 +83,7 @@ class Encoder(FittedBlock):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_the_encoder_of_the_input_is_taken_and_only_trained_unless_frozen(history, block, frozen, monkeypatch):
     given = Encoder(block.items.encoder)
     before = {name: weight.clone() for name, weight in given.content.state_dict().items()}

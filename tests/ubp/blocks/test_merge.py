@@ -379,7 +379,10 @@ def by_plain_sklearn(ids, vectors, clients, processor, scaler, fill):
     return np.array([next(values) if client in row_of else missing for client in clients])
 
 
-@pytest.mark.parametrize("name", ["score_4_7406", pytest.param("best_solution", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("score_4_7406", marks=pytest.mark.full), pytest.param("best_solution", marks=pytest.mark.long)],
+)
 def test_an_ensemble_is_that_of_plain_sklearn(tmp_path, name):
     blocks, fill = ENSEMBLES[name]
     rng = np.random.default_rng(1)

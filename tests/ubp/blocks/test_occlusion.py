@@ -120,6 +120,7 @@ def test_one_of_two_equal_events_is_left_out_alone(history, client):
     assert (found.left_out[:, 0] == len(bought) - 1).all()
 
 
+@pytest.mark.full
 def test_an_undisturbed_copy_has_the_clients_own_bits_wherever_the_rest_of_the_log_is(history):
     """Statistics that count from the log's first day on, and popularities, come from the fit and the whole log."""
     block = StatFeaturesRecipe().fit(history, 0, history.paths.cache).block

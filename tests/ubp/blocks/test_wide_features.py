@@ -205,6 +205,7 @@ def test_nothing_at_or_after_as_of_changes_a_value(opened, as_of):
     assert last_purchases(data, clients).equals(last_purchases(cut, clients))
 
 
+@pytest.mark.full
 def test_a_fit_measures_another_day_and_other_clients_by_its_own_scales_and_directions(opened):
     data, _, properties, clients = opened()
     settings = replace(SETTINGS, rhythm=True, components=4)

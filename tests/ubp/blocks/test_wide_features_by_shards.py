@@ -42,7 +42,15 @@ def both(data: ChallengeData, shards: int, folder, settings=SETTINGS) -> tuple[W
 
 
 # More clients than values of most views, and fewer: scikit-learn takes the shorter side. More shards than clients.
-@pytest.mark.parametrize(("shards", "relevant", "most"), [(2, None, 12), (7, None, 12), (7, 20, 1000), (7, 4, 1000)])
+@pytest.mark.parametrize(
+    ("shards", "relevant", "most"),
+    [
+        (2, None, 12),
+        pytest.param(7, None, 12, marks=pytest.mark.long),
+        pytest.param(7, 20, 1000, marks=pytest.mark.full),
+        (7, 4, 1000),
+    ],
+)
 def test_values_scales_and_directions_are_those_of_one_process(opened, tmp_path, shards, relevant, most):
     data = opened(relevant)
     settings = WideSettings(rhythm=True, components=5, most_values=most)
@@ -66,6 +74,7 @@ def test_values_scales_and_directions_are_those_of_one_process(opened, tmp_path,
         assert np.linalg.norm(projections[0] - projections[1]) < TOLERANCE * np.linalg.norm(projections[1]), name
 
 
+@pytest.mark.full
 def test_the_same_shards_give_the_same_bits(opened, tmp_path):
     data = opened()
     first, second = (both(data, 3, tmp_path / folder)[0].state() for folder in ("a", "b"))
@@ -75,6 +84,7 @@ def test_the_same_shards_give_the_same_bits(opened, tmp_path):
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("empty", [[ADD, REMOVE, VISIT, SEARCH], [EventType.SEARCH_QUERY]])
 def test_a_log_without_some_events(opened, tmp_path, empty):
     found, whole = both(opened(empty=empty), 3, tmp_path / "fit")

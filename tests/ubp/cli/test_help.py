@@ -32,6 +32,7 @@ def test_there_are_commands():
     assert {"scripts.merge", "ALS.als_embeddings", "stat_features.stat_features", "benchmarks.gpu"} <= set(COMMANDS)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_is_a_screen_of_what_it_makes_its_settings_and_two_examples(module, monkeypatch, capsys):
     lines = printed(module, ["--help"], monkeypatch, capsys).splitlines()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import History, synthetic
+from tests.one_process import run_in_one_process
 from ubp.cli import object_store
 from ubp.cli.object_store import address_of, as_given, asked_data_path, at_hand, needed_by, require_folder, shown
 from ubp.data.paths import REPOSITORY, DataPaths
@@ -164,6 +165,12 @@ def run(data_path: str | Path, line: str, machine: Path, **more: str) -> subproc
     return done
 
 
+def run_here(folder: Path, lines: Sequence[str]) -> None:
+    """Commands on a folder."""
+    done = run_in_one_process(folder, {line: line.split() for line in lines}, POLARS_MAX_THREADS="1")
+    assert {each.code for each in done.values()} == {0}, done
+
+
 def _environment(data_path: str | Path, machine: Path) -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
     return os.environ | threads | {"CHALLENGE_DATA_PATH": str(data_path), "CHALLENGE_CACHE_PATH": str(machine)}
@@ -201,7 +208,7 @@ class TestServer:
             assert there.returncode == 0, there.stderr
             assert f" · {ADDRESS}/" in there.stdout.splitlines()[-1]
             assert str(tmp_path) not in there.stdout
-            assert run(log.root, line, tmp_path).returncode == 0
+        run_here(log.root, JOURNEY)
         assert made(fetched(tmp_path / "another")) == made(log.root)
         assert len(made(log.root)) > 20
         again = run(ADDRESS, JOURNEY[1], tmp_path / "another")
@@ -328,7 +335,13 @@ def machine(server, tmp_path_factory) -> Iterator[Path]:
 
 ON_A_CLUSTER = (
     "scripts/all_embeddings.py only=[stat_features,numeric_features] submit=False",
-    "ALS/als_embeddings.py --config-name=als_buy_add_categories submit=False als.factors=8",
+    JOURNEY[2],
+)
+WITHOUT_ONE = (
+    "scripts/split.py",
+    "stat_features/stat_features.py submit=False",
+    "numeric_features/numeric_features.py submit=False",
+    JOURNEY[2],
 )
 
 
@@ -338,12 +351,11 @@ class TestOnTwoNodes:
         assert nodes.second is not None
         uploaded(bucket, log)
         assert run(ADDRESS, "scripts/split.py", tmp_path / "here").returncode == 0
-        assert run(log.root, "scripts/split.py", tmp_path).returncode == 0
         for line in ON_A_CLUSTER:
             there = run(ADDRESS, f"{line} engine=ray", tmp_path / "here")
             assert there.returncode == 0, there.stderr
             assert re.search(r"^\w+ · on .*, PID \d+$", there.stdout, re.MULTILINE)
-            assert run(log.root, f"{line}", tmp_path).returncode == 0
+        run_here(log.root, WITHOUT_ONE)
         assert any(machine.iterdir())
         assert made(fetched(tmp_path / "another")) == made(log.root)
         assert "embeddings_local/numeric_features.parquet" in made(log.root)

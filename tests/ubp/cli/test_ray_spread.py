@@ -19,6 +19,7 @@ import pytest
 
 from numeric_features.wide import NumericFeaturesWideRecipe
 from tests import tiny
+from tests.one_process import run_in_one_process
 from tests.ubp.cli.conftest import STORE
 from ubp.blocks.embeddings import EmbeddingTable
 from ubp.blocks.fitted import content_digest
@@ -160,15 +161,15 @@ def fitted(make_history, tmp_path_factory) -> DataPaths:
     paths = make_history().write(tmp_path_factory.mktemp("spread") / "data")
     paths.input.mkdir()
     np.save(paths.relevant_clients, ChallengeData(paths, submit=True).seen()[::2])
-    for name in BLOCKS:
-        entry = block(name)
-        run(paths, entry.command, *entry.overrides, *tiny.overrides(entry))
+    lines = {name: [*block(name).line.split(), *tiny.overrides(block(name))] for name in BLOCKS}
+    made = run_in_one_process(paths.root, lines, POLARS_MAX_THREADS="1")
+    assert {done.code for done in made.values()} == {0}, made
     return paths
 
 
 @pytest.mark.full
 @pytest.mark.usefixtures("nodes")
-@pytest.mark.parametrize("name", ["stat_features", "next_sku_128_4_4"])
+@pytest.mark.parametrize("name", [pytest.param("stat_features", marks=pytest.mark.long), "next_sku_128_4_4"])
 def test_encoded_on_two_nodes_the_file_has_the_bytes_of_one_process(fitted, tmp_path, name):
     here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
     words = [f"name={name}", "as_of=2023-01-20"]
@@ -181,7 +182,7 @@ def test_encoded_on_two_nodes_the_file_has_the_bytes_of_one_process(fitted, tmp_
 
 @pytest.mark.full
 @pytest.mark.usefixtures("nodes")
-@pytest.mark.parametrize("name", ["stat_features", "numeric_features"])
+@pytest.mark.parametrize("name", [pytest.param("stat_features", marks=pytest.mark.long), "numeric_features"])
 def test_fitted_and_encoded_on_two_nodes_a_block_has_the_bytes_of_one_process(fitted, make_history, tmp_path, name):
     paths = make_history().write(tmp_path / "data")
     shutil.copytree(fitted.input, paths.input)
@@ -204,6 +205,7 @@ def test_a_node_killed_while_parts_are_encoded_changes_no_byte(nodes, fitted, tm
 
 
 @pytest.mark.full
+@pytest.mark.long
 def test_a_node_killed_while_a_block_is_fitted_changes_no_byte(nodes, fitted, make_history, tmp_path):
     paths = make_history().write(tmp_path / "data")
     shutil.copytree(fitted.input, paths.input)

@@ -15,6 +15,7 @@ import pytest
 
 from tests import tiny
 from tests.conftest import History
+from tests.one_process import run_in_one_process
 from tests.ubp.cli.conftest import STORE
 from ubp.blocks.registry import block
 from ubp.cli.jobs import Job, JobFailed, Limits, run_jobs
@@ -81,6 +82,7 @@ def test_without_ray(monkeypatch):
         pass
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_no_cluster_at_the_address(monkeypatch, address):
     pytest.importorskip("ray", reason="Ray is not installed")
@@ -137,6 +139,16 @@ def command(name: str, *more: str) -> Job:
     return Job(name, words, name, 1)
 
 
+# Long enough for a kill in its midst.
+LONG = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30", "trainer.threads=1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_history, tmp_path_factory) -> bytes:
+    """The long job's block as this machine makes it, with two threads."""
+    return here(written(make_history(), tmp_path_factory.mktemp("undisturbed") / "data"), LONG, threads=2)
+
+
 def on_cluster(paths: DataPaths, jobs: list[Job], logs: Path, cpus: int = 1) -> None:
     logs.mkdir(exist_ok=True)
     needs = {job.name: Resources(cpus, 0, 0) for job in jobs}
@@ -190,32 +202,30 @@ class TestOnTwoNodes:
         other = written(make_history(), tmp_path / "other")
         jobs = [command(name) for name in ("stat_features", "als_64_buy_add_categories", "next_sku_128_4_4")]
         on_cluster(log, jobs, tmp_path / "logs")
+        alone = run_in_one_process(other.root, {job.name: job.words[1:] for job in jobs}, POLARS_MAX_THREADS="1")
+        assert {done.code for done in alone.values()} == {0}, alone
         for job in jobs:
-            assert log.block(job.name, submit=True).read_bytes() == here(other, job)
+            assert log.block(job.name, submit=True).read_bytes() == other.block(job.name, submit=True).read_bytes()
 
-    def test_a_killed_worker_costs_its_task_and_not_the_run(self, log, make_history, tmp_path):
-        job = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30")
+    @pytest.mark.long
+    def test_a_killed_worker_costs_its_task_and_not_the_run(self, log, undisturbed, tmp_path):
         text = watched(
-            log, job, tmp_path / "logs", 1, "epoch 2 of 30", lambda _, pid: os.kill(int(pid), signal.SIGKILL)
+            log, LONG, tmp_path / "logs", 2, "epoch 2 of 30", lambda _, pid: os.kill(int(pid), signal.SIGKILL)
         )
         assert len(ON.findall(text)) == 2
         assert "taking up the run" in text
-        assert log.block(job.name, submit=True).read_bytes() == here(written(make_history(), tmp_path / "other"), job)
+        assert log.block(LONG.name, submit=True).read_bytes() == undisturbed
 
-    def test_a_killed_node_costs_its_tasks_and_not_the_run(self, nodes, log, make_history, tmp_path):
-        job = command("next_sku_128_4_4", "trainer.max_epochs=30", "trainer.patience=30", "trainer.threads=1")
-
+    def test_a_killed_node_costs_its_tasks_and_not_the_run(self, nodes, log, undisturbed, tmp_path):
         def replace_node(node: str, _: str) -> None:
             assert nodes.second.node_id.startswith(node)  # the only one with two cores
             nodes.cluster.remove_node(nodes.second, allow_graceful=False)
             nodes.second = nodes.cluster.add_node(num_cpus=2, object_store_memory=STORE)
 
-        text = watched(log, job, tmp_path / "logs", 2, "epoch 2 of 30", replace_node)
+        text = watched(log, LONG, tmp_path / "logs", 2, "epoch 2 of 30", replace_node)
         (first, _), (second, _) = ON.findall(text)
         assert first != second
-        assert log.block(job.name, submit=True).read_bytes() == here(
-            written(make_history(), tmp_path / "other"), job, threads=2
-        )
+        assert log.block(LONG.name, submit=True).read_bytes() == undisturbed
 
     def test_a_command_that_says_its_memory_runs_where_a_node_has_it(self, nodes, log, tmp_path, capsys):
         script, logs = REPOSITORY / "ALS" / "als_embeddings.py", tmp_path / "logs"
@@ -258,7 +268,11 @@ class TestOnTwoNodes:
     @pytest.mark.parametrize(
         ("name", "words"),
         [
-            ("als_64_buy_add_categories", ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"]),
+            pytest.param(
+                "als_64_buy_add_categories",
+                ["ALS/als_embeddings.py", "--config-name=als_buy_add_categories"],
+                marks=pytest.mark.long,
+            ),
             ("numeric_features", ["scripts/all_embeddings.py", "only=[numeric_features]"]),
         ],
     )

@@ -173,7 +173,10 @@ def listed(paths, **values):
         np.save(paths.target / f"propensity_{column}.npy", np.array(numbers))
 
 
-@pytest.mark.parametrize(("name", "is_made_again"), [("numeric_features_wide", True), ("numeric_features", False)])
+@pytest.mark.parametrize(
+    ("name", "is_made_again"),
+    [pytest.param("numeric_features_wide", True, marks=pytest.mark.full), ("numeric_features", False)],
+)
 def test_other_lists_of_the_open_tasks_make_again_what_reads_them_alone(name, is_made_again, config):
     paths, entry = DataPaths(Path(config.data_path)), block(name)
     np.save(paths.relevant_clients, pl.read_parquet(paths.raw / "product_buy.parquet")["client_id"].unique().to_numpy())

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import few
 from ubp.data.item_attributes import MIDDLE, attributes, buckets, buckets_of
 from ubp.data.own_ids import numbered
 
@@ -72,7 +73,7 @@ def test_a_heavy_tail_fills_all_buckets_alike():
     assert counts["count"].unique().to_list() == [10]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=few(50), deadline=None)
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60))
 def test_buckets_are_those_of_the_mean_rank(prices):
     found = pl.DataFrame({"price": pl.Series(prices, dtype=pl.Float64)}).select(buckets("price"))["price"].to_list()
@@ -95,7 +96,7 @@ def test_distinct_prices_use_the_whole_range_evenly(count):
 prices = st.lists(st.none() | st.integers(0, 9).map(float), max_size=30)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=few(50), deadline=None)
 @given(prices)
 def test_a_known_price_lies_in_the_bucket_that_it_had(values):
     table = pl.DataFrame({"price": values}, schema={"price": pl.Float64})

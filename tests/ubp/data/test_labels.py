@@ -77,7 +77,7 @@ def reference(log, snapshot, space) -> dict[str, list]:
     return {"clients": known, **found}
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(4, 8))])
 def test_are_those_of_plain_python(seed, tmp_path):
     log = random_log(seed)
     history = opened(log, tmp_path, as_of=None if seed % 2 else MIDDLE + timedelta(hours=6))
@@ -286,7 +286,7 @@ def test_settings_that_make_no_sense(settings, says):
 # --- what may be read ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 def test_nothing_at_or_after_as_of_is_read(seed, tmp_path):
     log = random_log(seed)
     moved = shifted(log, MIDDLE, seed)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import few
 from ubp.data import own_ids
 from ubp.data.own_ids import ID, ORIGINAL, extended, numbered, together, with_ids
 from ubp.io.errors import UserError
@@ -36,7 +37,7 @@ def test_no_ids():
     assert numbered(frames_of(pl.Series([None], dtype=pl.String))).is_empty()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=few(50), deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(max_size=3), st.integers(-9, 9).map(str)), max_size=40))
 def test_every_id_finds_its_way_back_whatever_the_order(texts):
     table = numbered(frames_of(pl.Series(texts, dtype=pl.String)))
@@ -47,7 +48,7 @@ def test_every_id_finds_its_way_back_whatever_the_order(texts):
     assert found.dtype == pl.Int64
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=few(50), deadline=None)
 @given(st.lists(st.lists(st.one_of(st.none(), st.integers(-5, 5))), min_size=1, max_size=8), st.booleans())
 def test_values_are_those_of_all_frames_put_together_in_parts(columns, text):
     frames = [pl.LazyFrame({"x": pl.Series(column, dtype=pl.Int64)}) for column in columns]
@@ -70,7 +71,7 @@ def test_frames_of_both_types_below_one_another():
 ids = st.lists(st.none() | st.text(max_size=2) | st.integers(-9, 9).map(str), min_size=1, max_size=20)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=few(50), deadline=None)
 @given(ids, st.lists(ids, max_size=3))
 def test_ids_keep_their_numbers_however_often_others_follow(first, further):
     table = numbered(frames_of(["x", *first]))

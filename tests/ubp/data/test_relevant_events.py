@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import few
 from tests.ubp.data.small_logs import CLIENTS, DAYS, RELEVANT, START, random_log, write
 from ubp.data import history as history_module
 from ubp.data import relevant_events as module
@@ -50,7 +51,7 @@ def data(tmp_path) -> ChallengeData:
 
 
 class TestEvents:
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=few(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         seed=st.integers(0, 5),
         hours=st.integers(24, 24 * DAYS + 30),

@@ -87,6 +87,7 @@ def test_churn_is_of_active_clients_the_other_tasks_are_of_all(local, folder):
         assert (data.train != data.validation).any()
 
 
+@pytest.mark.full
 def test_churn_is_trained_apart_only_where_it_is_another_question(local, folder, monkeypatch):
     trained = []
     monkeypatch.setattr(scoring, "judge", lambda data, *rest: trained.append(data.task.name) or judge(data, *rest))
@@ -110,6 +111,7 @@ def cores(monkeypatch):
     return lambda number: monkeypatch.setattr(scoring.machine, "threads", lambda: number)
 
 
+@pytest.mark.full
 def test_scores_are_the_same_bits_whatever_the_number_of_cores(local, folder, cores):
     profiles = load_profiles("block", folder, local)
     probe = replace(TINY, width=64, hidden=128, epochs=2, seeds=(0, 1, 2), side_by_side=True)
@@ -176,6 +178,7 @@ def test_the_judge_takes_one_thing_and_one_run_after_the_other(local, folder, mo
         assert seen == {(threading.get_ident(), torch.get_num_threads())}
 
 
+@pytest.mark.full
 def test_a_tasks_data_is_made_once_and_let_go(local, folder, cores, monkeypatch):
     cores(2)
     made = []
@@ -231,6 +234,7 @@ def test_a_task_without_targets_is_left_out_and_the_others_are_scored(local, fol
     assert caplog.messages.count(f"propensity_new_sku is not scored: {file} has no targets") == 1
 
 
+@pytest.mark.full
 def test_churn_is_left_out_where_no_client_is_active(local, folder, caplog):
     profiles = load_profiles("block", folder, local)
     for active in (np.array([123_456]), np.array([], np.int64)):

@@ -9,6 +9,7 @@ import polars as pl
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from tests.conftest import few
 from ubp.data import schema
 from ubp.data.event_types import own_types, with_own
 from ubp.data.history import ChallengeData
@@ -34,7 +35,7 @@ events = st.sampled_from(TYPES).flatmap(
     lambda event_type: st.tuples(st.just(event_type), clients, times, subjects[event_type.subject])
 )
 histories = st.lists(events, max_size=40)
-quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=few(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def text(values: tuple[int, ...]) -> str:

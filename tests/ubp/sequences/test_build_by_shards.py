@@ -46,7 +46,7 @@ def test_some_hundred_events_in_pieces_that_are_sent_and_done_twice(tmp_path, hi
         return [[pickle.loads(pickle.dumps(piece))() for _ in range(2)][-1] for piece in pieces]  # noqa: S301 (ours)
 
     here, there = written(tmp_path / "here", history), written(tmp_path / "there", history)
-    one, other = build_or_open(here), built_by_shards(there, 7, lost_once)
+    one, other = build_or_open(here), built_by_shards(there, 3, lost_once)
     assert contents(store_of(here)) == contents(store_of(there))
     assert np.array_equal(one.subject, other.subject)
 

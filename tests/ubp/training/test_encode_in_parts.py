@@ -90,7 +90,7 @@ def require_equal(data: ChallengeData, name: str, clients: Clients | None, shard
 
 
 @pytest.mark.parametrize("clients", [None, ASKED])
-@pytest.mark.parametrize("shards", [1, 3, 13])
+@pytest.mark.parametrize("shards", [3, *(pytest.param(shards, marks=pytest.mark.full) for shards in (1, 13))])
 class TestTheSameBits:
     def test_of_a_block_that_works_client_by_client(self, data, clients, shards):
         make_purchases(data.paths)

@@ -219,7 +219,7 @@ def test_encoding_computes_in_the_precision_of_its_runtime(runtime, dtype):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("model", ["copier", "nccl"])
+@pytest.mark.parametrize("model", [pytest.param("copier", marks=pytest.mark.long), "nccl"])
 def test_two_processes_train_and_the_first_one_encodes_every_row(model, tmp_path):
     """One of the models has a table with sparse gradients, which an exchange by NCCL would refuse."""
     script = Path(__file__).with_name("toy.py")
