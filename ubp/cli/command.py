@@ -4,14 +4,13 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Generic, TypeVar, overload
 
 import hydra
-from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -93,26 +92,9 @@ class Command(Generic[Made]):
             _fail([f"which one? python {script} --config-name=NAME, with one of these as NAME: {names}"])
         else:
             decorated = hydra.main(version_base=None, config_path=str(self.folder), config_name=config_name)
-            with at_hand(sys.argv, say) as words, hydra_errors(), _composed_once(words):
+            with at_hand(sys.argv, say) as words, hydra_errors():
                 sys.argv = words
                 decorated(_reporting(self.__wrapped__, self.spreads))()
-
-
-@contextmanager
-def _composed_once(words: Sequence[str]) -> Iterator[None]:
-    """Let Hydra compose the config once inside, not twice.
-
-    Before it composes a config to run, it does so to see whether the config or the command line says ``hydra.mode``:
-    no config here does, and so it finds None, which is said at once where the command line does not either.
-    """
-    if any("hydra.mode" in word for word in words):
-        yield
-        return
-    get_mode, Hydra.get_mode = Hydra.get_mode, lambda *_, **__: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def command(

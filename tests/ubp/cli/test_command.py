@@ -5,8 +5,6 @@ import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from scripts import merge
@@ -54,20 +52,6 @@ def test_called_with_a_config_it_is_the_function():
         seed_of(composed(CONFIGS / "scripts", "split", ["seed=7"]))
     assert seed_of.__doc__ == "Stands for a command that makes something."
     assert seed_of.__wrapped__ is not seed_of
-
-
-@pytest.mark.parametrize(("words", "times"), [([], 1), (["hydra.mode=RUN"], 2)])
-def test_the_config_is_composed_once_where_the_command_line_names_no_mode(words, times, tmp_path, monkeypatch):
-    composed_for, compose_, get_mode = [], ConfigLoaderImpl.load_configuration, Hydra.get_mode
-    monkeypatch.setattr(
-        ConfigLoaderImpl,
-        "load_configuration",
-        lambda *given, **more: composed_for.append(1) or compose_(*given, **more),
-    )
-    monkeypatch.setattr(sys, "argv", ["a_command.py", f"data_path={tmp_path}", *words])
-    seed_of()
-    assert len(composed_for) == times
-    assert Hydra.get_mode is get_mode
 
 
 def test_called_without_it_takes_the_command_line(tmp_path, monkeypatch, capsys):
