@@ -86,6 +86,7 @@ def test_a_rule_says_why_a_log_does_not_suit(when, reason):
         (log_of(20, ALL), 24, "numeric", "full"),
         (log_of(2_500, ALL, days=60), 24, "numeric", "full"),
         (log_of(2_500, ALL), 24, "combined", "demo"),
+        (log_of(1_000, ALL), 24, "fourth_place", "demo"),
         (log_of(2_500, PURCHASES), 24, "sequences", "demo"),
         (log_of(50_000, ALL), 24, "past_windows", "full"),
         (log_of(1_000_000, ALL), 24, "past_windows", "full"),

@@ -97,6 +97,8 @@ def evaluate_all(
         while begun:
             finish_first()
     report({evaluated.scores.name: evaluated.figures for evaluated in found.values()})
+    if doubt := probe.doubt(max((evaluated.clients for evaluated in found.values()), default=0)):
+        logger.warning("%s", doubt)
     return [found[place] for place in places]
 
 

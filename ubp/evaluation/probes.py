@@ -1,8 +1,12 @@
 """How profiles are scored: the judge and smaller probes."""
 
 from dataclasses import dataclass
+from math import ceil
+from typing import Final
 
 from ubp.io.errors import require, require_positive
+
+FEW_STEPS: Final = 36  # below which smaller models do not rank as the judge does: docs/judge.md, "The quick judge"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,20 @@ class Probe:
     def rate_of_the_width(self) -> float:
         """The learning rate of weights whose inputs are as many as the width."""
         return self.learning_rate * (self.like_width or self.width) / self.width
+
+    def doubt(self, clients: int) -> str | None:
+        """A line that says why its scores are to be doubted, where they are.
+
+        Args:
+            clients: that are scored.
+        """
+        steps = self.epochs * ceil(clients / self.batch_size)
+        if self.like_width is None or self.width >= self.like_width or steps >= FEW_STEPS:
+            return None
+        return (
+            f"{clients:,} clients give the {self.name} probe {steps} steps; with fewer than {FEW_STEPS} it ranks "
+            "otherwise than the judge, above all the new skus: score by probe=judge, which takes seconds a task there"
+        )
 
 
 def probe_title(probe: Probe) -> str:

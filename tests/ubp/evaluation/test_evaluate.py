@@ -63,6 +63,14 @@ def test_the_same_is_scored_once(scored):
     assert calls == ["begin a", "finish a"] * 2
 
 
+def test_scores_of_few_steps_are_said_to_be_doubtful(scored, caplog):
+    profiles, data, _ = scored
+    evaluate(profiles, data)
+    assert "ranks otherwise" not in caplog.text
+    evaluate(profiles, data, dataclasses.replace(PROBE, like_width=2048))
+    assert caplog.text.count("3 clients give the quick probe 1 steps; with fewer than 36 it ranks otherwise") == 1
+
+
 @pytest.mark.parametrize("change", ["vectors", "clients", "labels", "probe"])
 def test_anything_else_is_scored_again(scored, change):
     profiles, data, calls = scored

@@ -94,6 +94,23 @@ def test_a_title_says_how_many_seeds():
 
 
 @pytest.mark.parametrize(
+    ("probe", "clients", "doubted"),
+    [
+        (Probe("quick", 512, 1024, like_width=2048), 498, True),  # 4 batches, 3 epochs
+        (Probe("quick", 512, 1024, like_width=2048), 11 * 128, True),
+        (Probe("quick", 512, 1024, like_width=2048), 11 * 128 + 1, False),  # 12 batches: 36 steps
+        (Probe("quick", 512, 1024, like_width=2048, epochs=9), 498, False),
+        (Probe(), 498, False),
+    ],
+)
+def test_smaller_models_are_doubted_where_they_take_few_steps(probe, clients, doubted):
+    line = probe.doubt(clients)
+    assert (line is not None) == doubted
+    if clients == 498 and line:
+        assert line.startswith("498 clients give the quick probe 12 steps; with fewer than 36 it ranks otherwise")
+
+
+@pytest.mark.parametrize(
     ("change", "line"),
     [
         ({"seeds": ()}, r"probe.seeds=\[\]: must be one seed or several"),
