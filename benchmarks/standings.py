@@ -381,7 +381,10 @@ def draw_by_clients(rows: Sequence[Row], file: Path) -> None:
             color = f"C{names.index(name)}"
             axis.plot(list(points), list(points.values()), styles[shop], color=color, markersize=4, linewidth=1.2)
         axis.axhline(0, color="0.3", linewidth=0.8)
+        sizes = sorted({size for tasks in found.values() for size in tasks.get(panel, {})})
         axis.set_xscale("log")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.set_xticks([], minor=True)
         axis.set_title(short(panel), loc="left", fontsize=10)
         axis.set_xlabel("clients", fontsize=8)
         axis.tick_params(labelsize=8)
