@@ -87,7 +87,7 @@ def test_faults_are_one_line(paths, tmp_path):
         ubp.merge("basics", {"x": ubp.fit("stat_features", history)}, history, tmp_path)
     with pytest.raises(UserError, match="blocks: a merge needs at least one"):
         ubp.merge("basics", {}, history, tmp_path)
-    with pytest.raises(UserError, match="light: no such probe; known: judge, quick"):
+    with pytest.raises(UserError, match="light: no such probe; known: half, judge, quick"):
         ubp.score(ubp.fit("stat_features", history).encode(history), history, probe="light")
     with pytest.raises(AttributeError, match="no attribute 'fitt'; it has fit, load"):
         _ = ubp.fitt

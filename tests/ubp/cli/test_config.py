@@ -117,7 +117,7 @@ def test_an_unknown_choice_names_the_known_ones(asked, hint):
     with pytest.raises(HydraException) as refused:
         composed(CONFIGS / "scripts", "evaluate", [f"probe={asked}"])
     line = explain(refused.value, CONFIGS / "scripts", "evaluate")
-    assert line == f"probe={asked}: no such probe{hint}; known: judge, none, quick"
+    assert line == f"probe={asked}: no such probe{hint}; known: half, judge, none, quick"
 
 
 @pytest.fixture
