@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from ubp.blocks.fitted import lineage_of, load
+from ubp.blocks.fitted import content_digest, lineage_of, load
 from ubp.blocks.merge import FittedMerge
 from ubp.cli.chosen import choose_fit, require_name
 from ubp.cli.command import command
@@ -23,7 +23,7 @@ from ubp.cli.config import Common, parse
 from ubp.cli.output import closing_line, say
 from ubp.data.paths import LOCAL, DataPaths
 from ubp.io.errors import UserError, require
-from ubp.io.stage import Stage, content_of
+from ubp.io.stage import Stage
 
 _KEPT = ("name", "seed", "fingerprint", "as_of")  # of the fit's lineage
 
@@ -84,7 +84,7 @@ def main(config: DictConfig) -> None:
     out = Path(order.out) if order.out else common.paths.exported(order.name)
     require_own(out)
     history = common.data(submit=model.name != LOCAL)
-    made_from: dict[str, Any] = {"fit": content_of(model), "clients": order.clients, "tolerance": order.tolerance}
+    made_from: dict[str, Any] = {"fit": content_digest(model), "clients": order.clients, "tolerance": order.tolerance}
     made_from |= {"opset": OPSET, "seed": common.seed, "history": history.fingerprint}
     with Stage(f"{order.name} as ONNX", (out,), lambda: made_from).once(common.overwrite):
         known = history.seen()

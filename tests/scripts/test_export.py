@@ -13,7 +13,9 @@ from tests import tiny
 from tests.conftest import synthetic
 from tests.ubp.blocks.toy import make_purchases
 from ubp.blocks import registry
+from ubp.blocks.fitted import lineage_of
 from ubp.cli.config import composed
+from ubp.cli.run import COST
 from ubp.data.history import ChallengeData
 from ubp.data.paths import CONFIGS, DataPaths
 from ubp.io.errors import UserError
@@ -166,6 +168,19 @@ def test_an_export_is_noted_and_nothing_is_written_where_the_vectors_differ(path
         run(paths, f"name={name}", "tolerance=1e-12")
     assert graph.read_bytes() == before
     assert [path.name for path in paths.exported(name).parent.glob(".*")] == [".done"]  # nothing half made
+
+
+@pytest.mark.full
+def test_the_same_fit_made_again_needs_no_other_export(paths, fitted):
+    name = "gru_ae_day_event"
+    block = fitted(name)
+    run(paths, f"name={name}", "clients=5")
+    lineage = lineage_of(paths.model(name, True))
+    ubp.save(block, paths.model(name, True), lineage | {"report": {COST: {"seconds": 7.0}}})
+    with pytest.raises(AlreadyDone):
+        run(paths, f"name={name}", "clients=5")
+    ubp.save(block, paths.model(name, True), lineage | {"seed": 1})
+    run(paths, f"name={name}", "clients=5")
 
 
 def test_refusals(paths):
