@@ -20,7 +20,8 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -104,12 +105,13 @@ class Replay:
                     found += [(f"blocks.{name}.weight={weight:.3g}",) for weight in weights]
         return found
 
+    @cached_property
     def of_blocks(self) -> dict[Settings, tuple[str, str]]:
         """Settings of blocks' own commands to try: for each the block, and the override of its command."""
         found = dict[Settings, tuple[str, str]]()
-        for name in self.settings.blocks:
+        for name in (name for name in self.settings.blocks if name in self.tried.blocks):
             own = config_of(registry.block(name), self.of_command(name))
-            for setting, values in self.tried.blocks.get(name, {}).items():
+            for setting, values in self.tried.blocks[name].items():
                 for value in (value for value in values if value != OmegaConf.select(own, setting)):
                     override = f"{setting}={value}"
                     found[f"{name}: {override}",] = name, override
@@ -121,10 +123,10 @@ class Replay:
 
     def overrides(self, settings: Settings) -> list[str]:
         """Of the merge's config, for some settings; where a block was made otherwise it lies under another name."""
-        made, found = self.of_blocks(), list[str]()
+        found = list[str]()
         for setting in settings:
-            if (setting,) in made:
-                name, override = made[setting,]
+            if (setting,) in self.of_blocks:
+                name, override = self.of_blocks[setting,]
                 path = self.paths.block(other_name(name, override), submit=False)
                 found.append(f"++blocks.{name}.path={json.dumps(str(path))}")
             else:
@@ -175,7 +177,7 @@ def make_others(replay: Replay) -> None:
     Raises:
         UserError: a command failed.
     """
-    for name, override in replay.of_blocks().values():
+    for name, override in replay.of_blocks.values():
         words = [*replay.of_command(name), override, f"name={other_name(name, override)}"]
         run_stage(["python", *registry.block(name).line.split(), *words], str(replay.paths.root))
 
@@ -226,21 +228,21 @@ def title_of(name: str, trials: Sequence[Trial], probe: Probe) -> str:
 
 def commands_of(replay: Replay, taken: Settings, submit: bool) -> list[list[str]]:
     """The command lines that make the ensemble with the settings taken, blocks first."""
-    made, blocks = replay.of_blocks(), dict[str, list[str]]()
+    blocks, merge = dict[str, list[str]](), list[str]()
     for setting in taken:
-        if (setting,) in made:
-            name, override = made[setting,]
+        if (setting,) in replay.of_blocks:
+            name, override = replay.of_blocks[setting,]
             blocks.setdefault(name, []).append(override)
+        else:
+            merge.append(f"++{setting}")
     words = [f"submit={submit}", *(word for word in replay.words if not word.startswith("submit="))]
     lines = []
     for name, own in blocks.items():
         told = replay.tried.block_overrides.get(name, [])
         lines.append(["python", *registry.block(name).line.split(), *words, *told, *own])
-    merge = [f"{setting}" for setting in taken if (setting,) not in made]
     own_words = [word for word in replay.merge if word not in words]
-    added = [f"++{setting}" for setting in merge]
     lines.append(
-        ["python", "scripts/merge.py", f"--config-name={replay.name}", "missing=skip", *words, *own_words, *added]
+        ["python", "scripts/merge.py", f"--config-name={replay.name}", "missing=skip", *words, *own_words, *merge]
     )
     return lines
 
@@ -296,18 +298,16 @@ def replayed(
     there, left_out = without_missing(replay.settings, folder, lacking, skip=True)
     for line in left_out.values():
         logger.warning("%s", line)
-    replay.settings.blocks = there.blocks
+    replay = replace(replay, settings=there)
     make_others(replay)
     table = replay.paths.root / f"scores_{probe.name}.csv"
     if overwrite:
         table.unlink(missing_ok=True)
 
     def score(settings: Settings) -> Trial:
-        return scored(
-            replay.ensemble(settings, data), settings, lambda ensemble: Ablation(ensemble, probe, data, device, table)
-        )
+        return scored(Ablation(replay.ensemble(settings, data), probe, data, device, table), settings)
 
-    return choose([*replay.of_merge(), *replay.of_blocks()], score, rules)
+    return choose([*replay.of_merge(), *replay.of_blocks], score, rules)
 
 
 if __name__ == "__main__":

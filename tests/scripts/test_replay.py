@@ -40,7 +40,7 @@ def test_each_setting_is_tried_that_the_ensemble_does_not_have_already():
         ("blocks.dcn.weight=0.075",),
         ("blocks.sequential_encoder.weight=0.05",),
     ]
-    assert replay.of_blocks() == {("stacker: model.directions=2",): ("stacker", "model.directions=2")}
+    assert replay.of_blocks == {("stacker: model.directions=2",): ("stacker", "model.directions=2")}
 
 
 def test_an_ensemble_that_is_not_conditioned_has_neither_constant_nor_weights():

@@ -11,7 +11,7 @@ from itertools import groupby
 from math import sqrt
 from typing import Final, Self
 
-from ubp.evaluation.ablation import SET, Ablation, Change, Ensemble, Row, change_of
+from ubp.evaluation.ablation import SET, Ablation, Change, Row, change_of
 from ubp.io.errors import require
 
 logger = logging.getLogger(__name__)
@@ -121,10 +121,10 @@ def choose(
     return [as_is, *trials], best
 
 
-def scored(ensemble: Ensemble, settings: Settings, ablation: Callable[[Ensemble], Ablation]) -> Trial:
-    """An ensemble with some settings, scored by an ablation's probe; what its table has is not scored again."""
-    measured = ablation(ensemble)
-    measured.measure([ensemble.whole])
-    trial = Trial(settings, tuple(measured.rows(ensemble.whole)))
+def scored(ablation: Ablation, settings: Settings) -> Trial:
+    """An ensemble with some settings, scored as a whole; what the ablation's table has is not scored again."""
+    whole = ablation.ensemble.whole
+    ablation.measure([whole])
+    trial = Trial(settings, tuple(ablation.rows(whole)))
     logger.info("%s: %.4f", " ".join(settings) or "as it is", trial.total)
     return trial
