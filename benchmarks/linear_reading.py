@@ -27,6 +27,7 @@ from ubp.data.history import ChallengeData
 from ubp.data.targets import TASKS
 from ubp.evaluation.profiles import Profiles, load_profiles
 from ubp.evaluation.scoring import task_data
+from ubp.evaluation.tables import short_name
 from ubp.evaluation.tasks import GroundTruth
 
 Matrix = npt.NDArray[np.float64]
@@ -81,7 +82,7 @@ def main(config: DictConfig) -> None:
     common = Common.of(config)
     data, folder = common.data(submit=False), common.paths.embeddings(submit=False)
     beside = [load_profiles(name, folder, data) for name in config.beside]
-    names = [task.name.removeprefix("propensity_").replace("_", " ") for task in TASKS]
+    names = [short_name(task.name) for task in TASKS]
     table = Table("block", *names, "sum", title="AUROC of a linear reading, higher is better")
     for name in one_or_several(config, "embeddings", "a block or an entry, or a path of one"):
         figures = list(read_tasks([*beside, load_profiles(name, folder, data)], data, config.strengths).values())

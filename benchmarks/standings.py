@@ -45,6 +45,7 @@ from ubp.evaluation.profiles import find_profiles
 from ubp.evaluation.reference import SVDS_AND_COUNTS, ReferenceSettings, reference_rows
 from ubp.evaluation.scores import Scores
 from ubp.evaluation.scoring import summed
+from ubp.evaluation.tables import short_name
 from ubp.evaluation.tasks import GroundTruth, labels
 from ubp.io.errors import UserError
 from ubp.io.files import atomic_write
@@ -227,11 +228,6 @@ def those_there(names: Sequence[str], folder: Path) -> list[Path]:
 # --- what is shown --------------------------------------------------------------------------------------------------
 
 
-def short(task: str) -> str:
-    """A task's name where there is little room."""
-    return task.removeprefix("propensity_").replace("_", " ")
-
-
 def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
     """Rows by log and name, in their order, each by task."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
@@ -241,8 +237,8 @@ def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
 
 
 PANELS: Final = (*(task.name for task in TASKS), SUM)
-SCORES: Final = ("log", "block or merge", "columns", *map(short, PANELS))
-AUROCS: Final = ("log", "block or merge", *map(short, PANELS[:-1]), "mean")
+SCORES: Final = ("log", "block or merge", "columns", *map(short_name, PANELS))
+AUROCS: Final = ("log", "block or merge", *map(short_name, PANELS[:-1]), "mean")
 
 
 def score_cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -294,7 +290,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     for line, measure in zip(axes, ("score", "auroc"), strict=True):
         for axis, panel in zip(line, panels, strict=True):
             lowest = fill(axis, {key: tasks[panel] for key, tasks in things.items() if panel in tasks}, measure, logs)
-            title = "mean AUROC" if (panel, measure) == (SUM, "auroc") else short(panel)
+            title = "mean AUROC" if (panel, measure) == (SUM, "auroc") else short_name(panel)
             title += ": AUROC" if measure == "auroc" and panel != SUM else ""
             axis.set_title(f"{title}\nchance {', '.join(lowest)}", loc="left", fontsize=9)
             axis.set_yticks(range(len(names)), names)
@@ -385,7 +381,7 @@ def draw_by_clients(rows: Sequence[Row], file: Path) -> None:
         axis.set_xscale("log")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.set_xticks([], minor=True)
-        axis.set_title(short(panel), loc="left", fontsize=10)
+        axis.set_title(short_name(panel), loc="left", fontsize=10)
         axis.set_xlabel("clients", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)

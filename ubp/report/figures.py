@@ -23,6 +23,7 @@ from ubp.data import schema
 from ubp.data.history import ChallengeData
 from ubp.data.targets import TASKS
 from ubp.evaluation.ablation import Change
+from ubp.evaluation.tables import short_name
 from ubp.report.clients import CATEGORY, PURCHASES, SINCE, SINCE_PURCHASE, ClientView
 from ubp.report.log import ANY, CLIENTS, EVENTS, HOUR, PERIOD, TYPE, WEEKDAY, LogSummary
 from ubp.report.made import DRIFT_FIGURES, MERGE, REFERENCE, AblationTable, Curve, DriftDay, Line, Made, in_order
@@ -251,7 +252,7 @@ def scores(rows: Sequence[Made]) -> Drawn | None:
         for task in tasks:
             values = {row.name: value for row in scored if (value := score_of(row, probe, task)) is not None}
             if any(row.kind != REFERENCE for row in scored if row.name in values):
-                choices.append(_scores_choice(rows, values, f"{short(task)}, {probe}"))
+                choices.append(_scores_choice(rows, values, f"{short_name(task)}, {probe}"))
     if not choices:
         return None
     first = choices[0]
@@ -280,11 +281,6 @@ def score_of(row: Made, probe: str, task: str) -> float | None:
     """A score, or the sum, by a probe that scored the row."""
     found = row.scores[probe]
     return found.total if task == SUM else found.tasks[task]
-
-
-def short(task: str) -> str:
-    """A task's name where there is little room."""
-    return task.removeprefix("propensity_").replace("_", " ")
 
 
 def _scores_choice(rows: Sequence[Made], values: Mapping[str, float], label: str) -> Choice:
@@ -355,7 +351,7 @@ def ablation(table: AblationTable, kind: str) -> Drawn:
     )  # fmt: skip
     choices = [
         Choice(
-            short(task),
+            short_name(task),
             {
                 "x": [found],
                 "marker.color": [_signs(found)],

@@ -17,9 +17,10 @@ from plotly.offline import get_plotlyjs
 from ubp.data import schema
 from ubp.data.targets import TASKS
 from ubp.evaluation.ablation import ALONE, GREEDY, WHOLE, WITHOUT
+from ubp.evaluation.tables import short_name
 from ubp.report import figures
 from ubp.report.clients import CATEGORY, PURCHASES, SINCE, ClientView
-from ubp.report.figures import JSON, Drawn, short, shortened
+from ubp.report.figures import JSON, Drawn, shortened
 from ubp.report.log import ANY, EVENTS, LogSummary
 from ubp.report.made import REFERENCE, AblationTable, Curve, DriftDay, Made, in_order
 from ubp.report.rests import Rests
@@ -300,7 +301,7 @@ def blocks_section(content: Content, body: _Body) -> str:  # noqa: ARG001 (secti
     first = probes[0] if probes else ""
     main = max(probes, key=lambda probe: (sum(probe in row.scores for row in content.made), probe == first), default="")
     sums = [f"sum, {probe}" for probe in probes]
-    head = ("block or merge", *sums, "columns", "clients", "time", "memory", *map(short, tasks))
+    head = ("block or merge", *sums, "columns", "clients", "time", "memory", *map(short_name, tasks))
     cells = [
         (
             f"{escaped(row.name)}<small>{escaped(_remarks(row))}</small>",
