@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ubp.blocks import registry
 from ubp.blocks.merge import MergeSettings, check_histories, find_blocks, missing_blocks
 from ubp.cli.command import command
 from ubp.cli.config import Common, optional_at, parse, texts_at, value_at
-from ubp.cli.ensembles import merge_named
+from ubp.cli.ensembles import NamedMerge
 from ubp.cli.output import closing_line, show
 from ubp.cli.plotting import pyplot
 from ubp.data.targets import TASKS
@@ -60,17 +60,6 @@ TITLES = {
 
 
 # --- which blocks -------------------------------------------------------------------------------------
-
-
-def merge_settings(config: DictConfig, common: Common) -> MergeSettings:
-    """The ensemble, as its merge's command would see it.
-
-    Raises:
-        UserError: there is no such merge, or an override that it does not know.
-    """
-    name = None if OmegaConf.is_missing(config, "ensemble") else value_at(config, "ensemble", str)
-    others = texts_at(config, "overrides")
-    return merge_named(name, [f"preset={value_at(config, 'merge_preset', str)}", f"seed={common.seed}", *others])
 
 
 def those_made(settings: MergeSettings, common: Common) -> MergeSettings:
@@ -176,12 +165,12 @@ def bars(axis: Any, values: Sequence[float], spreads: Sequence[float] = ()) -> N
 def main(config: DictConfig) -> list[Change]:
     common, probe = Common.of(config), parse(Probe, config, at="probe")
     require_settings(config, common)
-    settings = merge_settings(config, common)
+    merge = NamedMerge.of(config, common)
     data = common.data()
-    settings = those_made(settings, common)
+    settings = those_made(merge.settings, common)
     paths = find_blocks(settings, common.paths.embeddings(submit=False))
     check_histories(paths, data.fingerprint, data.folder)
-    ensemble = Ensemble(str(config.ensemble), settings, paths, data.clients)
+    ensemble = Ensemble(merge.name, settings, paths, data.clients)
     base = base_of(config, ensemble)
     wanted = optional_at(config, "out", str)
     folder = Path(wanted) if wanted else common.paths.ablations(ensemble.name)

@@ -18,7 +18,7 @@ where it stopped.
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,15 +29,15 @@ from omegaconf import DictConfig, OmegaConf
 from ubp.blocks import registry
 from ubp.blocks.merge import MergeSettings, find_blocks, without_missing
 from ubp.cli.command import command
-from ubp.cli.config import Common, config_of, parse, texts_at, value_at
-from ubp.cli.ensembles import merge_named
+from ubp.cli.config import Common, config_of, parse, value_at
+from ubp.cli.ensembles import NamedMerge, merge_named
 from ubp.cli.output import closing_line, say, show
 from ubp.cli.stages import run_stage
 from ubp.data.cut import cut_log
 from ubp.data.history import ChallengeData
 from ubp.data.paths import DataPaths
 from ubp.evaluation.ablation import Ablation, Change, Ensemble
-from ubp.evaluation.choice import LEAST_SEEDS, ChoiceRules, Settings, Trial, choose, scored, standard_error
+from ubp.evaluation.choice import LEAST_SEEDS, Choice, ChoiceRules, Settings, Trial, choose, scored
 from ubp.evaluation.probes import Probe, probe_title
 from ubp.evaluation.tables import changes_table
 from ubp.io.errors import UserError, name_some, require
@@ -216,13 +216,11 @@ def require_made_here(settings: MergeSettings) -> None:
 # --- what came of it ----------------------------------------------------------------------------------
 
 
-def title_of(name: str, trials: Sequence[Trial], probe: Probe) -> str:
+def title_of(name: str, choice: Choice, probe: Probe) -> str:
     """What stands above the table: what it is compared with, and what a change is worth."""
-    one_by_one = [trial for trial in trials[1:] if len(trial.settings) == 1]
-    error = standard_error(one_by_one, trials[0])
     return (
-        f"{name} on the log's past, {probe_title(probe)}: change against {name} as it is ({trials[0].total:.4f}); its "
-        f"standard error over the seeds is {error:.4f}"
+        f"{name} on the log's past, {probe_title(probe)}: change against {name} as it is ({choice.as_is.total:.4f}); "
+        f"its standard error over the seeds is {choice.error:.4f}"
     )
 
 
@@ -250,44 +248,37 @@ def commands_of(replay: Replay, taken: Settings, submit: bool) -> list[list[str]
 @command("scripts", "replay")
 def main(config: DictConfig) -> list[Change]:
     common, probe = Common.of(config), parse(Probe, config, at="probe")
-    tried, rules = (
-        parse(Tried, config, ["constants", "weights", "blocks", "block_overrides"]),
-        parse(ChoiceRules, config, ["errors"]),
-    )
+    tried = parse(Tried, config, ["constants", "weights", "blocks", "block_overrides"])
+    rules = parse(ChoiceRules, config, ["errors"])
     make, device = value_at(config, "make", bool), value_at(config, "device", str)
     require(len(probe.seeds) >= LEAST_SEEDS, "probe.seeds", list(probe.seeds), "two at least, to tell gain from luck")
-    name = None if OmegaConf.is_missing(config, "ensemble") else value_at(config, "ensemble", str)
-    preset = f"preset={value_at(config, 'merge_preset', str)}"
-    merge = (preset, f"seed={common.seed}", *texts_at(config, "overrides"))
-    settings = merge_named(name, merge)
-    require_made_here(settings)
+    merge = NamedMerge.of(config, common)
+    require_made_here(merge.settings)
     if make:
-        require_made(settings, common)
+        require_made(merge.settings, common)
     data = common.data()
-    replay = Replay(str(name), merge, settings, past_of(data), tried, ("submit=False", preset, f"seed={common.seed}"))
+    told = ("submit=False", merge.preset, f"seed={common.seed}")
+    replay = Replay(merge.name, merge.overrides, merge.settings, past_of(data), tried, told)
     out = common.paths.ablations(replay.name) / f"replay_{probe.name}.csv"
     with locked(replay.paths.root / ".replay.lock", f"a replay of {data.folder}"):
-        trials, best = replayed(replay, probe, rules, device, common.overwrite)
-    changes = [trial.change(trials[0]) for trial in trials[1:]]
+        choice = replayed(replay, probe, rules, device, common.overwrite)
+    changes = [trial.change(choice.as_is) for trial in choice.trials]
     write_rows(out, changes, Change)
-    show(changes_table(changes, title_of(replay.name, trials, probe), "settings"))
-    lines = commands_of(replay, best.settings, common.submit)
-    say(
-        "taken: " + (", ".join(best.settings) or f"{replay.name} as it is: nothing beats it by {rules.errors:g} errors")
-    )
+    show(changes_table(changes, title_of(replay.name, choice, probe), "settings"))
+    taken, lines = choice.taken, commands_of(replay, choice.taken.settings, common.submit)
+    as_it_is = f"{replay.name} as it is: nothing beats it by {rules.errors:g} errors"
+    say(f"taken: {', '.join(taken.settings) or as_it_is}")
     for words in lines:
         if make:
             run_stage(words, common.data_path)
         else:
             say(f"$ {shlex.join(words)}")
-    closing_line(f"{replay.name} replayed", out, len(data.clients), best.rows[0].columns)
+    closing_line(f"{replay.name} replayed", out, len(data.clients), taken.rows[0].columns)
     return changes
 
 
-def replayed(
-    replay: Replay, probe: Probe, rules: ChoiceRules, device: str, overwrite: bool
-) -> tuple[list[Trial], Trial]:
-    """Make the blocks on the past, try the settings: all trials, and that of those to take."""
+def replayed(replay: Replay, probe: Probe, rules: ChoiceRules, device: str, overwrite: bool) -> Choice:
+    """Make the blocks on the past, try the settings, choose."""
     make_blocks(replay)
     data = ChallengeData(replay.paths, submit=False)
     folder = replay.paths.embeddings(submit=False)

@@ -2,16 +2,47 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from ubp.blocks.merge import MERGE_KEYS, MergeSettings
-from ubp.cli.config import composed, config_names, explain, parse
+from ubp.cli.config import Common, composed, config_names, explain, parse, texts_at, value_at
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
 
 MERGES: Final = CONFIGS / "merge"
+
+
+@dataclass(frozen=True)
+class NamedMerge:
+    """A merge that a command is given by the name of its config.
+
+    Attributes:
+        name: of the config.
+        preset: of the merge and its blocks, as an override.
+        overrides: of the config, as on the merge's command line; the preset is the first.
+        settings: what it is then.
+    """
+
+    name: str
+    preset: str
+    overrides: tuple[str, ...]
+    settings: MergeSettings
+
+    @classmethod
+    def of(cls, config: DictConfig, common: Common) -> Self:
+        """The merge of a command's ``ensemble``, ``merge_preset``, ``seed`` and ``overrides``.
+
+        Raises:
+            UserError: none is named, there is no such merge, or an override that it does not know.
+        """
+        name = None if OmegaConf.is_missing(config, "ensemble") else value_at(config, "ensemble", str)
+        preset = f"preset={value_at(config, 'merge_preset', str)}"
+        overrides = (preset, f"seed={common.seed}", *texts_at(config, "overrides"))
+        return cls(str(name), preset, overrides, merge_named(name, overrides))
 
 
 def merge_named(name: str | None, overrides: Sequence[str]) -> MergeSettings:

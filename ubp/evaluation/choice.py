@@ -80,15 +80,14 @@ def standard_error(trials: Sequence[Trial], as_is: Trial) -> float:
     return sqrt(statistics.fmean(variances) / len(as_is.rows)) if variances else 0.0
 
 
-def winners(trials: Sequence[Trial], as_is: Trial, rules: ChoiceRules) -> list[Trial]:
+def winners(trials: Sequence[Trial], as_is: Trial, least: float) -> list[Trial]:
     """Of each setting the best of its values, where it beats the ensemble as it is by enough.
 
     Args:
         trials: of one setting each; those of one setting stand together.
         as_is: the ensemble as it is.
-        rules: what is enough.
+        least: by which a sum must be above its.
     """
-    least = rules.errors * standard_error(trials, as_is)
     found = []
     for _, values in groupby(trials, key=lambda trial: trial.settings[0].partition("=")[0]):
         best = max(values, key=lambda trial: trial.total)
@@ -97,28 +96,41 @@ def winners(trials: Sequence[Trial], as_is: Trial, rules: ChoiceRules) -> list[T
     return found
 
 
-def choose(
-    tried: Sequence[Settings], score: Callable[[Settings], Trial], rules: ChoiceRules
-) -> tuple[list[Trial], Trial]:
+@dataclass(frozen=True)
+class Choice:
+    """What came of the trials.
+
+    Attributes:
+        as_is: the ensemble as it is.
+        trials: of the settings, one by one, and together where several won.
+        taken: the trial of those to take; may be the ensemble as it is.
+        error: the standard error of a change over the seeds.
+    """
+
+    as_is: Trial
+    trials: tuple[Trial, ...]
+    taken: Trial
+    error: float
+
+
+def choose(tried: Sequence[Settings], score: Callable[[Settings], Trial], rules: ChoiceRules) -> Choice:
     """Try settings one by one, then those that won together.
 
     Args:
         tried: one setting each; those of one setting stand together.
         score: gives the ensemble with some settings, scored.
         rules: when a setting is taken.
-
-    Returns:
-        All trials, the ensemble as it is first; and that of the settings to take, which may be none.
     """
     as_is = score(AS_IS)
     trials = [score(settings) for settings in tried]
-    found = winners(trials, as_is, rules)
+    error = standard_error(trials, as_is)
+    found = winners(trials, as_is, rules.errors * error)
     best = max([as_is, *found], key=lambda trial: trial.total)
     if len(found) > 1:
         together = score(tuple(setting for trial in found for setting in trial.settings))
         trials.append(together)
         best = max(best, together, key=lambda trial: trial.total)
-    return [as_is, *trials], best
+    return Choice(as_is, tuple(trials), best, error)
 
 
 def scored(ablation: Ablation, settings: Settings) -> Trial:

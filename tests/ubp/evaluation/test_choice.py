@@ -43,15 +43,16 @@ def test_the_error_is_that_of_the_mean_change_pooled_over_the_trials():
 def test_of_each_setting_the_best_value_wins_where_it_beats_what_is_there_by_enough():
     as_is = trial(AS_IS, 1.0, 1.0)
     trials = [trial(["a=1"], 1.2, 1.2), trial(["a=2"], 1.3, 1.3), trial(["b=1"], 1.01, 0.99), trial(["c=1"], 0.5, 0.5)]
-    assert [found.settings for found in winners(trials, as_is, RULES)] == [("a=2",)]
+    assert [found.settings for found in winners(trials, as_is, least=0.25)] == [("a=2",)]
 
 
 def test_a_lucky_seed_is_no_gain():
     as_is = trial(AS_IS, 1.0, 1.0, 1.0)
     lucky = [trial(["a=1"], 1.3, 1.0, 1.0), trial(["b=1"], 0.8, 1.2, 1.0)]
     assert lucky[0].total > as_is.total
-    assert winners(lucky, as_is, RULES) == []
-    assert winners(lucky, as_is, ChoiceRules(0.0)) == [lucky[0]]
+    scores = dict(zip([AS_IS, ("a=1",), ("b=1",)], [as_is, *lucky], strict=True))
+    assert choose(list(scores)[1:], scores.__getitem__, RULES).taken is as_is
+    assert choose(list(scores)[1:], scores.__getitem__, ChoiceRules(0.0)).taken is lucky[0]
 
 
 class Scores:
@@ -69,22 +70,23 @@ class Scores:
 def test_winners_are_tried_together_and_taken_so_where_that_is_best():
     score = Scores({"a=1": 0.1, "a=2": 0.2, "b=1": 0.05, "c=1": -0.1})
     tried = [("a=1",), ("a=2",), ("b=1",), ("c=1",)]
-    trials, best = choose(tried, score, RULES)
+    choice = choose(tried, score, RULES)
     assert score.asked == [AS_IS, *tried, ("a=2", "b=1")]
-    assert [found.settings for found in trials] == score.asked
-    assert best.settings == ("a=2", "b=1")
+    assert [found.settings for found in (choice.as_is, *choice.trials)] == score.asked
+    assert choice.taken.settings == ("a=2", "b=1")
+    assert choice.error == pytest.approx(standard_error(choice.trials[:-1], choice.as_is))
 
 
 def test_what_spoils_one_another_is_not_taken_together():
-    _, best = choose([("a=1",), ("b=1",)], Scores({"a=1": 0.1, "b=1": 0.05}, together=-0.2), RULES)
-    assert best.settings == ("a=1",)
+    choice = choose([("a=1",), ("b=1",)], Scores({"a=1": 0.1, "b=1": 0.05}, together=-0.2), RULES)
+    assert choice.taken.settings == ("a=1",)
 
 
 @pytest.mark.parametrize("worth", [{}, {"a=1": -0.1}, {"a=1": 0.0}])
 def test_where_nothing_wins_it_stays_as_it_is(worth):
-    trials, best = choose([(setting,) for setting in worth], Scores(worth), RULES)
-    assert best is trials[0]
-    assert best.settings == AS_IS
+    choice = choose([(setting,) for setting in worth], Scores(worth), RULES)
+    assert choice.taken is choice.as_is
+    assert choice.taken.settings == AS_IS
 
 
 def test_a_negative_number_of_errors_is_refused():
