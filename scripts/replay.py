@@ -56,20 +56,23 @@ class Tried:
         constants: values of the constant column, of an ensemble that is conditioned.
         weights: by which a block's own weight is multiplied.
         blocks: by name, settings of the block's own command and their values.
-        block_overrides: by name, what the block's own command is told beside: as when the ensemble's blocks were made.
+        block_overrides: by name, what the block's own command is told beside: as when the ensemble's blocks were made;
+            None: nothing.
     """
 
     constants: list[float]
     weights: list[float]
     blocks: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    block_overrides: dict[str, list[str]] = field(default_factory=dict)
+    block_overrides: dict[str, list[str]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
 
         Raises:
-            UserError: a factor that is not above 0.
+            UserError: a factor that is not above 0, or a block that there is not.
         """
+        for name in (*self.blocks, *(self.block_overrides or {})):
+            registry.block(name)
         require(all(weight > 0 for weight in self.weights), "weights", self.weights, "above 0")
 
 
@@ -117,9 +120,13 @@ class Replay:
                     found[f"{name}: {override}",] = name, override
         return found
 
+    def told(self, name: str) -> list[str]:
+        """What a block's command is told of its own."""
+        return (self.tried.block_overrides or {}).get(name, [])
+
     def of_command(self, name: str) -> list[str]:
-        """What a block's command is told."""
-        return [*self.words, *self.tried.block_overrides.get(name, [])]
+        """What a block's command is told on the past."""
+        return [*self.words, *self.told(name)]
 
     def overrides(self, settings: Settings) -> list[str]:
         """Of the merge's config, for some settings; where a block was made otherwise it lies under another name."""
@@ -166,7 +173,7 @@ def make_blocks(replay: Replay) -> None:
     """
     root = str(replay.paths.root)
     run_stage(["python", "scripts/split.py"], root)
-    own = {name: words for name, words in replay.tried.block_overrides.items() if words}
+    own = {name: words for name, words in (replay.tried.block_overrides or {}).items() if words}
     only = [f"only=[{','.join(replay.settings.blocks)}]", *([f"overrides={json.dumps(own)}"] if own else [])]
     run_stage(["sh", "get_all_embeddings.sh", *only, *replay.words], root)
 
@@ -236,8 +243,7 @@ def commands_of(replay: Replay, taken: Settings, submit: bool) -> list[list[str]
     words = [f"submit={submit}", *(word for word in replay.words if not word.startswith("submit="))]
     lines = []
     for name, own in blocks.items():
-        told = replay.tried.block_overrides.get(name, [])
-        lines.append(["python", *registry.block(name).line.split(), *words, *told, *own])
+        lines.append(["python", *registry.block(name).line.split(), *words, *replay.told(name), *own])
     own_words = [word for word in replay.merge if word not in words]
     lines.append(
         ["python", "scripts/merge.py", f"--config-name={replay.name}", "missing=skip", *words, *own_words, *merge]

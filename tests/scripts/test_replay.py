@@ -92,6 +92,8 @@ def run(paths, *words):
         (["weights=[0]"], "must be above 0"),
         (["errors=-1"], "errors=-1"),
         (["overrides=['+blocks.mine={}']"], "mine: no command here makes it"),
+        (["++blocks={stakcer: {model.directions: [2]}}"], "stakcer: no such block; known: "),
+        (["block_overrides={stakcer: []}"], "stakcer: no such block; known: "),
     ],
 )
 def test_refusals_before_anything_is_made(split_history, words, line):

@@ -378,11 +378,13 @@ def explain(error: Exception, folder: Path, config_name: str) -> str | None:
         # What follows the search path's heading is a list of folders that says nothing to a user.
         lines = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines))
         return " ".join(line.strip() for line in lines if line.strip())
-    key = lines[0].split("'")[1]
+    asked = lines[0].split("'")[1]
+    key = getattr(error.__cause__, "full_key", None) or asked  # the latter where a mapping was given: in that
     parent, _, leaf = key.rpartition(".")
     known = _known_keys(folder, config_name, parent)
     # Mappings such as a merge's blocks take keys that their YAML does not have.
-    new = f" (+{key}=... adds one)" if parent else ""
+    adds = f"+{key}=..." if key == asked else f"++{asked}={{...}}"
+    new = f" ({adds} adds one)" if parent else ""
     return f"{key}: unknown setting{_did_you_mean(leaf, known)}; known: {', '.join(known)}{new}"
 
 

@@ -141,6 +141,24 @@ def test_composing_leaves_hydra_as_it_was(others_hydra, overrides):
     assert compose("als_visits_relevant").name == "als_64_visits_relevant"
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("blocks={dcn: {}}", "blocks.dcn: unknown setting; known: stacker (++blocks={...} adds one)"),
+        (
+            "blocks={stacker: {model.direction: [4]}}",
+            "blocks.stacker.model.direction: unknown setting (did you mean model.directions?); known: "
+            "model.directions, model.least (++blocks={...} adds one)",
+        ),
+    ],
+)
+def test_what_a_mapping_has_not_is_named_and_not_the_mapping(override, line):
+    with pytest.raises(HydraException) as refused:
+        composed(CONFIGS / "scripts", "replay", ["ensemble=combined", override])
+    assert explain(refused.value, CONFIGS / "scripts", "replay") == line
+    composed(CONFIGS / "scripts", "replay", ["ensemble=combined", f"++{override}"])
+
+
 def test_composing_leaves_hydra_unused_where_nobody_uses_it():
     GlobalHydra.instance().clear()
     composed(CONFIGS / "scripts", "split")
