@@ -8,7 +8,7 @@ The history is split as the log was: its last four weeks become two windows. On 
 blocks are fitted anew, in ``cache/replays`` below the data path; nothing at or after the history's end is read. There
 the ensemble is merged with one setting changed at a time (``constants``, ``weights``, ``blocks``), trained on the
 fortnight after and scored on the next, by several seeds. A setting is taken where it beats the ensemble as it is by
-more than ``errors`` standard errors; those that are, are tried together once more.
+more than ``errors`` standard errors and more than ``least``; those that are, are tried together once more.
 
 It ends with the commands that make the ensemble so, and runs them (``make=True``).
 ``ablations/ENSEMBLE/replay_PROBE.csv`` has a row for each setting. What is done is not done again: a killed run goes on
@@ -255,7 +255,7 @@ def commands_of(replay: Replay, taken: Settings, submit: bool) -> list[list[str]
 def main(config: DictConfig) -> list[Change]:
     common, probe = Common.of(config), parse(Probe, config, at="probe")
     tried = parse(Tried, config, ["constants", "weights", "blocks", "block_overrides"])
-    rules = parse(ChoiceRules, config, ["errors"])
+    rules = parse(ChoiceRules, config, ["errors", "least"])
     make, device = value_at(config, "make", bool), value_at(config, "device", str)
     require(len(probe.seeds) >= LEAST_SEEDS, "probe.seeds", list(probe.seeds), "two at least, to tell gain from luck")
     merge = NamedMerge.of(config, common)
@@ -272,7 +272,7 @@ def main(config: DictConfig) -> list[Change]:
     write_rows(out, changes, Change)
     show(changes_table(changes, title_of(replay.name, choice, probe), "settings"))
     taken, lines = choice.taken, commands_of(replay, choice.taken.settings, common.submit)
-    as_it_is = f"{replay.name} as it is: nothing beats it by {rules.errors:g} errors"
+    as_it_is = f"{replay.name} as it is: nothing beats it by {rules.errors:g} errors and {rules.least:g}"
     say(f"taken: {', '.join(taken.settings) or as_it_is}")
     for words in lines:
         if make:

@@ -91,6 +91,7 @@ def run(paths, *words):
         (["probe.seeds=[1]"], "two at least, to tell gain from luck"),
         (["weights=[0]"], "must be above 0"),
         (["errors=-1"], "errors=-1"),
+        (["least=-1"], "least=-1"),
         (["overrides=['+blocks.mine={}']"], "mine: no command here makes it"),
         (["++blocks={stakcer: {model.directions: [2]}}"], "stakcer: no such block; known: "),
         (["block_overrides={stakcer: []}"], "stakcer: no such block; known: "),
@@ -120,7 +121,7 @@ def test_a_history_too_short_for_windows_of_its_own_is_refused_in_a_line(split_h
 
 @pytest.mark.full
 def test_blocks_of_the_past_are_merged_scored_and_the_choice_is_made(split_history, capfd):
-    words = ["constants=[2.0]", "weights=[1.0]", "errors=0"]
+    words = ["constants=[2.0]", "weights=[1.0]", "errors=0", "least=0"]
     found = run(split_history, *words, "make=False")
     (past,) = (split_history.cache / "replays").iterdir()
     history = ChallengeData(split_history, submit=False)

@@ -55,9 +55,12 @@ class ChoiceRules:
     Attributes:
         errors: by how many standard errors it must beat the ensemble as it is. The error is that of the mean over the
             seeds, and is taken from all trials together: of three seeds of one trial it would say little.
+        least: of the sum, by which it must beat it besides. All seeds are asked about one window, with its clients in
+            one order: what these move, the error does not know.
     """
 
     errors: float
+    least: float
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense.
@@ -65,7 +68,8 @@ class ChoiceRules:
         Raises:
             UserError: a negative number.
         """
-        require(self.errors >= 0, "errors", self.errors, "at least 0")
+        for name in ("errors", "least"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
 
 def standard_error(trials: Sequence[Trial], as_is: Trial) -> float:
@@ -124,7 +128,7 @@ def choose(tried: Sequence[Settings], score: Callable[[Settings], Trial], rules:
     as_is = score(AS_IS)
     trials = [score(settings) for settings in tried]
     error = standard_error(trials, as_is)
-    found = winners(trials, as_is, rules.errors * error)
+    found = winners(trials, as_is, max(rules.errors * error, rules.least))
     best = max([as_is, *found], key=lambda trial: trial.total)
     if len(found) > 1:
         together = score(tuple(setting for trial in found for setting in trial.settings))

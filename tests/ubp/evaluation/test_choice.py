@@ -10,7 +10,7 @@ from ubp.evaluation.ablation import Row
 from ubp.evaluation.choice import AS_IS, ChoiceRules, Trial, choose, standard_error, winners
 from ubp.io.errors import UserError
 
-RULES = ChoiceRules(2.0)
+RULES = ChoiceRules(errors=2.0, least=0.0)
 
 
 def trial(settings, *totals):
@@ -52,7 +52,7 @@ def test_a_lucky_seed_is_no_gain():
     assert lucky[0].total > as_is.total
     scores = dict(zip([AS_IS, ("a=1",), ("b=1",)], [as_is, *lucky], strict=True))
     assert choose(list(scores)[1:], scores.__getitem__, RULES).taken is as_is
-    assert choose(list(scores)[1:], scores.__getitem__, ChoiceRules(0.0)).taken is lucky[0]
+    assert choose(list(scores)[1:], scores.__getitem__, ChoiceRules(0.0, 0.0)).taken is lucky[0]
 
 
 class Scores:
@@ -89,6 +89,14 @@ def test_where_nothing_wins_it_stays_as_it_is(worth):
     assert choice.taken.settings == AS_IS
 
 
-def test_a_negative_number_of_errors_is_refused():
+@pytest.mark.parametrize(("least", "taken"), [(0.06, ("a=1",)), (0.2, AS_IS)])
+def test_what_the_seeds_agree_on_must_be_more_than_another_window_moves(least, taken):
+    choice = choose([("a=1",), ("b=1",)], Scores({"a=1": 0.1, "b=1": 0.05}), ChoiceRules(errors=2.0, least=least))
+    assert choice.taken.settings == taken
+
+
+def test_rules_below_zero_are_refused():
     with pytest.raises(UserError, match="errors=-1"):
-        ChoiceRules(-1)
+        ChoiceRules(errors=-1, least=0)
+    with pytest.raises(UserError, match="least=-1"):
+        ChoiceRules(errors=0, least=-1)
