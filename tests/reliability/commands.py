@@ -88,6 +88,10 @@ _ALL = (
         "index", "scripts/neighbours.py", "name=basics", "index={root}/basics.index", before=("build.dtype=f16",)
     ),
     Command("ablate", ("scripts/ablate.py", "ensemble=basics", "plot=False", *PROBE), ("split", *BASICS), before=None),
+    _of_basics(
+        "replay", "scripts/replay.py", "ensemble=basics", "preset=demo", "constants=[2.0]", "weights=[]", "make=False",
+        *LOCAL, *PROBE, "probe.seeds=[0,1]", before=("constants=[3.0]",),
+    ),
     Command("all_embeddings", ("scripts/all_embeddings.py", f"only=[{','.join(BASICS)}]", "jobs=2", *LOCAL)),
     Command(
         "explain",

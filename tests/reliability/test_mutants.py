@@ -169,15 +169,12 @@ NONE: dict[str, dict[Fault, str]] = {
         ("1 -> 2", "flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))"): "likewise",
     },
     "ubp/blocks/merge.py": {
-        "model is not None and is_fitted(model) -> model is not None or is_fitted(model)": (
-            "a merge that is not kept has no names of its own either way"
-        ),
         "of_profile < of_blocks -> of_profile <= of_blocks": "a matrix more than is needed, and the same numbers",
         (
             "0 -> 1",
             "return np.empty((0, of_profile), np.float32), np.empty((clients, of_blocks), np.float32)",
         ): "only a rotation makes fewer columns, and then that matrix is not used",
-        "whole if in_place else None -> None": "a copy, and the same numbers",
+        "whole if condition.rotation is None else None -> None": "a copy, and the same numbers",
     },
     "ubp/blocks/condition.py": {
         "32.0 -> 33.0": "a length like any other; tests take it by its name",

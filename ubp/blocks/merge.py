@@ -437,8 +437,7 @@ def _conditioned(condition: FittedCondition | None, matrix: Matrix, whole: Matri
     if condition is None:
         return matrix
     # A PCA makes a matrix of its own, and of few clients a narrower one than was asked for.
-    in_place = condition.rotation is None and len(whole) == len(matrix)
-    return condition.apply(matrix, whole if in_place else None)
+    return condition.apply(matrix, whole if condition.rotation is None else None)
 
 
 def _width(name: str, block: BlockSettings, path: Path, clients: Clients) -> int:
