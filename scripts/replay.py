@@ -263,8 +263,8 @@ def main(config: DictConfig) -> list[Change]:
     if make:
         require_made(merge.settings, common)
     data = common.data()
-    told = ("submit=False", merge.preset, f"seed={common.seed}")
-    replay = Replay(merge.name, merge.overrides, merge.settings, past_of(data), tried, told)
+    words = ("submit=False", *merge.shared)
+    replay = Replay(merge.name, merge.overrides, merge.settings, past_of(data), tried, words)
     out = common.paths.ablations(replay.name) / f"replay_{probe.name}.csv"
     with locked(replay.paths.root / ".replay.lock", f"a replay of {data.folder}"):
         choice = replayed(replay, probe, rules, device, common.overwrite)
@@ -274,11 +274,11 @@ def main(config: DictConfig) -> list[Change]:
     taken, lines = choice.taken, commands_of(replay, choice.taken.settings, common.submit)
     as_it_is = f"{replay.name} as it is: nothing beats it by {rules.errors:g} errors and {rules.least:g}"
     say(f"taken: {', '.join(taken.settings) or as_it_is}")
-    for words in lines:
+    for line in lines:
         if make:
-            run_stage(words, common.data_path)
+            run_stage(line, common.data_path)
         else:
-            say(f"$ {shlex.join(words)}")
+            say(f"$ {shlex.join(line)}")
     closing_line(f"{replay.name} replayed", out, len(data.clients), taken.rows[0].columns)
     return changes
 

@@ -182,7 +182,7 @@ def parse(
     _require_readable(values, prefix)
     if unknown := [key for key in values if key not in known]:
         raise UserError(
-            f"{prefix}{unknown[0]}: unknown setting{_did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
+            f"{prefix}{unknown[0]}: unknown setting{did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
         )
     try:
         merged = OmegaConf.merge(OmegaConf.structured(settings), values)
@@ -367,28 +367,29 @@ def explain(error: Exception, folder: Path, config_name: str) -> str | None:
     names = config_names(folder)
     if config_name not in names:
         return (
-            f"--config-name={config_name}: no such config{_did_you_mean(config_name, names)}; known: {', '.join(names)}"
+            f"--config-name={config_name}: no such config{did_you_mean(config_name, names)}; known: {', '.join(names)}"
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         known = sorted(error.options)
-        return f"{group}={option}: no such {group}{_did_you_mean(option, known)}; known: {', '.join(known)}"
+        return f"{group}={option}: no such {group}{did_you_mean(option, known)}; known: {', '.join(known)}"
     lines = str(error).splitlines() or [type(error).__name__]
     if not lines[0].startswith("Could not override"):
         # What follows the search path's heading is a list of folders that says nothing to a user.
         lines = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines))
         return " ".join(line.strip() for line in lines if line.strip())
     asked = lines[0].split("'")[1]
-    key = getattr(error.__cause__, "full_key", None) or asked  # the latter where a mapping was given: in that
+    key = getattr(error.__cause__, "full_key", None) or asked  # where a mapping was given, the key in it
     parent, _, leaf = key.rpartition(".")
     known = _known_keys(folder, config_name, parent)
     # Mappings such as a merge's blocks take keys that their YAML does not have.
     adds = f"+{key}=..." if key == asked else f"++{asked}={{...}}"
     new = f" ({adds} adds one)" if parent else ""
-    return f"{key}: unknown setting{_did_you_mean(leaf, known)}; known: {', '.join(known)}{new}"
+    return f"{key}: unknown setting{did_you_mean(leaf, known)}; known: {', '.join(known)}{new}"
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
+def did_you_mean(name: str, known: list[str]) -> str:
+    """What follows an unknown name, where one of those known is close to it; else nothing."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 

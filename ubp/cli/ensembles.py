@@ -1,6 +1,5 @@
 """Merges by the names of their configs, as their command would see them."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -9,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ubp.blocks.merge import MERGE_KEYS, MergeSettings
-from ubp.cli.config import Common, composed, config_names, explain, parse, texts_at, value_at
+from ubp.cli.config import Common, composed, config_names, did_you_mean, explain, parse, texts_at, value_at
 from ubp.data.paths import CONFIGS
 from ubp.io.errors import UserError
 
@@ -22,13 +21,13 @@ class NamedMerge:
 
     Attributes:
         name: of the config.
-        preset: of the merge and its blocks, as an override.
-        overrides: of the config, as on the merge's command line; the preset is the first.
+        shared: preset and seed, as overrides of the merge's command and of its blocks'.
+        overrides: of the config, as on the merge's command line; the shared ones are the first.
         settings: what it is then.
     """
 
     name: str
-    preset: str
+    shared: tuple[str, ...]
     overrides: tuple[str, ...]
     settings: MergeSettings
 
@@ -39,29 +38,27 @@ class NamedMerge:
         Raises:
             UserError: none is named, there is no such merge, or an override that it does not know.
         """
-        name = None if OmegaConf.is_missing(config, "ensemble") else value_at(config, "ensemble", str)
-        preset = f"preset={value_at(config, 'merge_preset', str)}"
-        overrides = (preset, f"seed={common.seed}", *texts_at(config, "overrides"))
-        return cls(str(name), preset, overrides, merge_named(name, overrides))
+        if OmegaConf.is_missing(config, "ensemble"):
+            raise UserError(f"ensemble: name a merge: ensemble=NAME; known: {', '.join(config_names(MERGES))}")
+        name = value_at(config, "ensemble", str)
+        shared = (f"preset={value_at(config, 'merge_preset', str)}", f"seed={common.seed}")
+        overrides = (*shared, *texts_at(config, "overrides"))
+        return cls(name, shared, overrides, merge_named(name, overrides))
 
 
-def merge_named(name: str | None, overrides: Sequence[str]) -> MergeSettings:
+def merge_named(name: str, overrides: Sequence[str]) -> MergeSettings:
     """A merge.
 
     Args:
-        name: of its config; None for one that was not given.
+        name: of its config.
         overrides: of the config, as on the merge's command line.
 
     Raises:
         UserError: there is no such merge, or an override that it does not know.
     """
     known = config_names(MERGES)
-    if name is None:
-        raise UserError(f"ensemble: name a merge: ensemble=NAME; known: {', '.join(known)}")
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"ensemble={name}: no such merge{meant}; known: {', '.join(known)}")
+        raise UserError(f"ensemble={name}: no such merge{did_you_mean(name, known)}; known: {', '.join(known)}")
     try:
         return parse(MergeSettings, composed(MERGES, name, overrides), MERGE_KEYS)
     except HydraException as error:
